@@ -1,0 +1,83 @@
+"""Every error that a user can meet, apart from our own bugs.
+
+::
+
+    WsiMitosisError               a cause, and what to do about it
+    ├── InputError                nothing was started (exit status 2)
+    │   ├── DetectionsError       a detections file cannot be read, or fits no slide
+    │   ├── BundleError           a bundle is missing, malformed or altered
+    │   ├── SpecError             a TOML file or an option that is not what it should be
+    │   └── OutputError           the output folder cannot be used
+    └── SlideError                one slide fails, the others go on (exit status 1)
+        ├── SlideUnreadable       no reader opens it, or its pixels cannot be decoded
+        └── MppError              no usable pixel size, or one too far from the bundle's
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class WsiMitosisError(Exception):
+    """An error told as `subject: stage: cause. Remedy.`
+
+    Args:
+        cause: What is wrong, in one sentence without a full stop.
+        subject: The file, slide or option concerned.
+        stage: What was being done, such as "opening" or "reading patches".
+        remedy: What the reader can do next, as a sentence without a full stop.
+    """
+
+    def __init__(
+        self, cause: str, *, subject: object = None, stage: str | None = None, remedy: str | None = None
+    ) -> None:
+        self.cause, self.stage, self.remedy = cause, stage, remedy
+        self.subject = None if subject is None else str(subject)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        """The whole message on one line."""
+        head = ": ".join(part for part in (self.subject, self.stage, self.cause) if part)
+        return head if not self.remedy else f"{head.rstrip('.')}. {self.remedy}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process borders whole."""
+        return _rebuild, (type(self), self.cause, self.subject, self.stage, self.remedy)
+
+
+def _rebuild(
+    kind: type[WsiMitosisError], cause: str, subject: str | None, stage: str | None, remedy: str | None
+) -> WsiMitosisError:
+    return kind(cause, subject=subject, stage=stage, remedy=remedy)
+
+
+class InputError(WsiMitosisError):
+    """What was asked for cannot be started."""
+
+
+class DetectionsError(InputError):
+    """A detections file that cannot be read or that fits no slide."""
+
+
+class BundleError(InputError):
+    """A bundle that is missing, malformed, of a newer schema, or altered."""
+
+
+class SpecError(InputError):
+    """A TOML file or option with an unknown, missing or impossible value."""
+
+
+class OutputError(InputError):
+    """An output folder that cannot be written or that another run holds."""
+
+
+class SlideError(WsiMitosisError):
+    """One slide fails; the others are not concerned."""
+
+
+class SlideUnreadable(SlideError):
+    """No reader opens the slide, or its pixels cannot be decoded."""
+
+
+class MppError(SlideError):
+    """The slide's pixel size is missing, absurd, or too far from the bundle's."""

@@ -1,0 +1,239 @@
+"""Frozen specifications: closed schemas in which an unknown key is an error, never a shrug."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from wsi_mitosis.errors import InputError, SpecError
+from wsi_mitosis.tables import DetectionFormat, Tta, Vote
+from wsi_mitosis.units import Frame, LengthUnit
+
+
+class Spec(BaseModel):
+    """A frozen record with a closed schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    error: ClassVar[type[InputError]] = SpecError
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], subject: object) -> Self:
+        """Check `data` against the schema.
+
+        Args:
+            data: Plain data, such as a parsed TOML file.
+            subject: What the data are, for messages.
+
+        Raises:
+            InputError: of the class's own kind, naming every key that is unknown, missing or impossible.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            faults = "; ".join(_fault(e["loc"], e["type"], e["msg"]) for e in error.errors())
+            remedy = "Mend these keys; the README lists the known ones"
+            raise cls.error(faults, subject=subject, stage="checking keys", remedy=remedy) from error
+
+    @classmethod
+    def parse_toml(cls, text: str, subject: object) -> Self:
+        """Parse and check a TOML document.
+
+        Raises:
+            InputError: of the class's own kind, where the text is no TOML or does not fit the schema.
+        """
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise cls.error(f"not valid TOML: {error}", subject=subject, stage="reading") from error
+        return cls.parse(data, subject)
+
+
+def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = ".".join(map(str, location)) or "file"
+    return f"unknown key '{key}'" if kind == "extra_forbidden" else f"'{key}': {message}"
+
+
+class InputSpec(Spec):
+    """How a bundle wants its patches: part of the evaluated model, not of a run's options.
+
+    Attributes:
+        patch_px: Side of the square patch that the network sees, px; even.
+        mpp: Pixel size of that patch, um/px.
+        mpp_tolerance: Relative; a slide whose pixel size lies inside it is taken as it is.
+        pad_value: Grey level 0..255 outside the slide.
+        scale: Pixel values are divided by it.
+    """
+
+    patch_px: int = Field(ge=8, multiple_of=2)
+    mpp: float = Field(gt=0, le=20)
+    mpp_tolerance: float = Field(ge=0, lt=0.5)
+    pad_value: int = Field(ge=0, le=255)
+    scale: float = Field(gt=0)
+
+
+class NetworkSpec(Spec):
+    """Which network the members' weights fit."""
+
+    backbone: Literal["preact-resnet50"]
+    width: int = Field(ge=1, le=64)
+    head: Literal["gap-fc3"]
+
+
+class EnsembleSpec(Spec):
+    """How members become one label.
+
+    Attributes:
+        threshold: A member votes atypical at or above this mean P(atypical) over its views.
+        tta: Views of a patch: itself (`none`), with both flips (`flips`), the square's 8 symmetries (`d4`).
+        zooms: For each zoom z the window `patch_px / z`, resampled to `patch_px`, is a further view.
+    """
+
+    vote: Literal["majority"]
+    threshold: float = Field(gt=0, lt=1)
+    tta: Tta
+    zooms: tuple[float, ...] = (1.0,)
+
+    @field_validator("zooms")
+    @classmethod
+    def _sensible(cls, zooms: tuple[float, ...]) -> tuple[float, ...]:
+        if not zooms or len(set(zooms)) != len(zooms) or not all(0.25 <= zoom <= 4 for zoom in zooms):
+            raise ValueError("wants distinct zooms between 0.25 and 4")
+        return zooms
+
+
+class MemberSpec(Spec):
+    """One member: its weights file and what its fold measured."""
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    test_domain: str | None = None
+    validation_domain: str | None = None
+    validation_loss: float | None = None
+    validation_balanced_accuracy: float | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _beside_the_manifest(cls, file: str) -> str:
+        if "/" in file or "\\" in file or not file.endswith(".safetensors"):
+            raise ValueError("wants the name of a .safetensors file beside the manifest")
+        return file
+
+
+class TrainingSpec(Spec):
+    """Where a trained bundle comes from.
+
+    Attributes:
+        samples: File beside the manifest with the digests of the training samples, one a line.
+    """
+
+    dataset_digest: str
+    dataset_licence: str
+    samples: str
+    samples_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    mask_provider: str
+    recipe: str
+    seed: int
+    code_version: str
+
+
+class BundleManifest(Spec):
+    """`manifest.toml` of a bundle, schema 1."""
+
+    error: ClassVar[type[InputError]] = SpecError
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str
+    licence: str
+    intended_use: str
+    trained: bool
+    input: InputSpec
+    network: NetworkSpec
+    ensemble: EnsembleSpec
+    member: tuple[MemberSpec, ...] = Field(min_length=1)
+    training: TrainingSpec | None = None
+
+    @model_validator(mode="after")
+    def _trained_says_on_what(self) -> Self:
+        if self.trained and self.training is None:
+            raise ValueError("a trained bundle states its [training]")
+        if len({member.file for member in self.member}) != len(self.member):
+            raise ValueError("two members name the same file")
+        return self
+
+
+class ResultOptions(Spec):
+    """What changes a slide's result, beside the slide, its candidates and the bundle.
+
+    Attributes:
+        mpp: um/px for slides that state none or an absurd one.
+        classes: Which of a file's classes are candidates; the format's default where empty.
+        min_score: Candidates below are excluded.
+        merge_um: Candidates nearer than this are one.
+        tta: Views of a patch; the bundle's where None.
+    """
+
+    mpp: float | None = Field(default=None, ge=0.05, le=20)
+    classes: tuple[str, ...] = ()
+    min_score: float | None = None
+    merge_um: float | None = Field(default=None, gt=0)
+    vote: Vote = "all"
+    tta: Tta | None = None
+
+
+class InputOptions(Spec):
+    """Which slides, and their candidates.
+
+    Attributes:
+        slides: Files, folders, globs or lists.
+        columns: Names of a table's columns: ours to theirs.
+    """
+
+    slides: tuple[str, ...] = Field(min_length=1)
+    detections: str
+    recursive: bool = False
+    format: DetectionFormat = "auto"
+    columns: dict[str, str] = {}
+    units: LengthUnit | None = None
+    frame: Frame | None = None
+
+
+class OutputOptions(Spec):
+    """Where results go and how they are shown; nothing here changes one."""
+
+    folder: str = "wsi-mitosis-results"
+    objects: Literal["detections", "annotations"] = "detections"
+    geojson_frame: Frame = "qupath"
+    overwrite: bool = False
+    fail_fast: bool = False
+
+
+class PlacementOptions(Spec):
+    """Where the work is done; None is decided from what is granted.
+
+    Attributes:
+        workers: Ray workers; 0 is this process.
+    """
+
+    workers: int | None = Field(default=None, ge=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    cpus_per_worker: int | None = Field(default=None, ge=1)
+    address: str | None = None
+    device: str = "auto"
+    batch_size: int | None = Field(default=None, ge=1)
+
+
+class ClassifySpec(Spec):
+    """One `classify` run, whether its options came from a command line or a pipeline file.
+
+    Attributes:
+        model: A bundle's folder or the name of a shipped one; the shipped default where None.
+    """
+
+    input: InputOptions
+    result: ResultOptions = ResultOptions()
+    output: OutputOptions = OutputOptions()
+    placement: PlacementOptions = PlacementOptions()
+    model: str | None = None

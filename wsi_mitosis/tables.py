@@ -1,0 +1,120 @@
+"""Names and meanings of the columns in every table that the program reads or writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from wsi_mitosis.units import Frame, LengthUnit
+
+CANDIDATE_COLUMNS = ("slide", "x", "y", "score", "id", "detector_class", "extent")
+"""The columns of `Detections.table`, before the input's other columns:
+
+slide            str or None   the slide as the file names it; None where the file names none
+x, y             float64       centre, in the unit and frame of the Detections; NaN where missing
+score            float64       the detector's score; NaN without one
+id               str or None   the detector's own name for the candidate
+detector_class   str or None   the class that the file gives it
+extent           float64       the longer side of the object's box in the same unit; NaN for a point
+"""
+
+EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate")
+"""Why a candidate is not classified, in the order in which the reasons are tried."""
+
+FIGURE_COLUMNS = (
+    "slide",
+    "candidate_id",
+    "figure_id",
+    "x_px0",
+    "y_px0",
+    "detector_score",
+    "p_atypical",
+    "votes_atypical",
+    "votes_cast",
+    "label",
+    "excluded_reason",
+    "geometry",
+)
+
+SUMMARY_COLUMNS = (
+    "slide",
+    "status",
+    "candidates",
+    "classified",
+    "atypical",
+    "typical",
+    "excluded",
+    "atypical_fraction",
+    "atypical_to_typical",
+    "mean_agreement",
+    "mpp_um",
+    "mpp_source",
+    "hotspot_area_mm2",
+    "hotspot_mitoses",
+    "hotspot_atypical",
+    "hotspot_mitoses_per_mm2",
+    "hotspot_x_px0",
+    "hotspot_y_px0",
+    "bundle",
+    "bundle_digest",
+    "trained",
+    "seconds",
+    "error",
+)
+
+DetectionFormat = Literal[
+    "auto", "csv", "parquet", "geojson", "tiatoolbox", "midog", "midog-guide", "sliderunner", "grand-challenge"
+]
+Tta = Literal["none", "flips", "d4"]
+Vote = Literal["all", "early"]
+Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
+Label = Literal["atypical", "typical"]
+ClassRule = Literal["any", "mitotic", "qupath"]
+"""Which classes are candidates where none is named: all; mitotic figures and not their look-alikes;
+all but QuPath's ignored classes (ending in `*`), `Hotspot`, and areas over 50 um wide."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The candidates of one file as the file states them, before any conversion.
+
+    Attributes:
+        table: One row per candidate in file order: CANDIDATE_COLUMNS, then the input's other columns,
+            where one whose name is ours is called `input_<name>`.
+        units: Unit of `x`, `y` and `extent`.
+        frame: Frame of `x` and `y`.
+        class_rule: Which classes count as candidates unless the user names some.
+        format: The format the file was read as, a name of `--format`.
+    """
+
+    table: pd.DataFrame
+    units: LengthUnit
+    frame: Frame
+    class_rule: ClassRule
+    format: str
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """A slide as the user gave it; not opened yet.
+
+    Attributes:
+        path: Absolute path; of a DICOM series, its first file.
+        relative: POSIX path relative to the folder that the user gave; the file name for a single file.
+        mpp: Pixel size in um/px from a slide list, which replaces a stated one; None without.
+    """
+
+    path: Path
+    relative: str
+    mpp: float | None = None
+
+
+def input_name(column: str) -> str:
+    """The name under which an input's other column is carried through; ours are never replaced."""
+    ours = column in CANDIDATE_COLUMNS or column in FIGURE_COLUMNS
+    return f"input_{column}" if ours else column

@@ -1,0 +1,46 @@
+"""Units and frames, as types.
+
+Frames
+    *slide*: x to the right, y down, in level-0 pixels from the slide's level-0 origin.
+    *qupath*: the same axes from the corner of the slide's bounds (QuPath crops to them).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, NewType
+
+Microns = NewType("Microns", float)
+Pixels0 = NewType("Pixels0", float)
+"""A length or coordinate in level-0 pixels."""
+
+LengthUnit = Literal["px", "um", "mm"]
+Frame = Literal["slide", "qupath"]
+
+MPP_RANGE = (0.05, 20.0)
+"""Pixel sizes in um/px outside this range are taken for mistakes (a 72 dpi tag gives 352.8)."""
+
+
+class Mpp(NamedTuple):
+    """Microns per level-0 pixel along x and y."""
+
+    x: float
+    y: float
+
+    @property
+    def mean(self) -> float:
+        """The one number that reports show, um/px."""
+        return (self.x + self.y) / 2
+
+    @property
+    def anisotropic(self) -> bool:
+        """Whether the axes differ by more than 1 %: below that they are rounding noise of one scanner."""
+        return abs(self.x / self.y - 1) > 0.01
+
+
+class Bounds(NamedTuple):
+    """The non-empty part of a slide, level-0 px in the slide frame; QuPath's origin is its corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int

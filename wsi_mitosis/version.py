@@ -1,0 +1,6 @@
+"""The version of the program, and of the algorithm behind its figures."""
+
+__version__ = "0.1.0"
+
+RESULT_VERSION = 1
+"""Raised when the same input would give other figures; results under an older one are computed again."""
