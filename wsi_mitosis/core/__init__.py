@@ -1,0 +1,1 @@
+"""Pure computation: no torch, no Ray, no click, no paths."""

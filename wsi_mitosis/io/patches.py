@@ -1,0 +1,225 @@
+"""Patches: physical windows around sub-pixel centres, read ahead of the model in the slide's own order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from wsi_mitosis.core.geometry import native_origin, resample
+from wsi_mitosis.errors import MppError
+from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL, CACHE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.io.slides import Level, Slide
+    from wsi_mitosis.specs import InputSpec
+    from wsi_mitosis.units import Mpp
+
+WARN_ENLARGING = 1.25
+MOST_ENLARGING = 4.0
+LEVEL_SLACK = 1e-3
+"""A level may be this much coarser, relatively, than what is wanted: downsamples are rounded (4.0008)."""
+BATCHES_PER_THREAD = 2
+"""One being read, one waiting for the model."""
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """How patches of one bundle are read from one slide.
+
+    Attributes:
+        size_px: Side of a patch as the network's views are cut from it, px at the bundle's um/px.
+        pad_value: Grey level outside the slide.
+        level: The level to read.
+        native: Whether level-0 pixels are taken as they are.
+        step: (x, y) level px per patch px; (1, 1) where native.
+        downsample: Level-0 px per level px.
+        tile_px: (width, height) of the level's tiles, level px.
+        enlarging: The larger of the two axes' enlargements; 1 or less means none.
+    """
+
+    size_px: int
+    pad_value: int
+    level: int
+    native: bool
+    step: tuple[float, float]
+    downsample: float
+    tile_px: tuple[int, int]
+    enlarging: float
+
+
+class Batch(NamedTuple):
+    """Some patches.
+
+    Attributes:
+        rows: (B,) int, which candidates.
+        pixels: (B, size, size, 3) uint8 RGB.
+    """
+
+    rows: NDArray[np.intp]
+    pixels: NDArray[np.uint8]
+
+
+@dataclass
+class ReadingTimes:
+    """Seconds spent decoding (summed over threads) and seconds in which the model waited for patches."""
+
+    reading: float = 0.0
+    waiting: float = 0.0
+
+
+def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, size_px: int) -> PatchPlan:
+    """Choose the level and the scale for one slide.
+
+    A slide whose um/px lies within the bundle's relative tolerance on both axes gives level-0 pixels as they
+    are. Any other is resampled from the coarsest level that is still as fine as the bundle wants.
+
+    Args:
+        name: The slide, for messages.
+        levels: The slide's pyramid.
+        mpp: um per level-0 px.
+        spec: The bundle's input.
+        size_px: Side of a patch, px at the bundle's um/px.
+
+    Raises:
+        MppError: where the slide would have to be enlarged more than fourfold.
+    """
+    per_axis = (mpp.x, mpp.y) if mpp.anisotropic else (mpp.mean, mpp.mean)
+    ratio = [spec.mpp / axis for axis in per_axis]  # level-0 px per patch px
+    enlarging = max(1 / axis for axis in ratio)
+    if all(abs(axis / spec.mpp - 1) <= spec.mpp_tolerance for axis in per_axis):
+        return PatchPlan(size_px, spec.pad_value, 0, True, (1.0, 1.0), 1.0, levels[0].tile_px, 1.0)
+    if enlarging > MOST_ENLARGING:
+        raise MppError(
+            f"its {mpp.mean:g} um/px would have to be enlarged {enlarging:.1f} times to the bundle's {spec.mpp:g}",
+            subject=name,
+            stage="planning patches",
+            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or use a bundle made for this scale",
+        )
+    fitting = [i for i, of in enumerate(levels) if of.downsample <= min(ratio) * (1 + LEVEL_SLACK)]
+    level = max(fitting, key=lambda i: levels[i].downsample, default=0)
+    downsample = levels[level].downsample
+    step = (ratio[0] / downsample, ratio[1] / downsample)
+    return PatchPlan(
+        size_px, spec.pad_value, level, False, step, downsample, levels[level].tile_px, enlarging
+    )
+
+
+def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDArray[np.uint8]:
+    """One patch.
+
+    Args:
+        slide: An open slide.
+        plan: From `plan_patches`.
+        x_px0: The centre along x, level-0 px, slide frame; pixel i covers [i, i + 1).
+        y_px0: The centre along y.
+
+    Returns:
+        (size, size, 3) uint8 RGB, rows top to bottom; padded on the true side where it reaches over an edge.
+
+    Raises:
+        SlideUnreadable: where the slide's pixels cannot be decoded.
+    """
+    size = plan.size_px
+    if plan.native:
+        left, top = native_origin(x_px0, size), native_origin(y_px0, size)
+        return slide.window(0, left, top, size, size, plan.pad_value).pixels
+    start = [
+        centre / plan.downsample - size * step / 2
+        for centre, step in zip((x_px0, y_px0), plan.step, strict=True)
+    ]
+    corner = [math.floor(edge) - 1 for edge in start]  # a pixel more on each side for interpolation
+    extent = [
+        math.ceil(edge + size * step) + 2 - first
+        for edge, step, first in zip(start, plan.step, corner, strict=True)
+    ]
+    region = slide.window(plan.level, corner[0], corner[1], extent[0], extent[1], plan.pad_value)
+    offset = (start[0] - region.origin[0], start[1] - region.origin[1])
+    return resample(region.pixels, offset, plan.step, (size, size))
+
+
+def reading_order(plan: PatchPlan, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The order in which patches are read so that each tile of the slide is decoded once.
+
+    Row by row of tiles, left to right. The tiles under one row of windows and the next must stay in the cache
+    of decoded tiles, so a slide too wide for that is read in vertical stripes; only tiles on the border of
+    two stripes are decoded twice.
+
+    Args:
+        plan: How patches are read.
+        x_px0: (N,) centres along x, level-0 px, slide frame.
+        y_px0: (N,) centres along y.
+
+    Returns:
+        (N,) indices into the centres.
+    """
+    extent = [plan.size_px * step for step in plan.step]
+    column = np.floor((x_px0 / plan.downsample - extent[0] / 2) / plan.tile_px[0]).astype(np.intp)
+    row = np.floor((y_px0 / plan.downsample - extent[1] / 2) / plan.tile_px[1]).astype(np.intp)
+    rows_at_once = math.ceil(extent[1] / plan.tile_px[1]) + 2
+    tile_bytes = plan.tile_px[0] * plan.tile_px[1] * BYTES_PER_CACHED_PIXEL
+    stripe = max(1, CACHE_BYTES // (tile_bytes * rows_at_once))
+    return np.lexsort((x_px0, column, row, column // stripe))
+
+
+def stream_patches(
+    slide: Slide,
+    plan: PatchPlan,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    *,
+    batch_size: int,
+    threads: int,
+    times: ReadingTimes | None = None,
+) -> Iterator[Batch]:
+    """Patches of all centres, read by threads ahead of whoever iterates, through a bounded buffer.
+
+    Args:
+        slide: An open slide.
+        plan: How to read.
+        x_px0: (N,) centres along x, level-0 px, slide frame.
+        y_px0: (N,) centres along y.
+        batch_size: Patches per batch.
+        threads: Reading threads; at most twice as many batches exist at a time.
+        times: Where to add up seconds.
+
+    Yields:
+        Batches in the order of `reading_order`; every candidate is in exactly one.
+
+    Raises:
+        SlideUnreadable: where the slide's pixels cannot be decoded.
+    """
+    order = reading_order(plan, x_px0, y_px0)
+    chunks = iter([order[at : at + batch_size] for at in range(0, len(order), batch_size)])
+    times = times or ReadingTimes()
+
+    def read(rows: NDArray[np.intp]) -> tuple[Batch, float]:
+        started = perf_counter()
+        pixels = np.stack([read_patch(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows])
+        return Batch(rows, pixels), perf_counter() - started
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="patches") as pool:
+        first = islice(chunks, threads * BATCHES_PER_THREAD)
+        ahead = deque(pool.submit(read, rows) for rows in first)
+        try:
+            while ahead:
+                started = perf_counter()
+                batch, seconds = ahead.popleft().result()
+                times.waiting += perf_counter() - started
+                times.reading += seconds
+                if (rows := next(chunks, None)) is not None:
+                    ahead.append(pool.submit(read, rows))
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,0 +1,73 @@
+"""Which slide is this: a digest of its content that needs no full read."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.io.slides.dicom import series_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BLOCKS = 32
+BLOCK_BYTES = 64 * 1024
+
+
+def slide_parts(path: Path) -> list[Path]:
+    """Every file that holds a part of the slide, sorted: one for most formats.
+
+    MRXS keeps its data in a folder of the same stem, VMS and VMU name theirs in the file itself, and a DICOM
+    slide is all files of its series in the folder.
+    """
+    ending = path.suffix.lower()
+    if ending == ".mrxs":
+        folder = path.with_suffix("")
+        return [path, *sorted(part for part in folder.rglob("*") if part.is_file())]
+    if ending in {".vms", ".vmu"}:
+        return [path, *_named_parts(path)]
+    if ending == ".dcm":
+        return series_files(path)
+    return [path]
+
+
+def slide_identity(path: Path, vendor_hash: str | None) -> str:
+    """Digest of the slide's content.
+
+    OpenSlide's quickhash where there is one, and the size and SHA-256 of blocks sampled evenly (first and
+    last included) from every part: quickhash alone does not see a change of the pixels.
+
+    Args:
+        path: The slide's file.
+        vendor_hash: OpenSlide's quickhash-1.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    parts = sorted(_sampled_digest(part) for part in slide_parts(path))
+    return hashlib.sha256("\n".join([vendor_hash or "", *parts]).encode()).hexdigest()
+
+
+def _sampled_digest(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for offset in _offsets(size):
+            file.seek(offset)
+            digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _offsets(size: int) -> list[int]:
+    if size <= BLOCKS * BLOCK_BYTES:
+        return list(range(0, size, BLOCK_BYTES))
+    return [index * (size - BLOCK_BYTES) // (BLOCKS - 1) for index in range(BLOCKS)]
+
+
+def _named_parts(path: Path) -> list[Path]:
+    index = configparser.ConfigParser(strict=False, interpolation=None)
+    index.read_string(path.read_text(encoding="utf-8", errors="replace"))
+    values = {value for section in index.sections() for value in index[section].values()}
+    parts = {path.parent / value for value in values if value and "/" not in value and "\\" not in value}
+    return sorted(part for part in parts if part.is_file())

@@ -1,0 +1,137 @@
+"""Pixels through OpenSlide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from wsi_mitosis.errors import SlideUnreadable
+from wsi_mitosis.io.slides.slide import Level, Region
+from wsi_mitosis.units import Bounds, Mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+CACHE_BYTES = 192 * 2**20
+"""Decoded tiles kept per slide; `patches.reading_order` makes them enough to decode each tile once."""
+BYTES_PER_CACHED_PIXEL = 4
+ASSUMED_TILE_PX = (256, 256)
+"""For formats that do not report their tiles; it only affects the order of reading."""
+UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4}
+
+
+class OpenSlideBackend:
+    """A slide that OpenSlide reads; its handle may be used by several threads.
+
+    Raises:
+        openslide.OpenSlideError: where OpenSlide refuses the file.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._slide = openslide.OpenSlide(path)
+        self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        properties = self._slide.properties
+        background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self._background = tuple(bytes.fromhex(background))
+        self.levels = tuple(
+            Level(width, height, downsample, _tile_px(properties, index))
+            for index, ((width, height), downsample) in enumerate(
+                zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+            )
+        )
+        self.stated_mpp = _mpp(properties)
+        self.bounds = _bounds(properties)
+        self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
+        """Pixels of a rectangle inside the level; holes show the slide's background colour.
+
+        OpenSlide takes a level-0 corner in whole px and divides it by the level's downsample, so a corner in
+        level px is met to within one level-0 px; the origin returned is the one it used.
+
+        Raises:
+            SlideUnreadable: where the pixels cannot be decoded.
+        """
+        downsample = self.levels[level].downsample
+        corner = (math.floor(x * downsample), math.floor(y * downsample))
+        try:
+            region = self._slide.read_region(corner, level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise SlideUnreadable(
+                f"OpenSlide cannot decode level {level} at ({corner[0]}, {corner[1]}): {error}",
+                subject=self._path.name,
+                stage="reading pixels",
+                remedy="The file is damaged or incomplete; copy or scan it again",
+            ) from error
+        return Region(self._flatten(region), (corner[0] / downsample, corner[1] / downsample))
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._slide.close()
+
+    def _flatten(self, region: Image.Image) -> NDArray[np.uint8]:
+        pixels = np.asarray(region)  # (height, width, 4) uint8 RGBA
+        if pixels[..., 3].min() == 255:
+            return pixels[..., :3]
+        canvas = Image.new("RGB", region.size, self._background)
+        canvas.paste(region, mask=region)
+        return np.asarray(canvas)
+
+
+def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    width = properties.get(f"openslide.level[{level}].tile-width")
+    height = properties.get(f"openslide.level[{level}].tile-height")
+    return (int(width), int(height)) if width and height else ASSUMED_TILE_PX
+
+
+def _mpp(properties: Mapping[str, str]) -> Mpp | None:
+    x, y = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+    return Mpp(float(x), float(y)) if x and y else _ome_mpp(properties.get("tiff.ImageDescription", ""))
+
+
+def _ome_mpp(description: str) -> Mpp | None:
+    """The pixel size of a tiled OME-TIFF, which OpenSlide opens as a generic TIFF without reading its XML.
+
+    Source: OME schema 2016-06, `Pixels` (PhysicalSizeX, PhysicalSizeXUnit; the default unit is um).
+    """
+    if "<OME" not in description:
+        return None
+    try:
+        root = ElementTree.fromstring(description)  # noqa: S314 - Python's expat limits entity expansion
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None or "PhysicalSizeX" not in pixels.attrib or "PhysicalSizeY" not in pixels.attrib:
+        return None
+    um = [UM_PER_OME_UNIT.get(pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+    if um[0] is None or um[1] is None:
+        return None
+    return Mpp(float(pixels.attrib["PhysicalSizeX"]) * um[0], float(pixels.attrib["PhysicalSizeY"]) * um[1])
+
+
+def _bounds(properties: Mapping[str, str]) -> Bounds | None:
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    values = [properties.get(name) for name in names]
+    if any(value is None for value in values):
+        return None
+    return Bounds(*(int(value) for value in values if value is not None))

@@ -1,0 +1,140 @@
+"""What every slide offers, whichever library reads its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.units import Bounds, Mpp
+
+MppSource = Literal["slide", "given", "list"]
+"""Who says the pixel size: the slide itself, `--mpp`, or the mpp column of a slide list."""
+
+
+class Level(NamedTuple):
+    """One level of the pyramid.
+
+    Attributes:
+        width, height: Size in the level's own px.
+        downsample: Level-0 px per px of this level, both axes.
+        tile_px: (width, height) of the tiles it is stored in, own px.
+    """
+
+    width: int
+    height: int
+    downsample: float
+    tile_px: tuple[int, int]
+
+
+class Region(NamedTuple):
+    """Pixels of a level and where they lie.
+
+    Attributes:
+        pixels: (height, width, 3) uint8 RGB.
+        origin: (x, y) of the top-left corner of the first pixel, level px; may be fractional.
+    """
+
+    pixels: NDArray[np.uint8]
+    origin: tuple[float, float]
+
+
+class Backend(Protocol):
+    """A library that reads one open slide. Safe to call from several threads."""
+
+    name: str
+    levels: tuple[Level, ...]
+    stated_mpp: Mpp | None
+    bounds: Bounds | None
+    vendor_hash: str | None
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
+        """Pixels of a rectangle that lies inside the level, in that level's px."""
+        ...
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide. Use it as a context manager.
+
+    Attributes:
+        path: The file that was opened.
+        backend: "openslide" or "tiatoolbox", and its pixels.
+        mpp: Microns per level-0 pixel, the size that is used.
+        mpp_source: Who says so.
+        stated_mpp: What the slide itself states, if it is usable; None otherwise.
+        bounds: The non-empty part, level-0 px, slide frame; None where the file reports none.
+        identity: Digest of the content; the same for a copy, another for any other pixels.
+        warnings: What the user should know about this slide.
+    """
+
+    path: Path
+    backend: Backend
+    mpp: Mpp
+    mpp_source: MppSource
+    stated_mpp: Mpp | None
+    bounds: Bounds | None
+    identity: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size_px0(self) -> tuple[int, int]:
+        """(width, height) of level 0, px."""
+        return self.backend.levels[0].width, self.backend.levels[0].height
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, level 0 first."""
+        return self.backend.levels
+
+    def window(self, level: int, x: int, y: int, width: int, height: int, pad_value: int) -> Region:
+        """Read a rectangle that may reach over the slide's edges.
+
+        Args:
+            level: Index into `levels`.
+            x: Left edge, px of that level; negative to the left of the slide.
+            y: Top edge, px of that level; negative above the slide.
+            width: Size along x, px of that level.
+            height: Size along y, px of that level.
+            pad_value: Grey level outside the slide.
+
+        Returns:
+            The region; its origin is at most one level px left of and above (x, y), exact at level 0.
+        """
+        of = self.backend.levels[level]
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, of.width), min(y + height, of.height)
+        canvas = np.full((height, width, 3), pad_value, dtype=np.uint8)
+        if right <= left or bottom <= top:
+            return Region(canvas, (float(x), float(y)))
+        inside = self.backend.read(level, left, top, right - left, bottom - top)
+        canvas[top - y : bottom - y, left - x : right - x] = inside.pixels
+        return Region(canvas, (inside.origin[0] - (left - x), inside.origin[1] - (top - y)))
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        return self.backend.thumbnail(max_px)
+
+    def close(self) -> None:
+        """Release the file."""
+        self.backend.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,103 @@
+"""Pixels through TIAToolbox, for what OpenSlide refuses (OME-TIFF and others). Importing it takes seconds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_mitosis.errors import SlideUnreadable
+from wsi_mitosis.io.slides.slide import Level, Region
+from wsi_mitosis.units import Mpp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+TILE_PX = (256, 256)
+"""The order of reading needs a tile size, and TIAToolbox's readers do not tell theirs."""
+GUESSED_MPP = "inferred from Objective power"
+"""Part of TIAToolbox's log line when it makes up a pixel size (tiatoolbox/wsicore/wsireader/base.py,
+`_estimate_mpp_objective_power`)."""
+
+
+class TiatoolboxBackend:
+    """A slide that TIAToolbox reads, through its level 0 only: its other levels are resized by it."""
+
+    name = "tiatoolbox"
+    bounds = None
+    vendor_hash = None
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        with _Listener() as heard:
+            from tiatoolbox.wsicore.wsireader import WSIReader
+
+            self._reader = WSIReader.open(path)
+            info = self._reader.info
+        width, height = (int(v) for v in info.slide_dimensions)
+        self.levels = (Level(width, height, 1.0, TILE_PX),)
+        guessed = any(GUESSED_MPP in message for message in heard.messages)
+        self.stated_mpp = None if info.mpp is None or guessed else Mpp(float(info.mpp[0]), float(info.mpp[1]))
+        self._lock = threading.Lock()
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
+        """Pixels of a rectangle inside level 0."""
+        with self._lock:  # its zarr and tifffile stores are not promised to be thread-safe
+            pixels = self._reader.read_rect((x, y), (width, height), resolution=level, units="level")
+        return Region(_rgb8(self._name, np.asarray(pixels)), (float(x), float(y)))
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        longest = max(self.levels[0].width, self.levels[0].height)
+        with self._lock:
+            pixels = self._reader.slide_thumbnail(resolution=min(1.0, max_px / longest), units="baseline")
+        return _rgb8(self._name, np.asarray(pixels))
+
+    def close(self) -> None:
+        """Nothing to release: TIAToolbox's readers have no close."""
+
+
+def _rgb8(name: str, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Checked rather than converted: 16 bits or many channels are not H&E, and no figure rests on a guess."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise SlideUnreadable(
+            f"its pixels are {pixels.dtype} of shape {pixels.shape}, not 8-bit RGB",
+            subject=name,
+            stage="reading pixels",
+            remedy="Export the slide as 8-bit RGB",
+        )
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+class _Listener(logging.Handler):
+    """Hears what TIAToolbox logs while it opens a slide, and keeps that off the user's screen.
+
+    TIAToolbox logs through the root logger and, where that has no handler yet, gives it two of its own, one
+    of them on stdout, when it is imported.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+        self._root = logging.getLogger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def __enter__(self) -> _Listener:
+        self._were = self._root.handlers[:]
+        self._root.handlers[:] = [self]
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")  # its dependencies' deprecations are not the user's concern
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._warnings.__exit__(None, None, None)
+        self._root.handlers[:] = self._were
+        logging.captureWarnings(capture=False)  # TIAToolbox turns it on for the whole process
