@@ -9,7 +9,7 @@
     │   ├── SpecError             a TOML file or an option that is not what it should be
     │   └── OutputError           the output folder cannot be used
     └── SlideError                one slide fails, the others go on (exit status 1)
-        ├── SlideUnreadable       no reader opens it, or its pixels cannot be decoded
+        ├── UnreadableSlideError       no reader opens it, or its pixels cannot be decoded
         └── MppError              no usable pixel size, or one too far from the bundle's
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class WsiMitosisError(Exception):
-    """An error told as `subject: stage: cause. Remedy.`
+    """An error, told on one line: subject, stage, cause, remedy.
 
     Args:
         cause: What is wrong, in one sentence without a full stop.
@@ -75,7 +75,7 @@ class SlideError(WsiMitosisError):
     """One slide fails; the others are not concerned."""
 
 
-class SlideUnreadable(SlideError):
+class UnreadableSlideError(SlideError):
     """No reader opens the slide, or its pixels cannot be decoded."""
 
 

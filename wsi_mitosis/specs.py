@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from wsi_mitosis.errors import InputError, SpecError
+from wsi_mitosis.errors import BundleError, InputError, SpecError
 from wsi_mitosis.tables import DetectionFormat, Tta, Vote
 from wsi_mitosis.units import Frame, LengthUnit
 
@@ -137,11 +137,18 @@ class TrainingSpec(Spec):
     seed: int
     code_version: str
 
+    @field_validator("samples")
+    @classmethod
+    def _beside_the_manifest(cls, samples: str) -> str:
+        if "/" in samples or "\\" in samples:
+            raise ValueError("wants the name of a file beside the manifest")
+        return samples
+
 
 class BundleManifest(Spec):
     """`manifest.toml` of a bundle, schema 1."""
 
-    error: ClassVar[type[InputError]] = SpecError
+    error: ClassVar[type[InputError]] = BundleError
 
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -23,6 +23,26 @@ detector_class   str or None   the class that the file gives it
 extent           float64       the longer side of the object's box in the same unit; NaN for a point
 """
 
+ALIASES: dict[str, tuple[str, ...]] = {
+    "slide": ("slide", "slide_name", "filename", "file_name", "image", "image_name", "image_path", "wsi"),
+    "x": (
+        *("x", "coordinateX", "x_px0", "x_px", "centroid_x", "center_x", "centre_x", "cx", "Centroid X px"),
+        *("x_um", "centroid_x_um", "Centroid X µm", "x_mm"),
+    ),
+    "y": (
+        *("y", "coordinateY", "y_px0", "y_px", "centroid_y", "center_y", "centre_y", "cy", "Centroid Y px"),
+        *("y_um", "centroid_y_um", "Centroid Y µm", "y_mm"),
+    ),
+    "score": ("score", "probability", "confidence", "detector_score", "detection_probability", "prob"),
+    "id": ("id", "candidate_id", "uid", "Object ID"),
+    "detector_class": ("class", "classification", "class_name", "detector_class"),
+    "x1": ("x1", "xmin", "x_min", "left"),
+    "y1": ("y1", "ymin", "y_min", "top"),
+    "x2": ("x2", "xmax", "x_max", "right"),
+    "y2": ("y2", "ymax", "y_max", "bottom"),
+}
+"""What a table's columns may be called, best first; upper and lower case, blanks, `-` and `_` are alike."""
+
 EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate")
 """Why a candidate is not classified, in the order in which the reasons are tried."""
 
@@ -68,7 +88,15 @@ SUMMARY_COLUMNS = (
 )
 
 DetectionFormat = Literal[
-    "auto", "csv", "parquet", "geojson", "tiatoolbox", "midog", "midog-guide", "sliderunner", "grand-challenge"
+    "auto",
+    "csv",
+    "parquet",
+    "geojson",
+    "tiatoolbox",
+    "midog",
+    "midog-guide",
+    "sliderunner",
+    "grand-challenge",
 ]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
@@ -90,6 +118,7 @@ class Detections:
         frame: Frame of `x` and `y`.
         class_rule: Which classes count as candidates unless the user names some.
         format: The format the file was read as, a name of `--format`.
+        file_classes: The classes of the whole file where the table is a part of it; None where it is all.
     """
 
     table: pd.DataFrame
@@ -97,6 +126,7 @@ class Detections:
     frame: Frame
     class_rule: ClassRule
     format: str
+    file_classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Mpp(NamedTuple):
     @property
     def anisotropic(self) -> bool:
         """Whether the axes differ by more than 1 %: below that they are rounding noise of one scanner."""
-        return abs(self.x / self.y - 1) > 0.01
+        return abs(self.x - self.y) > 0.01 * abs(self.y)  # a product: a slide may state 0
 
 
 class Bounds(NamedTuple):

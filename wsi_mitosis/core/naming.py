@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ def _with_folders(group: Sequence[SlideSource], taken: set[str]) -> dict[SlideSo
         names = {s: "/".join([*s.path.parts[1:]][-max(depth, len(s.relative.split("/"))) :]) for s in group}
         whole = all(depth >= len(s.path.parts) - 1 for s in group)
         told_apart = len(set(names.values())) == len(group) and not taken & set(names.values())
-        if whole or (told_apart and all("/" in name for name in names.values())):
+        if told_apart and (whole or all("/" in name for name in names.values())):
             return names
+        if whole:
+            return _numbered(names, taken)
         depth += 1
+
+
+def _numbered(names: Mapping[SlideSource, str], taken: set[str]) -> dict[SlideSource, str]:
+    """Whole paths told apart from earlier names by a number in front: `2/data/x.svs`."""
+    free = {source: name for source, name in names.items() if name not in taken}
+    used = taken | set(free.values())
+    for source, name in names.items():
+        if source not in free:
+            free[source] = next(f"{n}/{name}" for n in count(2) if f"{n}/{name}" not in used)
+            used.add(free[source])
+    return free

@@ -34,6 +34,6 @@ def darkest_nuclei(image: NDArray[np.uint8], mpp: float, number: int) -> NDArray
     stain = gaussian(rgb2hed(image)[..., 0], sigma=1.0 / mpp)
     objects = regionprops(label(stain > np.quantile(stain, 0.97)), intensity_image=stain)
     nuclei = [o for o in objects if NUCLEUS_UM2[0] <= o.area * mpp**2 <= NUCLEUS_UM2[1]]
-    rows = [(o.centroid[1], o.centroid[0], o.mean_intensity) for o in nuclei]
+    rows = [(o.centroid[1], o.centroid[0], o.intensity_mean) for o in nuclei]
     darkest = sorted(rows, key=lambda row: row[2], reverse=True)[:number]
     return np.array(darkest, dtype=np.float64).reshape(-1, 3)

@@ -29,6 +29,8 @@ WARN_ENLARGING = 1.25
 MOST_ENLARGING = 4.0
 LEVEL_SLACK = 1e-3
 """A level may be this much coarser, relatively, than what is wanted: downsamples are rounded (4.0008)."""
+MPP_ROUNDING = 1e-6
+"""Relative; files keep um/px as a ratio of integers, and what is stated as 10 % off is inside 10 %."""
 BATCHES_PER_THREAD = 2
 """One being read, one waiting for the model."""
 
@@ -97,14 +99,14 @@ def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, 
     per_axis = (mpp.x, mpp.y) if mpp.anisotropic else (mpp.mean, mpp.mean)
     ratio = [spec.mpp / axis for axis in per_axis]  # level-0 px per patch px
     enlarging = max(1 / axis for axis in ratio)
-    if all(abs(axis / spec.mpp - 1) <= spec.mpp_tolerance for axis in per_axis):
+    if all(abs(axis / spec.mpp - 1) <= spec.mpp_tolerance + MPP_ROUNDING for axis in per_axis):
         return PatchPlan(size_px, spec.pad_value, 0, True, (1.0, 1.0), 1.0, levels[0].tile_px, 1.0)
-    if enlarging > MOST_ENLARGING:
+    if enlarging > MOST_ENLARGING * (1 + MPP_ROUNDING):
         raise MppError(
-            f"its {mpp.mean:g} um/px would have to be enlarged {enlarging:.1f} times to the bundle's {spec.mpp:g}",
+            f"{mpp.mean:g} um/px would be enlarged {enlarging:.1f} times to the bundle's {spec.mpp:g}",
             subject=name,
             stage="planning patches",
-            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or use a bundle made for this scale",
+            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or name a bundle of this scale",
         )
     fitting = [i for i, of in enumerate(levels) if of.downsample <= min(ratio) * (1 + LEVEL_SLACK)]
     level = max(fitting, key=lambda i: levels[i].downsample, default=0)
@@ -128,7 +130,7 @@ def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDA
         (size, size, 3) uint8 RGB, rows top to bottom; padded on the true side where it reaches over an edge.
 
     Raises:
-        SlideUnreadable: where the slide's pixels cannot be decoded.
+        UnreadableSlideError: where the slide's pixels cannot be decoded.
     """
     size = plan.size_px
     if plan.native:
@@ -148,7 +150,9 @@ def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDA
     return resample(region.pixels, offset, plan.step, (size, size))
 
 
-def reading_order(plan: PatchPlan, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.intp]:
+def reading_order(
+    plan: PatchPlan, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]
+) -> NDArray[np.intp]:
     """The order in which patches are read so that each tile of the slide is decoded once.
 
     Row by row of tiles, left to right. The tiles under one row of windows and the next must stay in the cache
@@ -164,8 +168,10 @@ def reading_order(plan: PatchPlan, x_px0: NDArray[np.float64], y_px0: NDArray[np
         (N,) indices into the centres.
     """
     extent = [plan.size_px * step for step in plan.step]
-    column = np.floor((x_px0 / plan.downsample - extent[0] / 2) / plan.tile_px[0]).astype(np.intp)
-    row = np.floor((y_px0 / plan.downsample - extent[1] / 2) / plan.tile_px[1]).astype(np.intp)
+    column, row = (
+        np.floor((centre / plan.downsample - reach / 2) / tile).clip(0).astype(np.intp)
+        for centre, reach, tile in zip((x_px0, y_px0), extent, plan.tile_px, strict=True)
+    )
     rows_at_once = math.ceil(extent[1] / plan.tile_px[1]) + 2
     tile_bytes = plan.tile_px[0] * plan.tile_px[1] * BYTES_PER_CACHED_PIXEL
     stripe = max(1, CACHE_BYTES // (tile_bytes * rows_at_once))
@@ -190,14 +196,14 @@ def stream_patches(
         x_px0: (N,) centres along x, level-0 px, slide frame.
         y_px0: (N,) centres along y.
         batch_size: Patches per batch.
-        threads: Reading threads; at most twice as many batches exist at a time.
+        threads: Reading threads; at most twice as many batches exist beside the one last yielded.
         times: Where to add up seconds.
 
     Yields:
         Batches in the order of `reading_order`; every candidate is in exactly one.
 
     Raises:
-        SlideUnreadable: where the slide's pixels cannot be decoded.
+        UnreadableSlideError: where the slide's pixels cannot be decoded.
     """
     order = reading_order(plan, x_px0, y_px0)
     chunks = iter([order[at : at + batch_size] for at in range(0, len(order), batch_size)])

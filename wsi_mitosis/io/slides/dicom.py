@@ -18,11 +18,12 @@ def series_uid(path: Path) -> str | None:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # over-long values and the like are the scanner's, and harmless here
+            # over-long values and the like are the scanner's, and harmless; pydicom warns on looking at them
+            warnings.simplefilter("ignore")
             header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            return str(header.SeriesInstanceUID) if "SeriesInstanceUID" in header else None
     except (InvalidDicomError, OSError):
         return None
-    return str(header.SeriesInstanceUID) if "SeriesInstanceUID" in header else None
 
 
 def series_files(path: Path) -> list[Path]:

@@ -53,6 +53,13 @@ class _Given:
     path: Path
     root: Path | None
     mpp: float | None = None
+    in_hidden_folder: bool = False
+
+    @property
+    def is_slide(self) -> bool:
+        """By its ending, unless it is hidden or was come upon in a hidden folder."""
+        hidden = self.path.name.startswith(".") or self.in_hidden_folder
+        return not hidden and self.path.suffix.lower() in SLIDE_ENDINGS
 
 
 def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSlides:
@@ -69,7 +76,7 @@ def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSl
         InputError: where a path or a pattern leads to nothing, a list is malformed, or no slide is found.
     """
     given = [item for argument in arguments for item in _expand(argument, recursive=recursive)]
-    slides = [item for item in given if _is_slide(item.path)]
+    slides = [item for item in given if item.is_slide]
     sources = _one_per_series(_one_per_file(_with_roots(slides)))
     if not sources:
         raise InputError(
@@ -85,7 +92,7 @@ def _expand(argument: str, *, recursive: bool) -> list[_Given]:
     path = Path(argument)
     if path.is_dir():
         inside = sorted(p for p in (path.rglob("*") if recursive else path.iterdir()) if p.is_file())
-        return [_Given(p, path) for p in inside]
+        return [_Given(p, path, in_hidden_folder=_hidden(p.parent.relative_to(path))) for p in inside]
     if path.is_file():
         return _read_list(path) if path.suffix.lower() in LIST_ENDINGS else [_Given(path, None)]
     if glob.has_magic(argument):
@@ -104,6 +111,10 @@ def _expand_pattern(pattern: str, *, recursive: bool) -> list[_Given]:
     return files + [item for folder in folders for item in _expand(folder, recursive=recursive)]
 
 
+def _hidden(folder: Path) -> bool:
+    return any(part.startswith(".") for part in folder.parts)
+
+
 def _before_magic(parts: Iterable[str]) -> Iterable[str]:
     for part in parts:
         if glob.has_magic(part):
@@ -112,8 +123,16 @@ def _before_magic(parts: Iterable[str]) -> Iterable[str]:
 
 
 def _read_list(path: Path) -> list[_Given]:
-    text = path.read_text(encoding="utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except ValueError as error:
+        raise InputError(
+            f"not UTF-8 text: {error}",
+            subject=path,
+            stage="reading the slide list",
+            remedy="Save the list as UTF-8",
+        ) from error
+    lines = [line for line in text.splitlines() if line.strip()]
     first = next(csv.reader(lines[:1]), [""])
     if "slide" in [cell.strip().lower() for cell in first]:
         header = [cell.strip().lower() for cell in first]
@@ -131,7 +150,7 @@ def _read_list(path: Path) -> list[_Given]:
 
 
 def _listed(listing: Path, number: int, row: dict[str, str]) -> _Given:
-    slide = listing.parent / row["slide"].strip()
+    slide = listing.parent / row.get("slide", "").strip()
     if not slide.is_file():
         raise InputError(
             f"entry {number}: no such file: {slide}", subject=listing, stage="reading the slide list"
@@ -156,10 +175,6 @@ def _listed_mpp(listing: Path, number: int, text: str | None) -> float | None:
     return mpp
 
 
-def _is_slide(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in SLIDE_ENDINGS
-
-
 def _with_roots(items: Sequence[_Given]) -> list[SlideSource]:
     """Files named singly are told apart by their paths from the folder that they share."""
     alone = [item.path.absolute().parent for item in items if item.root is None]
@@ -178,6 +193,13 @@ def _one_per_file(sources: Iterable[SlideSource]) -> list[SlideSource]:
     found: dict[Path, SlideSource] = {}
     for source in sources:
         real = source.path.resolve()
+        if real in found and None not in (source.mpp, found[real].mpp) and source.mpp != found[real].mpp:
+            raise InputError(
+                f"listed with {found[real].mpp:g} and with {source.mpp:g} um/px",
+                subject=source.path,
+                stage="reading the slide list",
+                remedy="Leave one of the two",
+            )
         if real not in found or (found[real].mpp is None and source.mpp is not None):
             found[real] = source
     return list(found.values())

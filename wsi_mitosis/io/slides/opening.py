@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import openslide
 
-from wsi_mitosis.errors import MppError, SlideUnreadable
+from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides.identity import slide_identity
 from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend
 from wsi_mitosis.io.slides.slide import MppSource, Slide
@@ -27,10 +27,10 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
         list_mpp: um/px that replaces what the slide states.
 
     Raises:
-        SlideUnreadable: where the file is missing or no library opens it.
+        UnreadableSlideError: where the file is missing or no library opens it.
         MppError: where no usable pixel size is stated and none is given.
     """
-    backend = _open_backend(path)
+    backend, opening_notes = _open_backend(path)
     try:
         stated = _usable(backend.stated_mpp)
         mpp, source, warnings = _choose_mpp(path.name, backend.stated_mpp, given_mpp, list_mpp)
@@ -38,23 +38,30 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
     except BaseException:
         backend.close()
         raise
-    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, warnings)
+    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opening_notes, *warnings))
 
 
-def _open_backend(path: Path) -> Backend:
+def _open_backend(path: Path) -> tuple[Backend, tuple[str, ...]]:
+    """The slide by whichever library opens it, and what the user should know of that."""
     if not path.exists():
-        raise SlideUnreadable("no such file", subject=path.name, stage="opening", remedy=f"Looked for {path}")
+        raise UnreadableSlideError(
+            "no such file", subject=path.name, stage="opening", remedy=f"Looked for {path}"
+        )
+    notes: tuple[str, ...] = ()
     try:
-        return OpenSlideBackend(path)
-    except openslide.OpenSlideError as error:
+        return OpenSlideBackend(path), ()
+    except openslide.OpenSlideUnsupportedFormatError as error:
         refusal = f"OpenSlide: {error}"
+    except openslide.OpenSlideError as error:  # a format that it knows: the file is damaged or cut short
+        refusal = f"OpenSlide: {error}"
+        notes = (f"{path.name}: read by TIAToolbox and perhaps not whole, for OpenSlide refuses it: {error}",)
     from wsi_mitosis.io.slides.tiatoolbox_backend import TiatoolboxBackend
 
     try:
-        return TiatoolboxBackend(path)
+        return TiatoolboxBackend(path), notes
     except Exception as error:  # noqa: BLE001 - its readers raise whatever their libraries raise
         second = f"TIAToolbox: {type(error).__name__}: {error}".replace("\n", " ")
-    raise SlideUnreadable(
+    raise UnreadableSlideError(
         f"{refusal}; {second}",
         subject=path.name,
         stage="opening",

@@ -10,7 +10,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from wsi_mitosis.errors import SlideUnreadable
+from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.slides.slide import Level, Region
 from wsi_mitosis.units import Bounds, Mpp
 
@@ -61,28 +61,35 @@ class OpenSlideBackend:
         level px is met to within one level-0 px; the origin returned is the one it used.
 
         Raises:
-            SlideUnreadable: where the pixels cannot be decoded.
+            UnreadableSlideError: where the pixels cannot be decoded.
         """
         downsample = self.levels[level].downsample
         corner = (math.floor(x * downsample), math.floor(y * downsample))
         try:
             region = self._slide.read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
-            raise SlideUnreadable(
-                f"OpenSlide cannot decode level {level} at ({corner[0]}, {corner[1]}): {error}",
-                subject=self._path.name,
-                stage="reading pixels",
-                remedy="The file is damaged or incomplete; copy or scan it again",
-            ) from error
+            what = f"OpenSlide cannot decode level {level} at ({corner[0]}, {corner[1]})"
+            raise self._undecodable(what, error) from error
         return Region(self._flatten(region), (corner[0] / downsample, corner[1] / downsample))
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
-        return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
+        try:
+            return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
+        except openslide.OpenSlideError as error:
+            raise self._undecodable("OpenSlide cannot decode the overview", error) from error
 
     def close(self) -> None:
         """Release the file."""
         self._slide.close()
+
+    def _undecodable(self, what: str, error: openslide.OpenSlideError) -> UnreadableSlideError:
+        return UnreadableSlideError(
+            f"{what}: {error}",
+            subject=self._path.name,
+            stage="reading pixels",
+            remedy="The file is damaged or incomplete; copy or scan it again",
+        )
 
     def _flatten(self, region: Image.Image) -> NDArray[np.uint8]:
         pixels = np.asarray(region)  # (height, width, 4) uint8 RGBA
@@ -121,7 +128,11 @@ def _ome_mpp(description: str) -> Mpp | None:
     um = [UM_PER_OME_UNIT.get(pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
     if um[0] is None or um[1] is None:
         return None
-    return Mpp(float(pixels.attrib["PhysicalSizeX"]) * um[0], float(pixels.attrib["PhysicalSizeY"]) * um[1])
+    try:
+        x, y = float(pixels.attrib["PhysicalSizeX"]), float(pixels.attrib["PhysicalSizeY"])
+    except ValueError:
+        return None
+    return Mpp(x * um[0], y * um[1])
 
 
 def _bounds(properties: Mapping[str, str]) -> Bounds | None:

@@ -48,11 +48,30 @@ class Region(NamedTuple):
 class Backend(Protocol):
     """A library that reads one open slide. Safe to call from several threads."""
 
-    name: str
-    levels: tuple[Level, ...]
-    stated_mpp: Mpp | None
-    bounds: Bounds | None
-    vendor_hash: str | None
+    @property
+    def name(self) -> str:
+        """Of the library."""
+        ...
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, level 0 first."""
+        ...
+
+    @property
+    def stated_mpp(self) -> Mpp | None:
+        """What the file states, sensible or not."""
+        ...
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The non-empty part, level-0 px."""
+        ...
+
+    @property
+    def vendor_hash(self) -> str | None:
+        """OpenSlide's quickhash-1."""
+        ...
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
         """Pixels of a rectangle that lies inside the level, in that level's px."""

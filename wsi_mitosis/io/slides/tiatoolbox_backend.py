@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_mitosis.errors import SlideUnreadable
+from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.slides.slide import Level, Region
-from wsi_mitosis.units import Mpp
+from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,8 +31,8 @@ class TiatoolboxBackend:
     """A slide that TIAToolbox reads, through its level 0 only: its other levels are resized by it."""
 
     name = "tiatoolbox"
-    bounds = None
-    vendor_hash = None
+    bounds: Bounds | None = None
+    vendor_hash: str | None = None
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
@@ -47,25 +49,41 @@ class TiatoolboxBackend:
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
         """Pixels of a rectangle inside level 0."""
-        with self._lock:  # its zarr and tifffile stores are not promised to be thread-safe
+        with self._decoding():
             pixels = self._reader.read_rect((x, y), (width, height), resolution=level, units="level")
         return Region(_rgb8(self._name, np.asarray(pixels)), (float(x), float(y)))
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         longest = max(self.levels[0].width, self.levels[0].height)
-        with self._lock:
+        with self._decoding():
             pixels = self._reader.slide_thumbnail(resolution=min(1.0, max_px / longest), units="baseline")
         return _rgb8(self._name, np.asarray(pixels))
 
     def close(self) -> None:
-        """Nothing to release: TIAToolbox's readers have no close."""
+        """Release the files that TIAToolbox's TIFF reader holds; its readers have no close of their own."""
+        for held in ("tiff", "_zarr_store"):
+            if (file := getattr(self._reader, held, None)) is not None:
+                file.close()
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        with self._lock:  # its zarr and tifffile stores are not promised to be thread-safe
+            try:
+                yield
+            except Exception as error:  # its readers raise whatever their libraries raise
+                raise UnreadableSlideError(
+                    f"TIAToolbox: {type(error).__name__}: {error}".replace("\n", " "),
+                    subject=self._name,
+                    stage="reading pixels",
+                    remedy="The file is damaged or incomplete; copy or scan it again",
+                ) from error
 
 
 def _rgb8(name: str, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Checked rather than converted: 16 bits or many channels are not H&E, and no figure rests on a guess."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise SlideUnreadable(
+        raise UnreadableSlideError(
             f"its pixels are {pixels.dtype} of shape {pixels.shape}, not 8-bit RGB",
             subject=name,
             stage="reading pixels",

@@ -1,0 +1,178 @@
+"""The command line as scripts meet it: exit statuses, stdout, signals, light help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.runs import candidates_csv, slides_in, summary
+from wsi_mitosis import __version__
+from wsi_mitosis.cli import COMMANDS, main
+
+HEAVY = ("torch", "ray", "pandas", "pyarrow", "openslide", "tiatoolbox", "pydantic", "geopandas")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom wsi_mitosis.cli import main\n"
+        f"try: main({arguments!r}, prog_name='wsi-mitosis')\nexcept SystemExit as end: assert not end.code\n"
+        f"print('LOADED', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "LOADED"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    told = call(name, "--help")
+    assert told.exit_code == 0
+    assert "Example:" in told.output or name == "models"
+
+
+def test_version() -> None:
+    assert call("--version").output == f"wsi-mitosis, version {__version__}\n"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Arguments of a run over two slides."""
+    monkeypatch.chdir(tmp_path)
+    slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    candidates_csv(tmp_path / "d.csv", ["a.tiff", "b.tiff"])
+    return ["classify", "slides", "--detections", "d.csv", "--model", small_bundle, "--workers", 0]
+
+
+def test_classify_tells_what_it_did(inputs: list[object]) -> None:
+    told = call(*inputs, "--out", "out")
+    assert told.exit_code == 0, told.output
+    assert "2 slides: 2 done" in told.stdout
+    assert "labels mean nothing" in told.stdout
+    assert "Research use only" in told.stdout
+    assert set(summary(Path("out"))) == {"a.tiff", "b.tiff"}
+
+
+def test_json_is_one_object_on_stdout(inputs: list[object]) -> None:
+    told = call(*inputs, "--json")
+    assert told.exit_code == 0
+    result = json.loads(told.stdout)
+    assert result["statuses"] == {"a.tiff": "done", "b.tiff": "done"}
+    assert result["trained"] is False
+    assert Path("wsi-mitosis-results/summary.csv").exists()
+
+
+def test_quiet_says_nothing_of_a_good_run(inputs: list[object]) -> None:
+    told = call(*inputs, "-q")
+    assert (told.exit_code, told.output) == (0, "")
+
+
+def test_a_failed_slide_is_exit_status_1(inputs: list[object]) -> None:
+    Path("slides/b.tiff").write_bytes(b"broken")
+    told = call(*inputs)
+    assert told.exit_code == 1
+    assert "b.tiff" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["classify", "nowhere", "--detections", "d.csv"], "no such file or folder"),
+        (["classify", "slides", "--detections", "nowhere.csv"], "no such file or folder"),
+        (["classify", "slides", "--detections", "d.csv", "--model", "nobody"], "untrained-tiny"),
+        (["classify", "slides", "--detections", "d.csv", "--mpp", "99"], "mpp"),
+        (["classify", "slides", "--detections", "d.csv", "--columns", "z=A"], "wants one of"),
+        (["classify", "slides", "--detections", "d.csv", "--workers", "many"], "neither 'auto' nor a number"),
+        (["run", "no-such-pipeline"], "smoke"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_unusable_input_is_exit_status_2(inputs: list[object], arguments: list[str], told: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_columns_can_be_named(inputs: list[object]) -> None:
+    Path("odd.csv").write_text("which;left;down\na.tiff;100,5;20\nb.tiff;5;6\n")
+    told = call(*inputs, "--detections", "odd.csv", "--columns", "slide=which,x=left,y=down", "--json")
+    assert told.exit_code == 0, told.stderr
+    assert [row["classified"] for row in json.loads(told.stdout)["summary"]] == [1, 1]
+
+
+def test_a_pipeline_does_what_the_options_do(inputs: list[object], small_bundle: Path) -> None:
+    call(*inputs, "--out", "by-options")
+    Path("pipeline.toml").write_text(
+        f'model = "{small_bundle}"\n[input]\nslides = ["slides"]\ndetections = "d.csv"\n'
+        '[output]\nfolder = "by-file"\n[placement]\nworkers = 0\n'
+    )
+    told = call("run", Path("pipeline.toml").absolute())
+    assert told.exit_code == 0, told.output
+    for name in ("geojson/a.tiff.geojson", "geojson/b.tiff.geojson"):
+        assert Path("by-file", name).read_bytes() == Path("by-options", name).read_bytes()
+
+
+def test_an_unknown_key_in_a_pipeline_is_refused_by_name(inputs: list[object]) -> None:
+    Path("p.toml").write_text('[input]\nslides = ["slides"]\ndetections = "d.csv"\nmin_scoer = 1\n')
+    told = call("run", "p.toml")
+    assert told.exit_code == 2
+    assert "input.min_scoer" in told.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_130_and_what_is_done_stays(inputs: list[object], number: int) -> None:
+    """The second slide is many times larger: the signal comes while it is at work."""
+    rows = [f"b.tiff,{x},{y}" for x in range(5, 595, 6) for y in range(5, 495, 2)]
+    Path("d.csv").write_text("\n".join(["slide,x,y", "a.tiff,10,10", *rows]) + "\n")
+    Path("list.txt").write_text("slides/a.tiff\nslides/b.tiff\n")
+    first = [*map(str, inputs), "--out", "out", "-q"]
+    assert call(*first[:1], "slides/a.tiff", *first[2:]).exit_code == 0
+    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *first])
+    while Path("out/log.jsonl").read_text().count('"event": "start"') < 2:
+        assert process.poll() is None
+    os.kill(process.pid, number)
+    assert process.wait(timeout=120) == 130
+    rows_by_slide = summary(Path("out"))
+    assert rows_by_slide["a.tiff"]["status"] == "done"
+    assert rows_by_slide["b.tiff"]["status"] == "pending"
+
+
+def test_doctor_tells_of_everything_that_a_run_needs() -> None:
+    told = json.loads(call("doctor", "--json").stdout)
+    subjects = {finding["subject"]: finding for finding in told}
+    assert {"python", "OpenSlide library", "GPU", "Ray", "bundle", "free space", "slide formats"} <= set(
+        subjects
+    )
+    assert subjects["Ray"]["ok"], subjects["Ray"]
+    assert subjects["bundle"]["ok"]
+    assert ".svs" in subjects["slide formats"]["told"]
+
+
+def test_doctor_says_what_to_do_about_a_bad_bundle(tmp_path: Path) -> None:
+    told = call("doctor", "--model", tmp_path)
+    assert told.exit_code == 1
+    assert "FAIL bundle" in told.output
+
+
+def test_demo_leaves_a_slide_figures_and_a_picture(tmp_path: Path, small_bundle: Path) -> None:
+    from PIL import Image
+
+    told = call("demo", tmp_path / "demo", "--model", small_bundle)
+    assert told.exit_code == 0, told.output
+    row = summary(tmp_path / "demo/results")["demo.tiff"]
+    assert int(row["classified"]) >= 20
+    picture = Image.open(tmp_path / "demo/overview.png")
+    assert picture.size == (1000, 1000)
+    colours = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+    assert colours & {(220, 20, 60), (0, 114, 178)}
+    assert "In QuPath" in told.output

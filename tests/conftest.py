@@ -1,0 +1,50 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.check_geojson import check
+
+settings.register_profile("suite", deadline=None)  # a slow machine is no fault
+settings.load_profile("suite")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # TIAToolbox 2.1 leaves files open where it tries a format (`is_tiled_tiff`); they close when collected
+    leaked = r"ignore:unclosed file .*\.(svs|scn|tiff?|dcm)'[ >]:ResourceWarning"
+    config.addinivalue_line("filterwarnings", leaked)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real slides, patches and labels; none of it is part of the project."""
+    folder = os.environ.get("WSI_MITOSIS_DATA")
+    if not folder:
+        pytest.skip("WSI_MITOSIS_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def assert_geojson_ok() -> Callable[[Path], None]:
+    """Asserts that QuPath 0.4 to 0.7 reads every object of a file and loses nothing."""
+
+    def assert_ok(path: Path) -> None:
+        assert check(path) == [], f"{path.name} breaks a rule of QuPath's importer"
+
+    return assert_ok
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained bundle that is quick: 3 members of 32 px, no extra views."""
+    from wsi_mitosis.jobs.bundles import write_untrained  # torch: only where a test asks for it
+
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    write_untrained(folder, name="small", patch_px=32, width=4, members=3, tta="none")
+    return folder

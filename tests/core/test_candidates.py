@@ -1,0 +1,405 @@
+"""The one place of conversion: units, frames, classes, scores, duplicates, ids."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi_mitosis.core.candidates import figure_ids, near_a_better_one, prepare_candidates
+from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.tables import Detections
+from wsi_mitosis.units import Bounds, Mpp
+
+MPP = Mpp(0.2425, 0.5)
+SIZE = (10_000, 8_000)
+
+
+def detections(
+    xy: list[tuple[float, float]],
+    *,
+    scores: list[float] | None = None,
+    ids: list[str | None] | None = None,
+    classes: list[str | None] | None = None,
+    extents: list[float] | None = None,
+    units: str = "px",
+    frame: str = "slide",
+    rule: str = "any",
+    format_name: str = "csv",
+    **extras: list,
+) -> Detections:
+    rows = len(xy)
+    table = pd.DataFrame(
+        {
+            "slide": pd.Series([None] * rows, dtype=object),
+            "x": np.array([x for x, _ in xy], dtype=float),
+            "y": np.array([y for _, y in xy], dtype=float),
+            "score": np.array(scores or [math.nan] * rows, dtype=float),
+            "id": pd.Series(ids or [None] * rows, dtype=object),
+            "detector_class": pd.Series(classes or [None] * rows, dtype=object),
+            "extent": np.array(extents or [math.nan] * rows, dtype=float),
+            **extras,
+        }
+    )
+    return Detections(table, units, frame, rule, format_name)
+
+
+def prepare(given_detections: Detections, **options) -> pd.DataFrame:
+    defaults = {"size_px0": SIZE, "mpp": MPP, "mpp_stated": True, "bounds": None}
+    return prepare_candidates(given_detections, **{**defaults, **options})
+
+
+def reasons(*arguments, **options) -> list[str | None]:
+    return prepare(detections(*arguments, **options)).excluded_reason.tolist()
+
+
+# Coordinates
+
+
+def test_a_figure_worked_by_hand() -> None:
+    # 485 um / 0.2425 um/px = 2000 px across, 485 / 0.5 = 970 px down, from a corner at (700, 300)
+    cases = [
+        ("um", "slide", (485.0, 485.0), (2000, 970)),
+        ("um", "qupath", (485.0, 485.0), (2700, 1270)),
+        ("mm", "slide", (0.485, 0.485), (2000, 970)),
+        ("px", "qupath", (485.0, 485.0), (1185, 785)),
+        ("px", "slide", (485.0, 485.0), (485, 485)),
+    ]
+    for units, frame, given_xy, expected in cases:
+        table = prepare(detections([given_xy], units=units, frame=frame), bounds=Bounds(700, 300, 5000, 5000))
+        assert table[["x_px0", "y_px0"]].to_numpy() == pytest.approx(np.array([expected]))
+
+
+def test_qupaths_frame_is_the_slides_where_there_are_no_bounds() -> None:
+    assert prepare(detections([(5, 6)], frame="qupath")).x_px0.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("format_name", "units", "stated", "expected"),
+    [
+        ("grand-challenge", "mm", True, 4000),
+        ("grand-challenge", "mm", False, 2),
+        ("grand-challenge", "um", False, 4),
+        ("csv", "mm", False, 4000),
+    ],
+)
+def test_millimetres_of_a_slide_without_a_pixel_size(
+    format_name: str, units: str, stated: bool, expected: float
+) -> None:
+    table = prepare(
+        detections([(2.0, 2.0)], units=units, format_name=format_name), mpp=Mpp(0.5, 0.5), mpp_stated=stated
+    )
+    assert table.x_px0.tolist() == [expected]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 9_999), st.floats(0, 7_999)), max_size=6),
+    st.sampled_from(["px", "um", "mm"]),
+    st.sampled_from(["slide", "qupath"]),
+    st.tuples(st.integers(-500, 500), st.integers(0, 500)),
+    st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)),
+)
+def test_units_and_frames_there_and_back(xy: list, units: str, frame: str, corner: tuple, mpp: tuple) -> None:
+    per_unit = {"px": (1.0, 1.0), "um": mpp, "mm": (mpp[0] / 1000, mpp[1] / 1000)}[units]
+    shift = np.array(corner if frame == "qupath" else (0, 0))
+    written = (np.array(xy).reshape(-1, 2) - shift) * per_unit
+    found = prepare(
+        detections([tuple(row) for row in written], units=units, frame=frame),
+        mpp=Mpp(*mpp),
+        bounds=Bounds(*corner, 100, 100),
+    )
+    # 1e-6 px: a few roundings of numbers up to 1e4
+    np.testing.assert_allclose(found[["x_px0", "y_px0"]], np.array(xy).reshape(-1, 2), atol=1e-6)
+
+
+# Columns
+
+
+def test_columns_and_their_order() -> None:
+    source = detections([(1, 2), (3, 4)], ids=["a", None], scores=[0.5, math.nan], stain=["HE", "PHH3"])
+    table = prepare(source)
+    expected = ["candidate_id", "x_px0", "y_px0", "detector_score", "excluded_reason", "stain"]
+    assert list(table.columns) == expected
+    assert table.candidate_id.tolist() == ["a", "2"]
+    assert table.excluded_reason.tolist() == [None, None]
+    assert table.stain.tolist() == ["HE", "PHH3"]
+    with_class = prepare(detections([(1, 2), (3, 4)], classes=[None, "M"], stain=[1, 2]))
+    assert list(with_class.columns)[5:] == ["detector_class", "stain"]
+
+
+def test_no_detections_have_the_same_columns() -> None:
+    table = prepare(detections([]), merge_um=5, min_score=0.5)
+    assert len(table) == 0
+    assert table.x_px0.dtype.kind == "f"
+
+
+def test_the_input_is_left_alone() -> None:
+    source = detections([(1, 2), (1, 2)], units="um", frame="qupath")
+    before = source.table.copy()
+    prepare(source, bounds=Bounds(5, 5, 9, 9))
+    pd.testing.assert_frame_equal(source.table, before)
+
+
+# Reasons
+
+
+def test_reasons_are_tried_in_their_order() -> None:
+    bad = (math.nan, math.inf)
+    source = detections(
+        [bad, bad, (-1, 5), (5, 5), (5, 5), (5, 5)],
+        classes=["no", "M", "M", "M", "M", "M"],
+        scores=[0.1, 0.1, 0.1, 0.1, 0.9, 0.8],
+    )
+    table = prepare(source, classes=["M"], min_score=0.5)
+    assert table.excluded_reason.tolist() == ["class", "not_finite", "outside", "score", None, "duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("xy", "reason"),
+    [
+        ((0, 0), None),
+        ((9_999.99, 7_999.99), None),
+        ((10_000, 5), "outside"),
+        ((5, 8_000), "outside"),
+        ((-0.01, 5), "outside"),
+        ((5, -0.01), "outside"),
+        ((1e300, 5), "outside"),
+        ((math.nan, 5), "not_finite"),
+        ((5, -math.inf), "not_finite"),
+    ],
+)
+def test_centres_outside_the_slide(xy: tuple[float, float], reason: str | None) -> None:
+    assert reasons([xy]) == [reason]
+
+
+def test_scores() -> None:
+    source = detections([(1, 1), (2, 2), (3, 3)], scores=[0.49, 0.5, math.nan])
+    assert prepare(source, min_score=0.5).excluded_reason.tolist() == ["score", None, None]
+    assert prepare(source).excluded_reason.isna().all()
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mitotic figure", None),
+        ("Mitosis", None),
+        ("MITOTIC_FIGURE", None),
+        ("not mitotic figure", "class"),
+        ("non-mitotic figure", "class"),
+        ("mitotic figure look-alike", "class"),
+        ("Mitosis lookalike", "class"),
+        ("impostor", "class"),
+        ("hard negative", "class"),
+        (None, "class"),
+    ],
+)
+def test_mitotic_rule(name: str | None, reason: str | None) -> None:
+    assert reasons([(1, 1), (2, 2)], classes=["mitotic figure", name], rule="mitotic") == [None, reason]
+
+
+def test_mitotic_rule_without_such_classes_asks_for_them() -> None:
+    source = detections([(1, 1), (2, 2)], classes=["tumour", "lymphocyte"], rule="mitotic")
+    with pytest.raises(DetectionsError, match=r"'tumour', 'lymphocyte'.*--class"):
+        prepare(source)
+    assert prepare(source, classes=["Tumour"]).excluded_reason.tolist() == [None, "class"]
+
+
+def test_mitotic_rule_looks_at_the_whole_files_classes() -> None:
+    source = detections([(1, 1), (2, 2)], classes=["tumour", None], rule="mitotic")
+    table = prepare(replace(source, file_classes=("tumour", "Mitosis")))
+    assert table.excluded_reason.tolist() == ["class", "class"]
+
+
+def test_mitotic_rule_takes_all_of_a_file_without_classes() -> None:
+    assert reasons([(1, 1), (2, 2)], rule="mitotic") == [None, None]
+    assert reasons([(1, 1)], classes=["hard non-mitosis"], rule="mitotic") == ["class"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Mitosis", None),
+        (None, None),
+        ("Ignore*", "class"),
+        ("Region: x*", "class"),
+        ("Hotspot", "class"),
+        ("hotspot", "class"),
+        ("Hotspots", None),
+        ("Mitosis: Atypical", None),
+    ],
+)
+def test_qupath_rule(name: str | None, reason: str | None) -> None:
+    assert reasons([(1, 1)], classes=[name], rule="qupath") == [reason]
+    assert reasons([(1, 1)], classes=[name], rule="any") == [None]
+
+
+@pytest.mark.parametrize(
+    ("units", "extent", "reason"),
+    [
+        ("um", 50.0, None),
+        ("um", 50.1, "class"),
+        ("mm", 0.0501, "class"),
+        ("px", 100.0, None),
+        ("px", 100.1, "class"),
+        ("px", math.nan, None),
+    ],
+)
+def test_areas_that_are_no_figures(units: str, extent: float, reason: str | None) -> None:
+    source = detections([(1, 1)], classes=["Mitosis"], extents=[extent], units=units, rule="qupath")
+    assert prepare(source, mpp=Mpp(0.5, 0.5)).excluded_reason.tolist() == [reason]
+    assert prepare(source, mpp=Mpp(0.5, 0.5), classes=["Mitosis"]).excluded_reason.tolist() == [None]
+
+
+@pytest.mark.parametrize("rule", ["any", "mitotic", "qupath"])
+def test_classes_that_the_user_names(rule: str) -> None:
+    classes = ["Mitosis: Atypical", "Mitosis", "Hotspot", "not mitotic", None]
+    source = detections([(at, at) for at in range(5)], classes=classes, rule=rule)
+    named = prepare(source, classes=["mitosis: atypical", " NOT MITOTIC"]).excluded_reason.tolist()
+    assert named == [None, "class", "class", None, "class"]
+
+
+# Duplicates
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [((100.0, 50.0), "duplicate"), ((100.004, 49.996), "duplicate"), ((100.01, 50), None)],
+)
+def test_what_is_the_same_place(other: tuple[float, float], reason: str | None) -> None:
+    assert reasons([(100.0, 50.0), other]) == [None, reason]
+
+
+def test_the_best_of_a_place_is_kept() -> None:
+    place = [(5.0, 5.0)] * 4
+    assert reasons(place, scores=[0.1, math.nan, 0.9, 0.9]) == ["duplicate", "duplicate", None, "duplicate"]
+    assert reasons(place) == [None, *["duplicate"] * 3]
+
+
+@pytest.mark.parametrize("merge_um", [None, 10.0])
+def test_excluded_rows_take_no_part_in_duplicates(merge_um: float | None) -> None:
+    source = detections([(5, 5), (5, 5)], scores=[0.9, 0.5], classes=["Hotspot", "M"], rule="qupath")
+    assert prepare(source, merge_um=merge_um).excluded_reason.tolist() == ["class", None]
+
+
+def test_merging_is_in_um_on_both_axes() -> None:
+    # 20 px are 4.85 um across and 10 um down
+    across, down = [(100, 100), (120, 100)], [(100, 100), (100, 120)]
+    for xy, distance in ((across, 4.85), (down, 10.0)):
+        assert prepare(detections(xy), merge_um=distance - 0.001).excluded_reason.tolist() == [None, None]
+        assert prepare(detections(xy), merge_um=distance + 0.001).excluded_reason.tolist() == [
+            None,
+            "duplicate",
+        ]
+
+
+def test_nearer_means_nearer() -> None:
+    source = detections([(0, 0), (20, 0)])
+    assert prepare(source, mpp=Mpp(0.5, 0.5), merge_um=10.0).excluded_reason.tolist() == [None, None]
+
+
+def test_merging_is_greedy_by_score() -> None:
+    chain = [(10, 10), (18, 10), (26, 10)]
+    best_in_the_middle = detections(chain, scores=[0.5, 0.9, math.nan])
+    best_at_the_ends = detections(chain, scores=[0.9, 0.8, 0.7])
+    options = {"mpp": Mpp(1, 1), "merge_um": 10}
+    assert prepare(best_in_the_middle, **options).excluded_reason.tolist() == ["duplicate", None, "duplicate"]
+    assert prepare(best_at_the_ends, **options).excluded_reason.tolist() == [None, "duplicate", None]
+
+
+def merged_by_force(xy: list, scores: list[float], mpp: Mpp, distance_um: float) -> list[bool]:
+    rank = sorted(range(len(xy)), key=lambda at: (math.isnan(scores[at]), -np.nan_to_num(scores[at]), at))
+    kept: list[int] = []
+    for at in rank:
+        gaps = [((xy[at][0] - xy[k][0]) * mpp.x, (xy[at][1] - xy[k][1]) * mpp.y) for k in kept]
+        if all(math.hypot(*gap) >= distance_um for gap in gaps):
+            kept.append(at)
+    return [at in kept for at in range(len(xy))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 40),
+            st.integers(0, 40),
+            st.sampled_from([0.1, 0.5, 0.9, math.nan]),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from([0.3, 1.7, 4.1, 9.3]),
+)
+def test_merging_equals_brute_force(rows: list, distance_um: float) -> None:
+    xy, scores = [(x, y) for x, y, _ in rows], [score for *_, score in rows]
+    mpp = Mpp(0.5, 0.25)
+    found = prepare(detections(xy, scores=scores), mpp=mpp, merge_um=distance_um).excluded_reason.isna()
+    # of equal places one is kept, as the brute force does at a distance of 0 < distance_um
+    assert found.tolist() == merged_by_force(xy, scores, mpp, distance_um)
+
+
+def test_nothing_is_near_alone() -> None:
+    assert near_a_better_one(np.zeros((0, 2)), 5).tolist() == []
+    assert near_a_better_one(np.zeros((1, 2)), 5).tolist() == [False]
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=20), st.randoms())
+def test_order_of_rows_does_not_change_which_figures_are_kept(places: list, random) -> None:
+    xy = [(x / 100, y / 100) for x, y in places]
+    scores = [at / 100 for at in range(len(xy))]
+    rows = list(zip(xy, scores, strict=True))
+    random.shuffle(rows)
+    shuffled = detections([place for place, _ in rows], scores=[score for _, score in rows])
+
+    def kept(table: pd.DataFrame) -> set:
+        rows = table[table.excluded_reason.isna()]
+        return set(rows[["x_px0", "y_px0", "detector_score"]].itertuples(index=False, name=None))
+
+    assert kept(prepare(shuffled)) == kept(prepare(detections(xy, scores=scores)))
+
+
+# Ids
+
+
+def test_ids_are_pinned() -> None:
+    """A change of these makes every figure in users' QuPath projects a stranger."""
+    assert figure_ids("slide-1", [1234.5], [678.25]) == ["f3523d43-796c-5ade-8986-a16f808ed149"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)), max_size=30, unique=True),
+    st.floats(-0.004, 0.004),
+)
+def test_ids_are_distinct_and_blind_to_rounding(places: list, noise: float) -> None:
+    x = np.array([place[0] for place in places]) / 100
+    y = np.array([place[1] for place in places]) / 100
+    ids = figure_ids("s", x, y)
+    assert len(set(ids)) == len(places)
+    assert figure_ids("s", x + noise, y - noise) == ids
+    assert figure_ids("s", x[::-1], y[::-1]) == ids[::-1]
+    assert not set(figure_ids("t", x, y)) & set(ids)
+    assert all(uuid.UUID(name).version == 5 for name in ids)
+
+
+def test_ids_tell_the_axes_apart() -> None:
+    assert len(set(figure_ids("s", [1, 2, 0, 12], [2, 1, 12, 0]))) == 4
+
+
+def test_zero_has_one_id() -> None:
+    assert figure_ids("s", [-0.0], [0.001]) == figure_ids("s", [0.0], [0.0])
+
+
+def test_figures_that_are_not_duplicates_have_distinct_ids() -> None:
+    generator = np.random.default_rng(3)
+    xy = [tuple(row) for row in generator.uniform(0, 0.3, size=(500, 2))]
+    table = prepare(detections(xy))
+    kept = table[table.excluded_reason.isna()]
+    ids = figure_ids("s", kept.x_px0, kept.y_px0)
+    assert len(set(ids)) == len(ids) < len(xy)

@@ -1,0 +1,181 @@
+"""Placement, a local Ray, a cluster of two nodes, a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, summary
+from wsi_mitosis import workers
+from wsi_mitosis.errors import InputError
+from wsi_mitosis.specs import PlacementOptions
+from wsi_mitosis.workers import Placement, classify_batch, granted_cpus, place
+
+ONE_CPU = {"cpus_per_worker": 1}
+"""Another number of threads sums in another order: equal bytes need the same share."""
+NAMES = ["a.tiff", "b.tiff", "c.tiff", "d.tiff"]
+
+
+def placed(slides: int, cpus: int, gpus: float, **options: object) -> Placement:
+    return place(PlacementOptions.parse(options, "test"), slides, cpus, gpus)
+
+
+def test_a_single_slide_needs_no_ray() -> None:
+    assert placed(1, 16, 2) == Placement(0, 16, 2)
+    assert placed(1, 16, 2, address="auto").workers == 1
+
+
+def test_one_worker_per_gpu() -> None:
+    assert placed(10, 16, 2) == Placement(2, 8, 1.0)
+
+
+def test_without_gpus_one_worker_per_four_cpus() -> None:
+    assert placed(10, 16, 0) == Placement(4, 4, 0.0)
+    assert placed(10, 2, 0) == Placement(1, 2, 0.0)
+
+
+def test_never_more_workers_than_slides() -> None:
+    assert placed(3, 64, 8).workers == 3
+    assert placed(2, 64, 0, workers=9).workers == 2
+
+
+def test_gpus_may_be_shared() -> None:
+    assert placed(10, 16, 1, workers=4) == Placement(4, 4, 0.25)
+    assert placed(10, 16, 1, gpus_per_worker=0.5).gpus == 0.5
+
+
+def test_no_gpu_is_taken_where_the_cpu_was_asked_for() -> None:
+    assert placed(10, 16, 2, device="cpu").gpus == 0.0
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(InputError, match="--cpus-per-worker"):
+        placed(10, 4, 0, cpus_per_worker=8)
+    with pytest.raises(InputError, match="--gpus-per-worker"):
+        placed(10, 4, 1, gpus_per_worker=2.0)
+
+
+def test_the_cgroup_and_slurm_limit_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)))
+    assert granted_cpus(tmp_path) == 32
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert granted_cpus(tmp_path) == 32
+    (tmp_path / "cpu.max").write_text("650000 100000\n")
+    assert granted_cpus(tmp_path) == 6
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert granted_cpus(tmp_path) == 1
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("400000")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert granted_cpus(tmp_path) == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert granted_cpus(tmp_path) == 3
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> tuple[list[Path], Path]:
+    return slides_in(tmp_path / "slides", NAMES), candidates_csv(tmp_path / "d.csv", NAMES)
+
+
+def geojson_in(out: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_in(out).items() if name.startswith("geojson")}
+
+
+def test_ray_workers_give_what_one_process_gives(
+    four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections = four
+    slides[2].write_bytes(b"no slide")
+    here = run(slides, detections, tmp_path / "here", small_bundle, placement=ONE_CPU)
+    reporter = Silent()
+    there = classify_batch(
+        spec(
+            slides,
+            detections,
+            tmp_path / "there",
+            small_bundle,
+            placement={"workers": 2, "cpus_per_worker": 1},
+        ),
+        reporter,
+    )
+    assert there.statuses == here.statuses
+    assert there.exit_status == here.exit_status == 1
+    assert geojson_in(tmp_path / "there") == geojson_in(tmp_path / "here")
+    assert reporter.classified == 15
+
+
+def test_a_cluster_of_two_nodes_by_address(
+    four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    slides, detections = four
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        placement = {"workers": 2, "address": cluster.address}
+        result = classify_batch(
+            spec(slides, detections, tmp_path / "out", small_bundle, placement=placement), Silent()
+        )
+    finally:
+        cluster.shutdown()
+    assert result.exit_status == 0
+    run(slides, detections, tmp_path / "here", small_bundle, placement=ONE_CPU)
+    assert geojson_in(tmp_path / "out") == geojson_in(tmp_path / "here")
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(
+    four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections = four
+    placement = {"workers": 1, "address": "127.0.0.1:1"}
+    with pytest.raises(InputError, match="no Ray cluster answers"):
+        classify_batch(
+            spec(slides, detections, tmp_path / "out", small_bundle, placement=placement), Silent()
+        )
+
+
+class DyingWorker(workers.SlideWorker):
+    """Its process ends under one of the slides, as it would when memory runs out."""
+
+    def run(self, task):  # type: ignore[no-untyped-def]
+        if task.name == "b.tiff":
+            os._exit(1)
+        return super().run(task)
+
+
+def test_a_dead_worker_costs_its_slide_and_no_other(
+    four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides, detections = four
+    monkeypatch.setattr(workers, "SlideWorker", DyingWorker)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    out = tmp_path / "out"
+    result = classify_batch(
+        spec(slides, detections, out, small_bundle, placement={"workers": 1, "cpus_per_worker": 1}), Silent()
+    )
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done", "d.tiff": "done"}
+    assert "its worker died" in summary(out)["b.tiff"]["error"]
+
+
+def test_a_local_ray_listens_on_loopback_only() -> None:
+    """In a process of its own: whether Ray is a cluster's is decided when it is imported."""
+    code = """
+import psutil
+from wsi_mitosis.workers import ray_runtime
+with ray_runtime(None) as ray:
+    ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
+    me = psutil.Process()
+    sockets = [c for p in [me, *me.children(recursive=True)] for c in p.net_connections(kind="inet")]
+    print(*{c.laddr.ip.removeprefix("::ffff:") for c in sockets if c.status == "LISTEN"})
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["127.0.0.1"]

@@ -1,0 +1,162 @@
+"""`wsi-mitosis classify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from wsi_mitosis.cli import options
+from wsi_mitosis.tables import ALIASES, DetectionFormat
+from wsi_mitosis.units import Frame, LengthUnit
+
+if TYPE_CHECKING:
+    from wsi_mitosis.jobs.batch import BatchResult
+    from wsi_mitosis.specs import ClassifySpec
+
+
+def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str]:
+    """`x=A,y=B` as a dictionary."""
+    if not value:
+        return {}
+    pairs = [part.partition("=") for part in value.split(",")]
+    if bad := [ours for ours, _, theirs in pairs if ours.strip() not in ALIASES or not theirs]:
+        raise click.BadParameter(f"{bad[0]!r}: wants one of {', '.join(ALIASES)}, as in x=A,y=B", ctx, param)
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
+    f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()
+)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.option(
+    "--detections", required=True, metavar="PATH", help="One file, or a folder with a file per slide."
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(get_args(DetectionFormat)),
+    default="auto",
+    show_default=True,
+    help="Of the detections; auto looks at the content.",
+)
+@click.option("--columns", callback=_columns, metavar="x=A,y=B,...", help="Names of a table's columns.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="A class that is a candidate; repeatable."
+)
+@click.option(
+    "--units", type=click.Choice(get_args(LengthUnit)), help="Of the coordinates.  [default: the format's]"
+)
+@click.option(
+    "--frame", type=click.Choice(get_args(Frame)), help="Of the coordinates.  [default: the format's]"
+)
+@click.option("--min-score", type=float, help="Leave out candidates below.")
+@click.option(
+    "--merge-um", type=float, help="Candidates nearer than this are one; the highest score is kept."
+)
+@options.model
+@click.option("--out", default="wsi-mitosis-results", show_default=True, metavar="DIR", help="Results.")
+@click.option("--mpp", type=float, help="um/px for slides that state none, or an absurd one.")
+@click.option("--recursive", is_flag=True, help="Search folders with their sub-folders.")
+@options.vote
+@options.tta
+@click.option(
+    "--objects",
+    type=click.Choice(["detections", "annotations"]),
+    default="detections",
+    show_default=True,
+    help="What figures are in QuPath: detections are fast, annotations can be edited.",
+)
+@click.option("--geojson-frame", type=click.Choice(get_args(Frame)), default="qupath", show_default=True)
+@options.placement
+@click.option("--overwrite", is_flag=True, help="Compute again what is done.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failed slide.")
+@options.as_json
+@options.quiet
+@options.verbose
+def command(slides: tuple[str, ...], **given: Any) -> int:
+    r"""Classify the candidates on slides: GeoJSON for QuPath and counts per slide.
+
+    SLIDE is a file, a folder, a quoted glob, or a .csv or .txt list of slides (slide[,mpp]).
+
+    \b
+    Example:  wsi-mitosis classify slides/*.svs --detections dets.csv --out results
+
+    Exit status: 0 all done, 1 some slides failed, 2 nothing was started, 130 interrupted.
+    """
+    from wsi_mitosis.specs import ClassifySpec
+
+    data = {
+        "model": given["model"],
+        "input": {
+            "slides": slides,
+            "detections": given["detections"],
+            "format": given["format_"],
+            **{name: given[name] for name in ("columns", "units", "frame", "recursive")},
+        },
+        "result": {name: given[name] for name in ("mpp", "classes", "min_score", "merge_um", "vote", "tta")},
+        "output": {
+            "folder": given["out"],
+            **{name: given[name] for name in ("objects", "geojson_frame", "overwrite", "fail_fast")},
+        },
+        "placement": {
+            name: given[name]
+            for name in ("workers", "gpus_per_worker", "cpus_per_worker", "address", "device", "batch_size")
+        },
+    }
+    spec = ClassifySpec.parse(data, "classify")
+    return run_and_render(spec, **{name: given[name] for name in ("as_json", "quiet", "verbose")})
+
+
+def run_and_render(spec: ClassifySpec, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Do a run, show it, and return its exit status."""
+    from wsi_mitosis.cli.progress import Reporter
+    from wsi_mitosis.cli.signals import termination_interrupts
+    from wsi_mitosis.workers import classify_batch
+
+    with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose) as reporter:
+        result = classify_batch(spec, reporter)
+    if as_json:
+        click.echo(_as_json(result))
+    elif not quiet:
+        click.echo(_as_text(result))
+    return result.exit_status
+
+
+def _as_json(result: BatchResult) -> str:
+    import json
+
+    return json.dumps(
+        {
+            "out": str(result.folder),
+            "exit_status": result.exit_status,
+            "bundle": result.bundle,
+            "bundle_digest": result.bundle_digest,
+            "trained": result.trained,
+            "statuses": result.statuses,
+            "kept": sorted(result.kept),
+            "errors": result.errors,
+            "warnings": result.warnings,
+            "summary": result.rows,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _as_text(result: BatchResult) -> str:
+    counted = [row for row in result.rows if row["slide"] in result.statuses and row["status"] == "done"]
+    atypical, classified = (sum(row[name] for row in counted) for name in ("atypical", "classified"))
+    by_status = {status: list(result.statuses.values()).count(status) for status in result.statuses.values()}
+    states = ", ".join(f"{number} {status}" for status, number in sorted(by_status.items()))
+    lines = [
+        f"{len(result.statuses)} slides: {states}" + (f" ({len(result.kept)} kept)" if result.kept else ""),
+        f"{classified} figures: {atypical} atypical, {classified - atypical} typical",
+        *(f"failed: {error}" for error in result.errors.values()),
+        *(["interrupted: run the same command again to go on from here"] if result.interrupted else []),
+        *([] if result.trained else ["UNTRAINED BUNDLE: these labels mean nothing"]),
+        f"Results in {result.folder} (summary.csv, geojson/, figures/). Research use only.",
+    ]
+    return "\n".join(lines)

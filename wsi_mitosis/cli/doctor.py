@@ -1,0 +1,40 @@
+"""`wsi-mitosis doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsi_mitosis.cli import options
+
+
+@click.command()
+@options.model
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Where results would go.")
+@options.as_json
+def command(model: str | None, out: str, *, as_json: bool) -> int:
+    r"""Tell whether this machine is ready: each line ok, or what to do.
+
+    \b
+    Example:  wsi-mitosis doctor --out /data/results
+
+    Exit status: 0 if all is well, 1 otherwise.
+    """
+    import json
+    from dataclasses import asdict
+
+    from wsi_mitosis.jobs.doctor import examine
+    from wsi_mitosis.workers import try_ray
+
+    findings = []
+    for finding in examine(Path(out), model, try_ray):
+        findings.append(finding)
+        if not as_json:
+            mark = click.style("ok  ", fg="green") if finding.ok else click.style("FAIL", fg="red")
+            click.echo(f"{mark} {finding.subject}: {finding.told}")
+            if not finding.ok:
+                click.echo(f"     {finding.remedy}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    return int(not all(finding.ok for finding in findings))

@@ -1,0 +1,103 @@
+"""`wsi-mitosis predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsi_mitosis.cli import options
+
+if TYPE_CHECKING:
+    from wsi_mitosis.jobs.predict import StackResult
+    from wsi_mitosis.tables import Tta, Vote
+
+INPUT_DIR, OUTPUT_DIR = Path("/input"), Path("/output")
+"""Where Grand Challenge mounts a container's folders."""
+
+
+@click.command()
+@click.argument("stack", required=False, type=click.Path(path_type=Path), metavar="[STACK]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="Where the predictions go.")
+@options.model
+@click.option("--grand-challenge", is_flag=True, help="Be the container of MIDOG 2025 track 2.")
+@click.option(
+    "--input-dir", type=click.Path(path_type=Path), help="With --grand-challenge.  [default: /input]"
+)
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path), help="With --grand-challenge.  [default: /output]"
+)
+@options.device
+@options.tta
+@options.vote
+@click.option("--json", "as_json", is_flag=True, help="The predictions on stdout, as in the file.")
+@options.quiet
+@options.verbose
+def command(
+    stack: Path | None,
+    out: Path | None,
+    model: str | None,
+    input_dir: Path | None,
+    output_dir: Path | None,
+    device: str,
+    tta: Tta | None,
+    vote: Vote,
+    *,
+    grand_challenge: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Classify crops that are already cut out: the pages of a TIFF.
+
+    STACK has square RGB pages of one size with the figure in the centre; pages larger than the bundle's
+    patches are cut to their centre. FILE.json lists in page order a class, atypical or normal, and
+    P(atypical) as "confidence"; FILE.provenance.json beside it says which bundle gave them.
+
+    Example:  wsi-mitosis predict crops.tiff --out crops.json
+    """
+    if grand_challenge == (stack is not None) or (grand_challenge and out):
+        raise click.UsageError("Give a STACK with --out or --json, or --grand-challenge without either.")
+    if not grand_challenge and (input_dir or output_dir):
+        raise click.UsageError("--input-dir and --output-dir go with --grand-challenge.")
+    if not (grand_challenge or out or as_json):
+        raise click.UsageError("Give --out FILE.json, --json, or both.")
+
+    import json
+
+    from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
+    from wsi_mitosis.jobs.predict import predict_challenge, predict_stack
+
+    bundle = open_bundle(find_bundle(model or DEFAULT_BUNDLE))
+    if not bundle.manifest.trained and not quiet:
+        _tell(f"note: '{bundle.manifest.name}' is UNTRAINED: these labels mean nothing", fg="yellow")
+    if stack is None:
+        result, out = predict_challenge(
+            input_dir or INPUT_DIR, output_dir or OUTPUT_DIR, bundle, device=device, tta=tta, vote=vote
+        )
+    else:
+        result = predict_stack(stack, bundle, device=device, tta=tta, vote=vote)
+        if out is not None:
+            result.write(out)
+    if as_json:
+        click.echo(json.dumps(result.predictions))
+    if not quiet:
+        _summarise(result, out, verbose=verbose)
+    return 0
+
+
+def _summarise(result: StackResult, out: Path | None, *, verbose: bool) -> None:
+    """Tell stderr what was found; stdout belongs to --json."""
+    if verbose:
+        votes = zip(result.predictions, result.votes.votes_atypical, result.votes.votes_cast, strict=True)
+        for page, (prediction, atypical, cast) in enumerate(votes, start=1):
+            label, p_atypical = prediction["class"], prediction["confidence"]
+            _tell(f"page {page}: {label:8} P(atypical) {p_atypical:.3f}, {atypical} of {cast} votes")
+    atypical = int(result.votes.is_atypical.sum())
+    where = f" in {out}" if out is not None else ""
+    _tell(f"{len(result.votes)} crops: {atypical} atypical{where}, on {result.device}. Research use only.")
+
+
+def _tell(message: str, fg: str | None = None) -> None:
+    click.secho(message, fg=fg, err=True)

@@ -1,0 +1,102 @@
+"""What a run shows while it works: a live line at a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from wsi_mitosis.io.results import SlideRecord
+    from wsi_mitosis.jobs.batch import SlideOutcome
+
+PLAIN_SECONDS = 30.0
+"""Between two lines of a log that nobody watches."""
+
+
+class Reporter:
+    """Tells a run to stderr. Use it as a context manager.
+
+    Args:
+        quiet: Errors only.
+        verbose: A line for every slide, at a terminal too.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = sys.stderr.isatty() and not quiet
+        self._slides = self._done = self._failed = self._patches = self._candidates = 0
+        self._started = self._told = monotonic()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def warn(self, message: str) -> None:
+        """Tell something that the user should know."""
+        if not self._quiet:
+            self._console.print(f"note: {message}", style="yellow", markup=False)
+
+    def start(self, slides: int, candidates: int) -> None:
+        """The work begins."""
+        self._slides, self._candidates = slides, candidates
+        self._started = self._told = monotonic()
+        if self._live:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(self._line(), total=candidates)
+            self._progress.start()
+        else:
+            self._say(f"{slides} slides, {candidates} candidates")
+
+    def patches(self, number: int) -> None:
+        """So many more patches are classified."""
+        self._patches += number
+        if self._progress is not None:
+            self._progress.update(self._task, advance=number, description=self._line())
+        elif monotonic() - self._told >= PLAIN_SECONDS:
+            self._say(self._line())
+
+    def finished(self, outcome: SlideOutcome, record: SlideRecord | None) -> None:
+        """One slide is through."""
+        self._done += 1
+        self._failed += outcome.status == "failed"
+        if self._progress is not None:
+            self._progress.update(self._task, description=self._line())
+        if outcome.error is not None:
+            self._console.print(f"failed: {outcome.error}", style="red", markup=False)
+        elif record is not None and (self._verbose or self._progress is None):
+            self._say(self._slide_line(outcome, record))
+
+    def _slide_line(self, outcome: SlideOutcome, record: SlideRecord) -> str:
+        counts = record.counts
+        what = "kept" if outcome.result is None else f"{outcome.seconds:.1f} s"
+        return (
+            f"[{self._done}/{self._slides}] {record.slide}: {counts['atypical']} atypical, "
+            f"{counts['typical']} typical, {counts['excluded']} excluded ({what})"
+        )
+
+    def _line(self) -> str:
+        seconds = max(monotonic() - self._started, 1e-6)
+        return (
+            f"{self._done}/{self._slides} slides, {self._failed} failed, "
+            f"{self._patches} patches, {self._patches / seconds:.0f}/s"
+        )
+
+    def _say(self, line: str) -> None:
+        self._told = monotonic()
+        if not self._quiet:
+            self._console.print(line, markup=False)

@@ -1,0 +1,81 @@
+"""Candidate mitotic figures from whatever a detector, a viewer or a challenge writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
+from wsi_mitosis.io.detections.common import fault
+from wsi_mitosis.io.detections.content import FORMATS, Content, open_content
+from wsi_mitosis.io.detections.delimited import read_delimited, read_parquet
+from wsi_mitosis.io.detections.folder import ENDINGS, find_files
+from wsi_mitosis.io.detections.geojson import read_geojson
+from wsi_mitosis.io.detections.sqlite import read_sliderunner, read_tiatoolbox_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from wsi_mitosis.tables import Detections
+    from wsi_mitosis.units import Frame, LengthUnit
+
+__all__ = ["ENDINGS", "FORMATS", "find_files", "read_detections"]
+
+
+def read_detections(
+    path: Path,
+    *,
+    format: str = "auto",  # noqa: A002 - the option's name
+    columns: Mapping[str, str] | None = None,
+    units: LengthUnit | None = None,
+    frame: Frame | None = None,
+) -> Detections:
+    """Read a detections file as it is, without converting anything.
+
+    Args:
+        path: A file of any of FORMATS, which may be compressed with gzip.
+        format: One of FORMATS, or `auto` to tell it by the content.
+        columns: Of a table: role (`x`, `slide`, ... as in ALIASES) to column name; wins over the aliases.
+        units: Unit of the coordinates; None for the format's own: px, Grand Challenge mm, a table as its
+            header says.
+        frame: Frame of the coordinates; None for the format's own: `qupath` for QuPath's GeoJSON and
+            measurement tables, else `slide`.
+
+    Raises:
+        DetectionsError: if the file cannot be read, is of another format than the one given, or has rows
+            that make no sense; names the file, the place and the remedy.
+    """
+    content = open_content(path)
+    taken = _chosen(format, content, path)
+    if columns and content.kind not in {"table", "parquet"}:
+        raise fault(f"--columns names columns of a table, and this is {taken}", path, "Leave out --columns")
+    detections = _read(content, taken, path, columns or {})
+    return replace(detections, units=units or detections.units, frame=frame or detections.frame)
+
+
+def _chosen(asked: str, content: Content, path: Path) -> str:
+    if asked == "auto":
+        return content.formats[0]
+    if asked not in FORMATS:
+        raise fault(f"unknown format '{asked}'", path, f"--format takes auto, {', '.join(FORMATS)}")
+    if asked not in content.formats:
+        cause = f"not {asked}: it looks like {content.formats[0]}"
+        raise fault(cause, path, f"Give --format {content.formats[0]} or leave it out")
+    return asked
+
+
+def _read(content: Content, taken: str, path: Path, columns: Mapping[str, str]) -> Detections:
+    if content.kind == "table":
+        return read_delimited(content.data, path, columns)
+    if content.kind == "parquet":
+        return read_parquet(content.data, path, columns)
+    if content.kind == "sqlite":
+        return read_sliderunner(path) if taken == "sliderunner" else read_tiatoolbox_store(path)
+    if taken == "midog":
+        return read_midog(content.data, path)
+    if taken == "midog-guide":
+        return read_midog_guide(content.data, path)
+    if taken == "grand-challenge":
+        return read_grand_challenge(content.data, path)
+    return read_geojson(content.data, path, tiatoolbox="tiatoolbox" in {taken, content.formats[0]})

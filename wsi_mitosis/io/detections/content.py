@@ -1,0 +1,131 @@
+"""What a detections file is, told by its content and never by its name's ending."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from wsi_mitosis.io.detections.common import fault, listed
+from wsi_mitosis.io.detections.geojson import is_tiatoolbox
+from wsi_mitosis.io.detections.sqlite import database_format
+from wsi_mitosis.tables import DetectionFormat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMATS: tuple[DetectionFormat, ...] = tuple(name for name in get_args(DetectionFormat) if name != "auto")
+"""The names of `--format` besides `auto`."""
+
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_PARQUET_MAGIC = b"PAR1"
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_REMEDY = f"Give a file of one of these formats: {', '.join(FORMATS)}"
+
+
+@dataclass(frozen=True)
+class Content:
+    """An opened detections file.
+
+    Attributes:
+        formats: The formats that the content fits, the likeliest first.
+        kind: What `data` is: the text of a table, the bytes of a Parquet file, a parsed JSON document, or
+            None for a database, which is read from its path.
+    """
+
+    formats: tuple[DetectionFormat, ...]
+    kind: Literal["table", "parquet", "json", "sqlite"]
+    data: Any = None
+
+
+def open_content(path: Path) -> Content:
+    """Open a file and tell its format.
+
+    Raises:
+        DetectionsError: for a file that is missing, empty, damaged or of no known format.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise fault(error.strerror or str(error), path, "Check the path and its permissions") from error
+    if data.startswith(_GZIP_MAGIC):
+        data = _decompressed(data, path)
+    elif data.startswith(_SQLITE_MAGIC):
+        return Content((database_format(path),), "sqlite")
+    if data.startswith(_PARQUET_MAGIC):
+        return Content(("parquet",), "parquet", data)
+    text = _decoded(data, path)
+    if text.lstrip()[:1] in {"{", "["}:
+        document = _parsed(text, path)
+        return Content(_json_formats(document, path), "json", document)
+    return Content(("csv",), "table", text)
+
+
+def _decompressed(data: bytes, path: Path) -> bytes:
+    try:
+        data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise fault(f"a damaged gzip file: {error}", path, "Write or copy it again") from error
+    if data.startswith(_SQLITE_MAGIC):
+        raise fault("a compressed SQLite database", path, "Decompress it first: a database is read in place")
+    return data
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    """Text in UTF-8 or UTF-16, else in Windows' cp1252, with line ends of one kind."""
+    bom_encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), None)
+    for encoding in (bom_encoding,) if bom_encoding else ("utf-8", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if not text.strip():
+            raise fault("the file is empty", path, _REMEDY)
+        if not _is_binary(text):
+            return text
+    raise fault("neither text nor a database nor Parquet", path, _REMEDY)
+
+
+def _is_binary(text: str) -> bool:
+    """Whether the beginning has control characters that no table or JSON has."""
+    return "\x00" in text or any(char < " " and char not in "\t\n\f" for char in text[:4096])
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise fault(f"not valid JSON: {error}", path, "Write or copy it again") from error
+    except RecursionError as error:
+        raise fault("JSON that is nested too deeply", path, _REMEDY) from error
+
+
+def _json_formats(document: Any, path: Path) -> tuple[DetectionFormat, ...]:
+    if isinstance(document, list):
+        return _list_formats(document, path)
+    if document.get("type") in ("FeatureCollection", "Feature"):
+        features = document.get("features", [document])
+        return ("tiatoolbox", "geojson") if is_tiatoolbox(features) else ("geojson", "tiatoolbox")
+    if "boxes" in document:
+        return ("midog-guide",)
+    if "annotations" in document and "images" in document:
+        return ("midog",)
+    if "points" in document:
+        return ("grand-challenge",)
+    raise fault(f"JSON of no known format, with the keys {listed(document)}", path, _REMEDY)
+
+
+def _list_formats(items: list[Any], path: Path) -> tuple[DetectionFormat, ...]:
+    if not items:
+        return ("geojson", "tiatoolbox", "grand-challenge")
+    first = items[0] if isinstance(items[0], dict) else {}
+    if "geometry" in first:
+        return ("tiatoolbox", "geojson") if is_tiatoolbox(items) else ("geojson", "tiatoolbox")
+    if "point" in first:
+        return ("grand-challenge",)
+    raise fault("a JSON list of things that are neither features nor points", path, _REMEDY)

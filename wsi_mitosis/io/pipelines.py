@@ -1,0 +1,43 @@
+"""Pipeline files: a classify run, written down."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from wsi_mitosis.errors import SpecError
+from wsi_mitosis.io.shipped import names, shipped
+from wsi_mitosis.specs import ClassifySpec
+
+
+def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
+    """Read a pipeline and resolve its relative paths.
+
+    Args:
+        pipeline: A TOML file, or the bare name of a shipped one.
+        root: Where relative paths start; the file's folder if not given, the current one for a shipped file.
+
+    Raises:
+        SpecError: where there is no such pipeline, or its keys are not those of `ClassifySpec`.
+    """
+    path = Path(pipeline)
+    base = path.parent
+    if not path.is_file():
+        path, base = shipped("pipelines") / f"{path.name.removesuffix('.toml')}.toml", Path()
+        if Path(pipeline).name != pipeline or not path.is_file():
+            raise SpecError(
+                "no such pipeline",
+                subject=pipeline,
+                remedy=f"Name a TOML file, or a shipped one: {', '.join(names('pipelines'))}",
+            )
+    spec = ClassifySpec.parse_toml(path.read_text(encoding="utf-8"), path)
+    return _rooted(spec, Path(root) if root is not None else base)
+
+
+def _rooted(spec: ClassifySpec, root: Path) -> ClassifySpec:
+    magic_free = Path(glob.escape(str(root)))
+    slides = tuple(str((magic_free if glob.has_magic(s) else root) / s) for s in spec.input.slides)
+    inputs = spec.input.model_copy(update={"slides": slides, "detections": str(root / spec.input.detections)})
+    output = spec.output.model_copy(update={"folder": str(root / spec.output.folder)})
+    model = str(root / spec.model) if spec.model and "/" in spec.model else spec.model
+    return spec.model_copy(update={"input": inputs, "output": output, "model": model})

@@ -1,0 +1,294 @@
+"""The output folder: one file per slide and kind, each whole or absent, and one writer at a time.
+
+A slide's figures table is written last and carries the key of its result in its metadata: where it stands,
+the slide is done. Everything else in the folder is derived from these tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from filelock import FileLock, Timeout
+
+from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.annotations import (
+    GeojsonStyle,
+    ObjectType,
+    geojson_paths,
+    read_provenance,
+    write_geojson,
+)
+from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.tables import FIGURE_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.units import Bounds, Frame, Mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+METADATA_KEY = b"wsi_mitosis"
+FIGURE_TYPES = {
+    "slide": pa.string(),
+    "candidate_id": pa.string(),
+    "figure_id": pa.string(),
+    "x_px0": pa.float64(),
+    "y_px0": pa.float64(),
+    "detector_score": pa.float64(),
+    "p_atypical": pa.float64(),
+    "votes_atypical": pa.int16(),
+    "votes_cast": pa.int16(),
+    "label": pa.string(),
+    "excluded_reason": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """What a figures table says about itself, in its metadata.
+
+    Attributes:
+        slide: Name in the output folder.
+        source: Absolute path of the slide.
+        key: Digest of everything that the result depends on.
+        identity: Digest of the slide's content.
+        mpp: um per level-0 px along x and y.
+        mpp_source: Who says so: `slide`, `given` or `list`.
+        bounds: The slide's bounds, level-0 px, slide frame, or None.
+        bundle, bundle_digest, trained: The ensemble, and whether its labels mean anything.
+        program: Version of wsi-mitosis.
+        counts: The slide's numbers, by SUMMARY_COLUMNS names.
+        seconds: Time the slide took.
+        warnings: What the user should know about this slide's result.
+    """
+
+    slide: str
+    source: str
+    key: str
+    identity: str
+    mpp: tuple[float, float]
+    mpp_source: str
+    bounds: tuple[int, int, int, int] | None
+    bundle: str
+    bundle_digest: str
+    trained: bool
+    program: str
+    counts: dict[str, float | int | None]
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    def summary_row(self) -> dict[str, Any]:
+        """The slide's row of `summary.csv`."""
+        return {
+            "slide": self.slide,
+            "status": "done",
+            **self.counts,
+            "mpp_um": sum(self.mpp) / 2,
+            "mpp_source": self.mpp_source,
+            "bundle": self.bundle,
+            "bundle_digest": self.bundle_digest,
+            "trained": str(self.trained).lower(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How GeoJSON is drawn; no part of it changes a result."""
+
+    objects: ObjectType
+    frame: Frame
+
+
+class ResultFolder:
+    """An output folder that this process holds. Use it as a context manager.
+
+    Args:
+        folder: Made if it does not exist.
+
+    Raises:
+        OutputError: where the folder cannot be written, or another run holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        remedy = "Name another by --out"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / ".wsi-mitosis.lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            wait = "Wait for the other run, or name another folder by --out"
+            raise OutputError("another run holds this folder", subject=folder, remedy=wait) from error
+        except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
+            raise OutputError(f"cannot be written: {error}", subject=folder, remedy=remedy) from error
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def figures_path(self, slide: str) -> Path:
+        """The figures table of a slide, whether it exists or not."""
+        return self.folder / "figures" / f"{slide}.parquet"
+
+    def records(self) -> dict[str, SlideRecord]:
+        """What stands in the folder, by slide name; read from the tables' metadata alone."""
+        tables = sorted((self.folder / "figures").rglob("*.parquet"))
+        found = (read_record(path) for path in tables if not path.name.startswith("."))
+        return {record.slide: record for record in found if record is not None}
+
+    def is_drawn(self, record: SlideRecord, drawing: Drawing) -> bool:
+        """Whether the slide's GeoJSON stands, of this very result and drawn this way."""
+        found = [path for path in geojson_paths(self._geojson_stem(record.slide)) if path.exists()]
+        return len(found) == 1 and read_provenance(found[0]) == _provenance(record, drawing)
+
+    def write_slide(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
+        """Write the slide's GeoJSON and, last, its figures table.
+
+        Args:
+            record: The slide's result.
+            figures: FIGURE_COLUMNS without `geometry`, then the input's other columns.
+            drawing: How the GeoJSON is drawn.
+        """
+        self._draw(record, figures, drawing)
+        with replacing(self.figures_path(record.slide)) as temporary:
+            pq.write_table(_figures_table(figures, record), temporary)
+
+    def redraw(self, record: SlideRecord, drawing: Drawing) -> None:
+        """Write a done slide's GeoJSON again, drawn another way; nothing is computed."""
+        self._draw(record, read_figures(self.figures_path(record.slide)), drawing)
+
+    def earlier_rows(self) -> dict[str, dict[str, str]]:
+        """The rows of the summary that stands in the folder, by slide."""
+        path = self.folder / "summary.csv"
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["slide"]: row for row in csv.DictReader(file)}
+
+    def write_summary(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write `summary.csv`, sorted by slide; a column that a row lacks is an empty cell."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, SUMMARY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: str(row["slide"])))
+        write_text(self.folder / "summary.csv", text.getvalue())
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Write `run.json`."""
+        write_text(
+            self.folder / "run.json", json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n"
+        )
+
+    def log(self, event: str, **facts: object) -> None:
+        """Append one event to `log.jsonl`, a whole line in one write."""
+        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+        descriptor = os.open(self.folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def _draw(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
+        style = GeojsonStyle(
+            object_type=drawing.objects,
+            origin_px0=_origin(record.bounds, drawing.frame),
+            trained=record.trained,
+            provenance=_provenance(record, drawing),
+        )
+        write_geojson(self._geojson_stem(record.slide), figures, Mpp(*record.mpp), style)
+
+    def _geojson_stem(self, slide: str) -> Path:
+        return self.folder / "geojson" / slide
+
+
+def read_figures(path: Path) -> pd.DataFrame:
+    """Read a figures table without its geometry column (the coordinates say the same)."""
+    columns = [name for name in pq.read_schema(path).names if name != "geometry"]
+    frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas(types_mapper=_nullable_integers)
+    return frame
+
+
+def read_record(path: Path) -> SlideRecord | None:
+    """What a figures table says about itself; None where the file is no whole table of ours."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        fields = json.loads(metadata[METADATA_KEY])
+        known = {name: fields[name] for name in SlideRecord.__dataclass_fields__ if name in fields}
+        tuples = {n: tuple(known[n]) for n in ("mpp", "bounds", "warnings") if known.get(n) is not None}
+        return SlideRecord(**known | tuples)
+    except (TypeError, ValueError):  # of a version that recorded less: the slide is not done
+        return None
+
+
+def _origin(bounds: tuple[int, int, int, int] | None, frame: Frame) -> tuple[int, int]:
+    corner = Bounds(*bounds) if bounds is not None and frame == "qupath" else Bounds(0, 0, 0, 0)
+    return corner.x, corner.y
+
+
+def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
+    return {
+        "bundle": record.bundle,
+        "bundle_digest": record.bundle_digest,
+        "trained": record.trained,
+        "program": record.program,
+        "result_key": record.key,
+        "objects": drawing.objects,
+        "frame": drawing.frame,
+        "use": "research use only" if record.trained else "untrained: the labels mean nothing",
+    }
+
+
+def _figures_table(figures: pd.DataFrame, record: SlideRecord) -> pa.Table:
+    """The table as GeoParquet 1.1 (geoparquet.org/releases/v1.1.0): points as WKB, no CRS: slide pixels."""
+    placed = np.isfinite(figures["x_px0"]) & np.isfinite(figures["y_px0"])
+    points = np.full(len(figures), None, dtype=object)
+    points[placed] = shapely.to_wkb(
+        shapely.points(figures.loc[placed, "x_px0"], figures.loc[placed, "y_px0"])
+    )
+    columns = {
+        name: pa.array(figures[name], type=kind, from_pandas=True) for name, kind in FIGURE_TYPES.items()
+    }
+    columns["geometry"] = pa.array(points, type=pa.binary())
+    columns |= {name: _carried(figures[name]) for name in figures.columns if name not in FIGURE_COLUMNS}
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"], "crs": None}},
+    }
+    metadata = {
+        b"geo": json.dumps(geo).encode(),
+        METADATA_KEY: json.dumps(asdict(record), ensure_ascii=False).encode(),
+    }
+    return pa.table(columns).replace_schema_metadata(metadata)
+
+
+def _carried(column: pd.Series[Any]) -> pa.Array:
+    """An input's column as it is, or as text where its values are of several kinds."""
+    try:
+        return pa.array(column, from_pandas=True)
+    except (pa.ArrowException, OverflowError):
+        texts = [None if pd.isna(value) is True else str(value) for value in column]
+        return pa.array(texts, type=pa.string())
+
+
+def _nullable_integers(kind: pa.DataType) -> Any:
+    return {pa.int16(): pd.Int16Dtype(), pa.int64(): pd.Int64Dtype()}.get(kind)

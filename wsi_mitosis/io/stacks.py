@@ -1,0 +1,151 @@
+"""Stacks of crops, and what the MIDOG 2025 track-2 challenge puts in and wants out."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_mitosis.errors import InputError, OutputError
+from wsi_mitosis.io.atomic import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+IN_SOCKET = "stacked-histopathology-roi-cropouts"
+OUT_FILE = "multiple-mitotic-figure-classification.json"
+"""The challenge's sockets (MIDOG 2025 track 2; DeepMicroscopy/MIDOG25_T2_reference_docker)."""
+TIFF_ENDINGS = (".tif", ".tiff")
+
+
+def read_stack(path: Path) -> NDArray[np.uint8]:
+    """Read a TIFF whose pages are crops.
+
+    Args:
+        path: A TIFF of one or more pages, each RGB, 8 bits a channel, all of one size, square.
+
+    Returns:
+        (N, P, P, 3) uint8 RGB, in page order.
+
+    Raises:
+        InputError: where the file cannot be read or its pages are something else.
+    """
+    from tifffile import TiffFile, TiffFileError
+
+    try:
+        with TiffFile(path) as tiff:
+            pages = list(tiff.pages)
+            fault = _fault(pages)
+            stack = [] if fault else [_channels_last(page) for page in pages]
+    except (OSError, EOFError, TiffFileError, struct.error, ValueError, LookupError, RuntimeError) as error:
+        raise _stack_error(path, f"cannot be read: {error}") from error
+    if fault:
+        raise _stack_error(path, fault)
+    return np.stack(stack)
+
+
+def _fault(pages: Sequence[Any]) -> str | None:
+    """What is wrong with a TIFF's pages, if anything is."""
+    for number, page in enumerate(pages, start=1):
+        # Of YCbCr pages, tifffile turns only JPEG's into RGB.
+        coded = page.photometric.name == "YCBCR" and page.compression.name == "JPEG"
+        if page.samplesperpixel != 3 or not (page.photometric.name == "RGB" or coded):
+            kind = f"{page.photometric.name} with {page.samplesperpixel} samples a pixel"
+            return f"page {number} of {len(pages)} is {kind}, not RGB"
+        if page.dtype != np.uint8:
+            return f"page {number} of {len(pages)} has {page.dtype} values, not 8 bits a channel"
+        size, first = (page.imagewidth, page.imagelength), (pages[0].imagewidth, pages[0].imagelength)
+        if size != first or size[0] != size[1]:
+            wanted = "square" if number == 1 else f"{first[0]} x {first[1]} px like the first"
+            return f"page {number} of {len(pages)} is {size[0]} x {size[1]} px, not {wanted}"
+    return None if pages else "has no pages"
+
+
+def _channels_last(page: Any) -> NDArray[np.uint8]:
+    pixels = page.asarray()
+    separate = page.planarconfig.name == "SEPARATE"
+    return np.asarray(np.moveaxis(pixels, 0, -1) if separate else pixels, dtype=np.uint8)
+
+
+def _stack_error(path: Path, cause: str) -> InputError:
+    return InputError(
+        cause,
+        subject=path,
+        stage="reading crops",
+        remedy="Give a TIFF whose pages are square RGB crops of one size, 8 bits a channel, without alpha",
+    )
+
+
+def challenge_stack(input_dir: Path) -> Path:
+    """The one stack among a challenge container's inputs.
+
+    `inputs.json` is a list with an object per input, whose `socket` (older: `interface`) has the `slug` and
+    the `relative_path` of a folder with one image.
+
+    Args:
+        input_dir: `/input` of the container.
+
+    Raises:
+        InputError: where the input is not described, or the folder does not hold exactly one TIFF.
+    """
+    listing = input_dir / "inputs.json"
+    try:
+        inputs = json.loads(listing.read_text(encoding="utf-8"))
+        sockets = [entry.get("socket") or entry["interface"] for entry in inputs]
+        folders = [str(socket["relative_path"]) for socket in sockets if socket["slug"] == IN_SOCKET]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = f"is no list of inputs: {type(error).__name__}: {error}"
+        raise _challenge_error(listing, cause) from error
+    if len(folders) != 1:
+        raise _challenge_error(listing, f"names '{IN_SOCKET}' {len(folders)} times, not once")
+    folder = input_dir / folders[0]
+    stacks = sorted(path for path in folder.glob("*") if path.suffix.lower() in TIFF_ENDINGS)
+    if len(stacks) != 1:
+        raise _challenge_error(folder, f"holds {len(stacks)} TIFF files, not one")
+    return stacks[0]
+
+
+def _challenge_error(subject: Path, cause: str) -> InputError:
+    return InputError(
+        cause,
+        subject=subject,
+        stage="reading the challenge's input",
+        remedy=f"It wants inputs.json and images/{IN_SOCKET}/<one TIFF>, as Grand Challenge mounts them",
+    )
+
+
+def write_predictions(
+    path: Path, predictions: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
+) -> Path:
+    """Write predictions, and beside them what they come from.
+
+    The provenance is written first, so that predictions never stand without it.
+
+    Args:
+        path: Of the predictions' JSON file.
+        predictions: In page order.
+        provenance: Program, bundle and settings.
+
+    Returns:
+        Path of the provenance, `<stem>.provenance.json`.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    beside = path.with_name(f"{path.stem}.provenance.json")
+    try:
+        write_text(beside, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(predictions, indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}",
+            subject=path,
+            stage="writing predictions",
+            remedy="Choose a folder that you may write to",
+        ) from error
+    return beside

@@ -1,0 +1,472 @@
+"""A folder of slides: what is to do, who did it, and what stands in the output folder afterwards.
+
+This module knows no Ray: it hands tasks to an executor and takes outcomes from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from wsi_mitosis.core.matching import split_by_slide
+from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.errors import DetectionsError, WsiMitosisError
+from wsi_mitosis.io.detections import find_files, read_detections
+from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.slides import find_slides
+from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
+from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.jobs.classify import Classifier
+    from wsi_mitosis.specs import ClassifySpec
+    from wsi_mitosis.tables import Detections, SlideSource, Status
+
+LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
+
+
+@dataclass(frozen=True)
+class SlideTask:
+    """One slide to classify.
+
+    Attributes:
+        name: What it is called in the output folder.
+        known_key: Key of the result that stands there, unless it is to be computed again.
+    """
+
+    source: SlideSource
+    name: str
+    detections: Detections
+    known_key: str | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """By which the largest tasks are found: candidates, then bytes."""
+        path = self.source.path
+        return len(self.detections.table), path.stat().st_size if path.exists() else 0
+
+
+@dataclass(frozen=True)
+class SlideOutcome:
+    """What became of one slide.
+
+    Attributes:
+        result: None where it failed, or where the result that stands is of the same key.
+        error: One line for the user; None if all went well.
+        details: Traceback of an error that no input explains.
+        seconds: Time it took.
+        peak_rss_mb: Largest resident memory so far of the process that did it, MB.
+    """
+
+    name: str
+    status: Literal["done", "failed"]
+    result: SlideResult | None = None
+    error: str | None = None
+    details: str | None = None
+    seconds: float = 0.0
+    peak_rss_mb: float | None = None
+
+
+class Reporter(Protocol):
+    """Whoever shows a run to the user."""
+
+    def warn(self, message: str) -> None:
+        """Tell something that the user should know."""
+        ...
+
+    def start(self, slides: int, candidates: int) -> None:
+        """The work begins."""
+        ...
+
+    def patches(self, number: int) -> None:
+        """So many more patches are classified."""
+        ...
+
+    def finished(self, outcome: SlideOutcome, record: SlideRecord | None) -> None:
+        """One slide is through; `record` is what stands of it in the output folder."""
+        ...
+
+
+Executor = Callable[[Sequence[SlideTask], "Bundle", "ClassifySpec", Reporter], Iterator[SlideOutcome]]
+"""Takes tasks, largest first, and yields an outcome for each as it ends."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The slides and their candidates, read and matched.
+
+    Attributes:
+        detections: Candidates by slide.
+        failures: Slides whose own detections file cannot be used, and why.
+        absent: Slides that no row and no file is for.
+        notes: What the user should know.
+        files: The detections files that were read: path, format, frame, units, SHA-256.
+    """
+
+    detections: dict[SlideSource, Detections]
+    failures: dict[SlideSource, str]
+    absent: tuple[SlideSource, ...]
+    notes: tuple[str, ...]
+    files: tuple[dict[str, str], ...]
+
+    @property
+    def sources(self) -> tuple[SlideSource, ...]:
+        """All slides of the run."""
+        return (*self.detections, *self.failures, *self.absent)
+
+
+@dataclass
+class BatchResult:
+    """A run's end.
+
+    Attributes:
+        folder: The output folder.
+        statuses: Status by slide name, this run's slides only.
+        errors: One line for each failed slide.
+        kept: Slides whose result stood already.
+        rows: The rows of `summary.csv`.
+        warnings: All that the user was told.
+    """
+
+    folder: Path
+    bundle: str
+    bundle_digest: str
+    trained: bool
+    statuses: dict[str, Status] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 1 some failed or were left, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return int(any(status in {"failed", "pending", "set_aside"} for status in self.statuses.values()))
+
+
+def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> BatchResult:
+    """Classify the candidates of many slides into one output folder.
+
+    A failed slide leaves the others alone. An interrupt is taken between two slides: what is done stands, the
+    rest is `pending`, and the result says so.
+
+    Args:
+        spec: The run.
+        execute: Who does the slides.
+        reporter: Who tells the user.
+
+    Raises:
+        InputError: where nothing can be started.
+    """
+    bundle = checked_bundle(spec.model)
+    inputs = read_inputs(spec)
+    with ResultFolder(Path(spec.output.folder)) as folder:
+        return _Run(spec, bundle, inputs, folder, reporter).through(execute)
+
+
+def run_tasks(
+    tasks: Sequence[SlideTask], classifier: Classifier, on_patches: Callable[[int], None]
+) -> Iterator[SlideOutcome]:
+    """Do tasks one after the other in this process."""
+    for task in tasks:
+        yield run_task(task, classifier, on_patches)
+
+
+def run_task(task: SlideTask, classifier: Classifier, on_patches: Callable[[int], None]) -> SlideOutcome:
+    """Do one slide; whatever goes wrong with it is its outcome, and never the batch's end."""
+    started = perf_counter()
+    result, error, details = None, None, None
+    try:
+        result = classifier.classify(
+            task.source, task.name, task.detections, known_key=task.known_key, on_patches=on_patches
+        )
+    except WsiMitosisError as failure:
+        error = str(failure)
+    except Exception as failure:  # noqa: BLE001 - a slide's failure is that slide's alone; the traceback is kept
+        error = f"{task.name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
+        details = traceback.format_exc()
+    return SlideOutcome(
+        name=task.name,
+        status="done" if error is None else "failed",
+        result=result,
+        error=error,
+        details=details,
+        seconds=perf_counter() - started,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux, getrusage(2)
+    )
+
+
+def read_inputs(spec: ClassifySpec) -> Inputs:
+    """Find the slides, read the detections and match the two.
+
+    Raises:
+        InputError: where there are no slides, or a detections file that all share cannot be used.
+    """
+    found = find_slides(spec.input.slides, recursive=spec.input.recursive)
+    path = Path(spec.input.detections)
+    if not path.exists():
+        raise DetectionsError("no such file or folder", subject=path, stage="reading detections")
+    inputs = _from_folder if path.is_dir() else _from_file
+    read = inputs(spec, path, found.sources)
+    skipped = (f"{found.skipped} files that are no slides were passed over",) if found.skipped else ()
+    return Inputs(read.detections, read.failures, read.absent, (*skipped, *read.notes), read.files)
+
+
+def _read(spec: ClassifySpec, path: Path) -> Detections:
+    options = spec.input
+    return read_detections(
+        path,
+        format=options.format,
+        columns=dict(options.columns),
+        units=options.units,
+        frame=options.frame,
+    )
+
+
+def _from_file(spec: ClassifySpec, path: Path, sources: Sequence[SlideSource]) -> Inputs:
+    detections = _read(spec, path)
+    split = split_by_slide(detections, sources)
+    notes = [f"{path.name}: read as {detections.format}, {detections.units}, frame {detections.frame}"]
+    if split.unmatched_rows:
+        others = len(split.unmatched_names)
+        notes.append(f"{path.name}: {split.unmatched_rows} rows for {others} slides that were not given")
+    absent = tuple(source for source in sources if source not in split.parts)
+    return Inputs(dict(split.parts), {}, absent, tuple(notes), (_described(path, detections),))
+
+
+def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource]) -> Inputs:
+    files = find_files(folder, sources)
+    inputs = Inputs({}, {}, tuple(source for source, paths in files.items() if not paths), (), ())
+    notes, described = [], []
+    for source, paths in files.items():
+        if not paths:
+            continue
+        try:
+            if len(paths) > 1:
+                raise DetectionsError(
+                    f"{len(paths)} files fit this slide: {', '.join(p.name for p in paths)}",
+                    subject=source.path.name,
+                    stage="reading detections",
+                    remedy="Leave one of them in the folder",
+                )
+            detections = _read(spec, paths[0])
+            split = split_by_slide(detections, [source])
+        except DetectionsError as error:
+            inputs.failures[source] = str(error)
+            continue
+        if split.unmatched_rows:
+            notes.append(f"{paths[0].name}: {split.unmatched_rows} rows for other slides")
+        notes.append(
+            f"{paths[0].name}: read as {detections.format}, {detections.units}, frame {detections.frame}"
+        )
+        inputs.detections[source] = split.parts[source]
+        described.append(_described(paths[0], detections))
+    return Inputs(inputs.detections, inputs.failures, inputs.absent, tuple(notes), tuple(described))
+
+
+def _described(path: Path, detections: Detections) -> dict[str, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "path": str(path.absolute()),
+        "sha256": digest,
+        "format": detections.format,
+        "units": detections.units,
+        "frame": detections.frame,
+    }
+
+
+class _Run:
+    """One run's state, from the lock of the folder to its last file."""
+
+    def __init__(
+        self, spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFolder, reporter: Reporter
+    ) -> None:
+        self.spec, self.bundle, self.inputs, self.folder, self.reporter = (
+            spec,
+            bundle,
+            inputs,
+            folder,
+            reporter,
+        )
+        self.drawing = Drawing(
+            "detection" if spec.output.objects == "detections" else "annotation", spec.output.geojson_frame
+        )
+        self.records = folder.records()
+        self.earlier = folder.earlier_rows()
+        here = {r.source: name for name, r in self.records.items() if Path(r.source).exists()}
+        self.names = allot_names(inputs.sources, here)
+        manifest = bundle.manifest
+        self.result = BatchResult(folder.folder, manifest.name, bundle.digest, manifest.trained)
+        self.started = datetime.now(UTC)
+        self.identities: dict[str, str] = {}
+
+    def through(self, execute: Executor) -> BatchResult:
+        """Do the work and leave the folder consistent, whatever happens."""
+        try:
+            tasks = self._tasks()
+            self._begin(tasks)
+            for outcome in execute(tasks, self.bundle, self.spec, self.reporter):
+                self._take(outcome)
+                if outcome.status == "failed" and self.spec.output.fail_fast:
+                    self._warn(f"stopped at the first failed slide ({outcome.name}), as asked")
+                    break
+        except KeyboardInterrupt:
+            self.result.interrupted = True
+        finally:
+            self._end()
+        return self.result
+
+    def _tasks(self) -> list[SlideTask]:
+        again = self.spec.output.overwrite
+        tasks = []
+        for source, detections in self.inputs.detections.items():
+            name = self.names[source]
+            record = self.records.get(name)
+            known = record.key if record is not None and not again else None
+            tasks.append(SlideTask(source, name, detections, known))
+        return sorted(tasks, key=lambda task: task.size, reverse=True)
+
+    def _begin(self, tasks: Sequence[SlideTask]) -> None:
+        statuses = self.result.statuses
+        statuses |= {task.name: "pending" for task in tasks}
+        statuses |= {self.names[source]: "no_detections" for source in self.inputs.absent}
+        self.folder.log(
+            "start", program=__version__, slides=len(self.inputs.sources), bundle=self.result.bundle
+        )
+        for note in self.inputs.notes:
+            self._warn(note)
+        if not self.result.trained:
+            self._warn(f"bundle {self.result.bundle} is untrained: its labels mean nothing")
+        for source, error in self.inputs.failures.items():
+            self._take(SlideOutcome(self.names[source], "failed", error=error))
+        self._write_run(None)
+        self.reporter.start(len(tasks), sum(len(task.detections.table) for task in tasks))
+
+    def _take(self, outcome: SlideOutcome) -> None:
+        name, stages = outcome.name, {}
+        self.result.statuses[name] = outcome.status
+        if outcome.error is not None:
+            self.result.errors[name] = outcome.error
+            self.folder.log("failed", slide=name, error=outcome.error, details=outcome.details)
+        elif outcome.result is not None:
+            started = perf_counter()
+            self.records[name] = self._write(outcome.result)
+            stages = {**outcome.result.seconds, "writing": perf_counter() - started}
+        else:
+            self.result.kept.add(name)
+            if not self.folder.is_drawn(self.records[name], self.drawing):
+                self.folder.redraw(self.records[name], self.drawing)
+        if outcome.status == "done":
+            record = self.records[name]
+            self.identities[name] = record.identity
+            self.folder.log(
+                "done",
+                slide=name,
+                kept=name in self.result.kept,
+                seconds=outcome.seconds,
+                stages=stages,
+                peak_rss_mb=outcome.peak_rss_mb,
+                **record.counts,
+            )
+            for message in record.warnings:
+                self._warn(message)
+        self.reporter.finished(outcome, self.records.get(name))
+
+    def _write(self, result: SlideResult) -> SlideRecord:
+        counts = result.counts
+        record = SlideRecord(
+            slide=result.slide,
+            source=str(result.path),
+            key=result.key,
+            identity=result.identity,
+            mpp=(result.mpp.x, result.mpp.y),
+            mpp_source=result.mpp_source,
+            bounds=result.bounds,
+            bundle=result.bundle,
+            bundle_digest=result.bundle_digest,
+            trained=result.trained,
+            program=result.program,
+            counts={
+                "candidates": counts.candidates,
+                "classified": counts.classified,
+                "atypical": counts.atypical,
+                "typical": counts.typical,
+                "excluded": counts.excluded,
+                "atypical_fraction": counts.atypical_fraction,
+                "atypical_to_typical": counts.atypical_to_typical,
+                "mean_agreement": counts.mean_agreement,
+            },
+            seconds=result.seconds["total"],
+            warnings=result.warnings,
+        )
+        self.folder.write_slide(record, result.figures, self.drawing)
+        return record
+
+    def _end(self) -> None:
+        self.result.rows = self._rows()
+        self.folder.write_summary(self.result.rows)
+        self._write_run(datetime.now(UTC))
+        self.folder.log("end", exit_status=self.result.exit_status)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Every slide of the folder: tables that stand, then this run's other states, then earlier ones."""
+        rows: dict[str, dict[str, Any]] = {
+            name: dict(row) for name, row in self.earlier.items() if row["status"] != "done"
+        }
+        for name, status in self.result.statuses.items():
+            rows[name] = {"slide": name, "status": status, "error": self.result.errors.get(name, "")}
+        for name, record in self.records.items():
+            if self.result.statuses.get(name) != "failed":
+                rows[name] = record.summary_row()
+        return list(rows.values())
+
+    def _write_run(self, ended: datetime | None) -> None:
+        self.folder.write_run(
+            {
+                "program": "wsi-mitosis",
+                "version": __version__,
+                "use": "research use only",
+                "bundle": self.result.bundle,
+                "bundle_digest": self.result.bundle_digest,
+                "trained": self.result.trained,
+                "parameters": self.spec.model_dump(mode="json"),
+                "detections": self.inputs.files,
+                "slides": [self._described(source) for source in self.inputs.sources],
+                "libraries": {name: metadata.version(name) for name in LIBRARIES},
+                "python": platform.python_version(),
+                "warnings": self.result.warnings,
+                "started": self.started.isoformat(timespec="seconds"),
+                "ended": ended.isoformat(timespec="seconds") if ended else None,
+                "exit_status": self.result.exit_status if ended else None,
+            }
+        )
+
+    def _described(self, source: SlideSource) -> dict[str, Any]:
+        name = self.names[source]
+        return {
+            "slide": name,
+            "path": str(source.path),
+            "identity": self.identities.get(name),
+            "status": self.result.statuses.get(name),
+            "kept": name in self.result.kept,
+            "error": self.result.errors.get(name),
+        }
+
+    def _warn(self, message: str) -> None:
+        self.result.warnings.append(message)
+        self.folder.log("warning", message=message)
+        self.reporter.warn(message)

@@ -1,0 +1,352 @@
+"""Classify the candidates of one slide: the library's front door. It knows no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.core.candidates import figure_ids, prepare_candidates
+from wsi_mitosis.core.geometry import read_px
+from wsi_mitosis.core.matching import split_by_slide
+from wsi_mitosis.core.summary import Counts, count
+from wsi_mitosis.core.voting import tally
+from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
+from wsi_mitosis.io.detections import read_detections
+from wsi_mitosis.io.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
+from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.specs import ResultOptions
+from wsi_mitosis.tables import CANDIDATE_COLUMNS, FIGURE_COLUMNS, Detections, SlideSource
+from wsi_mitosis.version import RESULT_VERSION, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsi_mitosis.io.patches import PatchPlan
+    from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.units import Bounds, Mpp
+
+CPU_BATCH = 32
+GPU_BATCH = 256
+"""Patches per batch: on a CPU what its caches hold, on a GPU what keeps it busy at a few GB."""
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """One slide, classified.
+
+    Attributes:
+        slide: The slide's name.
+        path: The file that was read.
+        figures: A row per candidate in input order: FIGURE_COLUMNS without `geometry`, then the input's
+            other columns. Coordinates are level-0 px in the slide frame.
+        counts: What was counted.
+        size_px0: (width, height) of level 0, px.
+        mpp: um per level-0 px.
+        mpp_source: Who says so: `slide`, `given` or `list`.
+        bounds: The slide's bounds, level-0 px, slide frame; None where it reports none.
+        identity: Digest of the slide's content.
+        key: Digest of everything that this result depends on.
+        bundle: Name of the ensemble.
+        bundle_digest: Its digest.
+        trained: Whether its labels mean anything.
+        warnings: What the user should know about this result.
+        seconds: Time by stage: `opening`, `candidates`, `loading` the model, `waiting` for patches, `model`,
+            `total`; `reading` is summed over the reading threads, beside the others.
+    """
+
+    slide: str
+    path: Path
+    figures: pd.DataFrame
+    counts: Counts
+    size_px0: tuple[int, int]
+    mpp: Mpp
+    mpp_source: str
+    bounds: Bounds | None
+    identity: str
+    key: str
+    bundle: str
+    bundle_digest: str
+    trained: bool
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    program: str = __version__
+
+
+def classify_slide(
+    slide: str | os.PathLike[str],
+    candidates: pd.DataFrame | Detections | str | os.PathLike[str],
+    *,
+    bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
+    device: str = "auto",
+    **options: Any,
+) -> SlideResult:
+    """Classify the candidates of one slide, in this process.
+
+    Args:
+        slide: Path of a whole-slide image.
+        candidates: A detections file, what `read_detections` gives, or a table with `x` and `y` in level-0 px
+            of the slide frame and perhaps `score` and `id`.
+        bundle: A bundle's folder or the name of a shipped one.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        options: Fields of `ResultOptions`: `mpp`, `classes`, `min_score`, `merge_um`, `vote`, `tta`.
+
+    Returns:
+        The result; nothing is written.
+
+    Raises:
+        InputError: where an option, the candidates or the bundle cannot be used.
+        SlideError: where the slide cannot be read or its pixel size not be used.
+    """
+    source = SlideSource(Path(slide).absolute(), Path(slide).name)
+    classifier = Classifier(
+        open_bundle(find_bundle(bundle)), ResultOptions.parse(options, "classify_slide"), device=device
+    )
+    result = classifier.classify(source, source.relative, _detections_of(source, candidates))
+    assert result is not None  # noqa: S101 - only a known key gives None
+    return result
+
+
+class Classifier:
+    """An ensemble with its options, ready for one slide after the other.
+
+    The networks are built when the first patch needs them.
+
+    Args:
+        bundle: A checked bundle.
+        options: What changes a result.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batch_size: Patches per batch; by device where None.
+        threads: CPU threads for reading and for the model; all granted ones where None.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: ResultOptions,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        from wsi_mitosis.nets.members import resolve_device, use_threads
+
+        self.bundle, self.options = bundle, options
+        self.threads = threads or len(os.sched_getaffinity(0))
+        use_threads(self.threads)
+        self.device = resolve_device(device)
+        self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
+        self._ensemble: Ensemble | None = None
+
+    def classify(
+        self,
+        source: SlideSource,
+        name: str,
+        detections: Detections,
+        *,
+        known_key: str | None = None,
+        on_patches: Callable[[int], None] | None = None,
+    ) -> SlideResult | None:
+        """Classify one slide's candidates.
+
+        Args:
+            source: The slide.
+            name: What the slide is called in the result.
+            detections: Its candidates.
+            known_key: The key of a result that exists already.
+            on_patches: Told how many more patches were classified.
+
+        Returns:
+            The result, or None where the one that exists is of the same key.
+
+        Raises:
+            InputError: where the candidates cannot be used.
+            SlideError: where the slide cannot be read or its pixel size not be used.
+        """
+        started = perf_counter()
+        with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
+            opened = perf_counter()
+            candidates = self._candidates(slide, detections)
+            key = self._key(slide, candidates)
+            if key == known_key:
+                return None
+            spec = self.bundle.manifest.input
+            plan = plan_patches(
+                name,
+                slide.levels,
+                slide.mpp,
+                spec,
+                read_px(spec.patch_px, self.bundle.manifest.ensemble.zooms),
+            )
+            prepared = perf_counter()
+            figures, seconds = self._figures(slide, plan, candidates, on_patches)
+        figures.insert(0, "slide", name)
+        return SlideResult(
+            slide=name,
+            path=source.path,
+            figures=figures,
+            counts=count(figures),
+            size_px0=slide.size_px0,
+            mpp=slide.mpp,
+            mpp_source=slide.mpp_source,
+            bounds=slide.bounds,
+            identity=slide.identity,
+            key=key,
+            bundle=self.bundle.manifest.name,
+            bundle_digest=self.bundle.digest,
+            trained=self.bundle.manifest.trained,
+            warnings=(*slide.warnings, *_enlarging_warning(name, plan)),
+            seconds={
+                "opening": opened - started,
+                "candidates": prepared - opened,
+                **seconds,
+                "total": perf_counter() - started,
+            },
+        )
+
+    def _candidates(self, slide: Slide, detections: Detections) -> pd.DataFrame:
+        return prepare_candidates(
+            detections,
+            size_px0=slide.size_px0,
+            mpp=slide.mpp,
+            mpp_stated=slide.stated_mpp is not None,
+            bounds=slide.bounds,
+            classes=self.options.classes,
+            min_score=self.options.min_score,
+            merge_um=self.options.merge_um,
+        )
+
+    def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
+        """Digest of all that the result depends on: whatever changes one must stand here."""
+        parts = {
+            "slide": slide.identity,
+            "mpp": [*slide.mpp, slide.mpp_source],
+            "reader": slide.backend.name,
+            "candidates": _table_digest(candidates),
+            "bundle": self.bundle.digest,
+            "vote": self.options.vote,
+            "tta": self.options.tta or self.bundle.manifest.ensemble.tta,
+            "device": self.device.partition(":")[0],
+            "precision": "float32",
+            "algorithm": RESULT_VERSION,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _figures(
+        self,
+        slide: Slide,
+        plan: PatchPlan,
+        candidates: pd.DataFrame,
+        on_patches: Callable[[int], None] | None,
+    ) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The candidates with their votes, and seconds by stage."""
+        asked = candidates["excluded_reason"].isna().to_numpy()
+        xy = candidates.loc[asked, ["x_px0", "y_px0"]].to_numpy(np.float64)
+        probabilities = np.full((len(xy), len(self.bundle.manifest.member)), np.nan)
+        times, loading, model = ReadingTimes(), 0.0, 0.0
+        if len(xy):
+            started = perf_counter()
+            ensemble = self._ready()
+            loading = perf_counter() - started
+            patches = stream_patches(
+                slide, plan, xy[:, 0], xy[:, 1], batch_size=self.batch_size, threads=self.threads, times=times
+            )
+            for batch in patches:
+                started = perf_counter()
+                probabilities[batch.rows] = ensemble.predict(batch.pixels)
+                model += perf_counter() - started
+                if on_patches is not None:
+                    on_patches(len(batch.rows))
+        figures = _voted(candidates, asked, probabilities, self.bundle.manifest.ensemble.threshold)
+        figures.insert(1, "figure_id", _ids(slide.identity, figures, asked))
+        seconds = {"loading": loading, "waiting": times.waiting, "model": model, "reading": times.reading}
+        return figures, seconds
+
+    def _ready(self) -> Ensemble:
+        if self._ensemble is None:
+            from wsi_mitosis.nets.members import Ensemble
+
+            self._ensemble = Ensemble(
+                self.bundle.manifest,
+                self.bundle.read_members(),
+                device=self.device,
+                tta=self.options.tta,
+                vote=self.options.vote,
+            )
+        return self._ensemble
+
+
+def _detections_of(
+    source: SlideSource, candidates: pd.DataFrame | Detections | str | os.PathLike[str]
+) -> Detections:
+    if isinstance(candidates, pd.DataFrame):
+        return Detections(candidates.reindex(columns=_columns(candidates)), "px", "slide", "any", "table")
+    if not isinstance(candidates, Detections):
+        candidates = read_detections(Path(candidates))
+    return split_by_slide(candidates, [source]).parts[source]
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [*CANDIDATE_COLUMNS, *(name for name in table.columns if name not in CANDIDATE_COLUMNS)]
+
+
+def _voted(
+    candidates: pd.DataFrame,
+    asked: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any],
+    threshold: float,
+) -> pd.DataFrame:
+    """The candidates' table with the columns of the vote between ours and the input's."""
+    votes = tally(probabilities, threshold)
+    rows = candidates.index[asked]
+    voted = pd.DataFrame(
+        {
+            "p_atypical": pd.Series(votes.p_atypical, rows, dtype="float64"),
+            "votes_atypical": pd.Series(votes.votes_atypical, rows, dtype="Int16"),
+            "votes_cast": pd.Series(votes.votes_cast, rows, dtype="Int16"),
+            "label": pd.Series(np.where(votes.is_atypical, "atypical", "typical"), rows, dtype="str"),
+        },
+        index=candidates.index,
+    )
+    figures = pd.concat([candidates, voted], axis=1)
+    ours = [name for name in FIGURE_COLUMNS if name in figures.columns]
+    return figures[[*ours, *(name for name in figures.columns if name not in FIGURE_COLUMNS)]]
+
+
+def _ids(identity: str, figures: pd.DataFrame, asked: np.ndarray[Any, Any]) -> pd.Series[Any]:
+    drawn = figures.loc[asked]
+    ids = figure_ids(identity, drawn["x_px0"].to_numpy(), drawn["y_px0"].to_numpy())
+    return pd.Series(ids, drawn.index, dtype="str").reindex(figures.index)
+
+
+def _table_digest(table: pd.DataFrame) -> str:
+    """Digest of a table's column names and content, in row order."""
+    plain = table.apply(lambda column: column if column.dtype.kind in "fiub" else column.astype(str))
+    rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
+    return hashlib.sha256("\n".join(table.columns).encode() + rows.tobytes()).hexdigest()
+
+
+def _enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
+    if plan.enlarging <= WARN_ENLARGING:
+        return ()
+    return (
+        f"{name}: its pixels are enlarged {plan.enlarging:.2f} times to the bundle's scale; "
+        "details that the scanner did not record are missing",
+    )
+
+
+def checked_bundle(model: str | None) -> Bundle:
+    """The bundle that a run asks for, its files checked.
+
+    Raises:
+        BundleError: where it is missing, malformed or altered.
+    """
+    return open_bundle(find_bundle(model or DEFAULT_BUNDLE))

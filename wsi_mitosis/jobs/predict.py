@@ -1,0 +1,169 @@
+"""Classify crops that are already cut out: a stack, or the MIDOG 2025 track-2 challenge's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_mitosis.core.geometry import read_px
+from wsi_mitosis.core.voting import Votes, tally
+from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
+from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.tables import Tta, Vote
+
+BATCH = 32
+"""Crops in memory as floats at once."""
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """The vote on a stack's crops.
+
+    Attributes:
+        stack: The file.
+        votes: In page order.
+        bundle: What voted.
+        device: Where it was computed.
+        tta: Views of each crop.
+        vote: `all` or `early`.
+    """
+
+    stack: Path
+    votes: Votes
+    bundle: Bundle
+    device: str
+    tta: Tta
+    vote: Vote
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        """As the challenge wants them, in page order: `confidence` is P(atypical) whatever the class."""
+        classes = np.where(self.votes.is_atypical, "atypical", "normal")
+        pairs = zip(classes.tolist(), self.votes.p_atypical.tolist(), strict=True)
+        return [{"class": name, "confidence": float(p_atypical)} for name, p_atypical in pairs]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the predictions come from."""
+        return {
+            "program": f"wsi-mitosis {__version__}",
+            "stack": self.stack.name,
+            "crops": len(self.votes),
+            "bundle": self.bundle.manifest.name,
+            "bundle_digest": self.bundle.digest,
+            "trained": self.bundle.manifest.trained,
+            "intended_use": self.bundle.manifest.intended_use,
+            "threshold": self.bundle.manifest.ensemble.threshold,
+            "device": self.device,
+            "tta": self.tta,
+            "vote": self.vote,
+        }
+
+    def write(self, path: Path) -> Path:
+        """Write the predictions and beside them their provenance, whose path is returned.
+
+        Raises:
+            OutputError: where the folder cannot be written.
+        """
+        return write_predictions(path, self.predictions, self.provenance)
+
+
+def predict_crops(crops: NDArray[np.uint8], ensemble: Ensemble, bundle: Bundle) -> Votes:
+    """Vote on crops.
+
+    Args:
+        crops: (N, P, P, 3) uint8 RGB at the bundle's um/px, the figure in the centre.
+        ensemble: The bundle's members.
+        bundle: Its manifest says how large crops are and where the threshold lies.
+
+    Raises:
+        InputError: where the crops are smaller than the bundle's.
+    """
+    manifest = bundle.manifest
+    centres = _centres(crops, read_px(manifest.input.patch_px, manifest.ensemble.zooms), manifest.name)
+    starts = range(0, len(centres), BATCH)
+    probabilities = [ensemble.predict(centres[start : start + BATCH]) for start in starts]
+    return tally(
+        np.concatenate([np.empty((0, len(manifest.member))), *probabilities]), manifest.ensemble.threshold
+    )
+
+
+def predict_stack(
+    path: Path, bundle: Bundle, *, device: str = "auto", tta: Tta | None = None, vote: Vote = "all"
+) -> StackResult:
+    """Vote on the pages of a TIFF.
+
+    Args:
+        path: A TIFF whose pages are square RGB crops of one size.
+        bundle: What votes.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        tta: Views of each crop; the bundle's where None.
+        vote: `all`, or `early` to stop asking members once the majority is certain.
+
+    Raises:
+        InputError: where the stack, the bundle or the device cannot be used.
+    """
+    crops = read_stack(path)
+    from wsi_mitosis.nets.members import Ensemble
+
+    ensemble = Ensemble(bundle.manifest, bundle.read_members(), device=device, tta=tta, vote=vote)
+    try:
+        votes = predict_crops(crops, ensemble, bundle)
+    except InputError as error:
+        raise InputError(error.cause, subject=path, stage=error.stage, remedy=error.remedy) from error
+    return StackResult(path, votes, bundle, ensemble.device, ensemble.tta, vote)
+
+
+def predict_challenge(
+    input_dir: Path,
+    output_dir: Path,
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    tta: Tta | None = None,
+    vote: Vote = "all",
+) -> tuple[StackResult, Path]:
+    """Do one job of a Grand Challenge container of MIDOG 2025 track 2.
+
+    Args:
+        input_dir: Holds `inputs.json` and the stack.
+        output_dir: Gets the predictions.
+        bundle: What votes.
+        device: As for `predict_stack`.
+        tta: As for `predict_stack`.
+        vote: As for `predict_stack`.
+
+    Returns:
+        The result, and the file that it was written to.
+
+    Raises:
+        InputError: where the input, the bundle or the device cannot be used.
+        OutputError: where the output folder cannot be written.
+    """
+    result = predict_stack(challenge_stack(input_dir), bundle, device=device, tta=tta, vote=vote)
+    result.write(output_dir / OUT_FILE)
+    return result, output_dir / OUT_FILE
+
+
+def _centres(crops: NDArray[np.uint8], side_px: int, bundle: str) -> NDArray[np.uint8]:
+    """The centre of each crop, (N, side_px, side_px, 3)."""
+    height, width = crops.shape[1:3]
+    if min(height, width) < side_px:
+        raise InputError(
+            f"its crops are {width} x {height} px, smaller than the {side_px} px that '{bundle}' reads",
+            stage="cutting crops",
+            remedy="Cut larger crops at the same um/px, or choose a bundle with smaller patches",
+        )
+    top, left = height // 2 - side_px // 2, width // 2 - side_px // 2
+    return crops[:, top : top + side_px, left : left + side_px]

@@ -1,0 +1,1 @@
+"""The networks: the only code that imports torch."""

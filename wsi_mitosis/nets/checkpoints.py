@@ -1,0 +1,91 @@
+"""Encoder weights from the files that people have: HoVer-Net's, its ImageNet start's, TIAToolbox's."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wsi_mitosis.errors import InputError
+from wsi_mitosis.nets.backbone import PUBLISHED_WIDTH, Backbone
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRAPPED_UNDER = "desc"
+"""Where HoVer-Net's `*.tar` files hold the state dict, beside the optimiser's."""
+UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What torch's unpickler dies of in a file that is none of its own."""
+PARALLEL_PREFIX = "module."
+"""What torch's DataParallel puts before every name."""
+
+
+def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
+    """Read the encoder's weights out of a checkpoint and leave the rest of it.
+
+    Takes HoVer-Net's `*.tar` (also `ImageNet-ResNet50-Preact_pytorch.tar`) and TIAToolbox's
+    `hovernet_fast-*.pth`. The file is unpickled without running code.
+
+    Args:
+        path: The checkpoint.
+        width: Of the encoder that is to have the weights.
+
+    Returns:
+        The 249 tensors by name, float32 on the CPU, fit for `Backbone(width).load_state_dict`.
+
+    Raises:
+        InputError: where the file cannot be read, holds code, or lacks some of the encoder's weights.
+    """
+    state = _state_dict(_unpickled(path), path)
+    with torch.device("meta"):
+        wanted = {k: t.shape for k, t in Backbone(width).state_dict().items() if t.is_floating_point()}
+    missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
+    misfits = [name for name in wanted if name not in missing and state[name].shape != wanted[name]]
+    if missing:
+        raise _error(
+            path, f"lacks {len(missing)} of the encoder's {len(wanted)} tensors, such as '{missing[0]}'"
+        )
+    if misfits:
+        name = misfits[0]
+        shapes = f"'{name}' is {tuple(state[name].shape)}, not {tuple(wanted[name])}"
+        raise _error(path, f"{len(misfits)} tensors do not fit an encoder of width {width}: {shapes}")
+    return {name: state[name].float() for name in wanted}
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _error(path, "holds more than weights, or is no checkpoint; nothing in it was run") from error
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror or error}") from error
+    except UNREADABLE as error:
+        raise _error(path, f"is no checkpoint, or is damaged ({type(error).__name__})") from error
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Any]:
+    state = loaded.get(WRAPPED_UNDER, loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        raise _error(path, "holds no state dict")
+    return {str(name).removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _error(path: Path, cause: str) -> InputError:
+    return InputError(
+        cause,
+        subject=path,
+        stage="importing encoder weights",
+        remedy="Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar, or TIAToolbox's .pth",
+    )

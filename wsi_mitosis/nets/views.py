@@ -1,0 +1,82 @@
+"""From uint8 crops to what the network sees: the one preprocessing that training and inference share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wsi_mitosis.core.geometry import resampling_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from wsi_mitosis.tables import Tta
+
+VIEWS: dict[Tta, int] = {"none": 1, "flips": 3, "d4": 8}
+"""Views of one crop at one zoom."""
+
+
+def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device = "cpu") -> Tensor:
+    """Turn crops into a batch: divided by `scale`, no mean or standard deviation taken off.
+
+    Args:
+        crops: (N, H, W, 3) uint8 RGB.
+        scale: The bundle's divisor, 255 for values in 0..1.
+        device: Where the batch is made; the bytes travel, not the floats.
+
+    Returns:
+        (N, 3, H, W) float32, channels-last in memory.
+    """
+    # torch warns of read-only memory, which it could write to; such crops are copied.
+    owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
+    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
+
+
+def views(batch: Tensor, tta: Tta) -> Iterator[Tensor]:
+    """The views of a batch, one after the other so that only one is in memory.
+
+    Args:
+        batch: (N, 3, P, P).
+        tta: `none`: itself; `flips`: itself, upside down, left to right; `d4`: the square's 8 symmetries.
+
+    Yields:
+        (N, 3, P, P), of which the first is the batch itself.
+    """
+    if tta == "d4":
+        for turns in range(4):
+            turned = torch.rot90(batch, turns, dims=(2, 3))
+            yield turned
+            yield turned.flip(3)
+        return
+    yield batch
+    if tta == "flips":
+        yield batch.flip(2)
+        yield batch.flip(3)
+
+
+def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
+    """The centre window of side `patch_px / zoom`, resampled to `patch_px`.
+
+    Shrinking (zoom < 1) averages over areas, enlarging interpolates linearly; zoom 1 takes the pixels as
+    they are.
+
+    Args:
+        batch: (N, 3, S, S), S even and at least `patch_px / zoom`.
+        zoom: How much larger things appear than at the bundle's um/px.
+        patch_px: Side of the result, px; even.
+
+    Returns:
+        (N, 3, patch_px, patch_px) of the batch's dtype.
+    """
+    side = batch.shape[-1]
+    if zoom == 1:
+        first = (side - patch_px) // 2
+        return batch[..., first : first + patch_px, first : first + patch_px]
+    weights = torch.from_numpy(resampling_weights((side - patch_px / zoom) / 2, 1 / zoom, patch_px, side))
+    weights = weights.to(batch)
+    return weights @ batch @ weights.T

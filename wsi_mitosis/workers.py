@@ -1,0 +1,299 @@
+"""Where the work is done: this process, a local Ray, or a cluster. The only file that imports Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_mitosis.errors import InputError
+from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
+from wsi_mitosis.jobs.classify import Classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.jobs.batch import BatchResult, Reporter, SlideTask
+    from wsi_mitosis.specs import ClassifySpec, PlacementOptions
+
+CPUS_PER_WORKER = 4
+"""Where there is no GPU: one worker's reading threads and model keep about this many cores busy."""
+POLL_SECONDS = 1.0
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Results are tables of a few MB: Ray's default, a third of the memory, would be taken from the slides."""
+LOOPBACK = "127.0.0.1"
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""0 keeps a Ray that is this machine's alone on loopback, on Linux too; else it replaces 127.0.0.1 by the
+address that others reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
+KNOCK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each worker gets. `workers` 0 is this process."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+
+def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
+    """Classify many slides; see `jobs.batch.run_batch`."""
+    return run_batch(spec, _execute, reporter)
+
+
+def granted_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may use: the least of affinity, the cgroup's quota and the scheduler's grant.
+
+    Sources: cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us` (kernel.org, admin-guide/cgroup-v2, cgroup-v1);
+    Slurm's `SLURM_CPUS_PER_TASK` (sbatch(1)).
+
+    Args:
+        root: Where the cgroup file system is mounted.
+    """
+    grants = [len(os.sched_getaffinity(0))]
+    if (quota := _cgroup_quota(root)) is not None:
+        grants.append(max(1, int(quota)))
+    if (slurm := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        grants.append(max(1, int(slurm)))
+    return min(grants)
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    v2, v1 = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
+    if v2.exists():
+        quota, period = v2.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    if v1.exists() and (limit := int(v1.read_text())) > 0:
+        return limit / int((v1.parent / "cpu.cfs_period_us").read_text())
+    return None
+
+
+def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Placement:
+    """Divide what is granted.
+
+    Args:
+        options: What the user asked for.
+        slides: How many slides there are to do.
+        cpus: CPUs granted.
+        gpus: GPUs granted.
+
+    Returns:
+        In this process for a single slide without a cluster; else one worker per GPU, else one per
+        `CPUS_PER_WORKER`, at least one and never more than slides.
+
+    Raises:
+        InputError: where a worker is to get more than there is.
+    """
+    workers = options.workers
+    if workers is None:
+        single = slides <= 1 and options.address is None
+        by_share = int(gpus) or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
+        workers = 0 if single else max(1, min(slides, by_share))
+    if workers == 0:
+        return Placement(0, options.cpus_per_worker or cpus, gpus)
+    on_cpu = options.device == "cpu"
+    share = options.gpus_per_worker
+    placement = Placement(
+        workers=min(workers, max(slides, 1)),
+        cpus=options.cpus_per_worker or max(1, cpus // workers),
+        gpus=share if share is not None else (0.0 if on_cpu or not gpus else min(1.0, gpus / workers)),
+    )
+    if placement.cpus > cpus or placement.gpus > gpus:
+        raise InputError(
+            f"a worker is to get {placement.cpus} CPUs and {placement.gpus:g} GPUs; "
+            f"there are {cpus} CPUs and {gpus:g} GPUs",
+            stage="placing workers",
+            remedy="Lower --cpus-per-worker or --gpus-per-worker",
+        )
+    return placement
+
+
+def _execute(
+    tasks: Sequence[SlideTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
+) -> Iterator[SlideOutcome]:
+    options = spec.placement
+    if not tasks:
+        return
+    if options.workers == 0 or (options.workers is None and len(tasks) == 1 and options.address is None):
+        placement = place(options, len(tasks), granted_cpus(), 0)
+        yield from run_tasks(tasks, _classifier(bundle, spec, placement), reporter.patches)
+        return
+    with ray_runtime(options.address) as ray:
+        have = ray.cluster_resources()
+        placement = place(options, len(tasks), int(have.get("CPU", 1)), have.get("GPU", 0.0))
+        if options.address is not None and placement.workers:
+            placement = _fitting_nodes(ray, placement, options)
+        yield from _on_ray(ray, tasks, bundle, spec, placement, reporter)
+
+
+def _classifier(bundle: Bundle, spec: ClassifySpec, placement: Placement) -> Classifier:
+    options = spec.placement
+    return Classifier(
+        bundle, spec.result, device=options.device, batch_size=options.batch_size, threads=placement.cpus
+    )
+
+
+@contextmanager
+def ray_runtime(address: str | None) -> Iterator[Any]:
+    """A Ray to work on: the cluster at `address`, or one of this process's own that ends with the block.
+
+    Nothing is reported to anyone, there is no dashboard, and a local Ray listens on loopback only.
+
+    Raises:
+        InputError: where the cluster cannot be reached.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None:
+        os.environ[NO_CLUSTER] = "0"
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        ray.init(
+            num_cpus=granted_cpus(),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+    else:
+        try:
+            _knock(address)
+            ray.init(address=address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers: {error}",
+                subject=f"--address {address}",
+                stage="connecting",
+                remedy="`ray status` on the cluster's head tells its address",
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail in seconds where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def _fitting_nodes(ray: Any, placement: Placement, options: PlacementOptions) -> Placement:
+    """A worker lives on one node: its share is no larger than the smallest node that has any CPU."""
+    if options.cpus_per_worker is not None:
+        return placement
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return Placement(placement.workers, min(placement.cpus, *(n for n in nodes if n)), placement.gpus)
+
+
+class SlideWorker:
+    """What runs in a Ray actor: one ensemble, one slide at a time, and a count that others may read."""
+
+    def __init__(self, bundle: Bundle, spec: ClassifySpec, placement: Placement) -> None:
+        self._classifier = _classifier(bundle, spec, placement)
+        self._patches = 0
+        self._lock = threading.Lock()
+
+    def run(self, task: SlideTask) -> SlideOutcome:
+        """Do one slide."""
+        return run_task(task, self._classifier, self._count)
+
+    def patches(self) -> int:
+        """Patches classified since the last call."""
+        with self._lock:
+            number, self._patches = self._patches, 0
+        return number
+
+    def _count(self, number: int) -> None:
+        with self._lock:
+            self._patches += number
+
+
+def _on_ray(
+    ray: Any,
+    tasks: Sequence[SlideTask],
+    bundle: Bundle,
+    spec: ClassifySpec,
+    placement: Placement,
+    reporter: Reporter,
+) -> Iterator[SlideOutcome]:
+    """Actors take slides from one queue; each holds its ensemble as long as there are any."""
+    # a second thread in the actor answers `patches` while the first is at work
+    actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_concurrency=2)(SlideWorker)
+
+    def hire() -> Any:
+        return actor.remote(bundle, spec, placement)
+
+    waiting = deque(tasks)
+    busy: dict[Any, tuple[Any, SlideTask]] = {}
+
+    def give(worker: Any) -> None:
+        if waiting:
+            task = waiting.popleft()
+            busy[worker.run.remote(task)] = (worker, task)
+
+    for _ in range(placement.workers):
+        give(hire())
+    counts = _Counts(ray, reporter.patches)
+    while busy:
+        ready, _ = ray.wait(list(busy), timeout=POLL_SECONDS)
+        counts.poll([worker for worker, _ in busy.values()])
+        for reference in ready:
+            worker, task = busy.pop(reference)
+            try:
+                outcome = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                outcome = _lost(task, error)
+                worker = hire()
+            counts.poll([worker])
+            yield outcome
+            give(worker)
+
+
+class _Counts:
+    """Collects the workers' counts without waiting for them."""
+
+    def __init__(self, ray: Any, tell: Callable[[int], None]) -> None:
+        self._ray, self._tell = ray, tell
+        self._asked: dict[Any, Any] = {}
+
+    def poll(self, workers: Sequence[Any]) -> None:
+        for worker in workers:
+            if worker not in self._asked.values():
+                self._asked[worker.patches.remote()] = worker
+        ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
+        for reference in ready:
+            del self._asked[reference]
+            try:
+                self._tell(self._ray.get(reference))
+            except self._ray.exceptions.RayError:
+                continue  # a worker that died: its slide's own outcome tells of it
+
+
+def _lost(task: SlideTask, error: Exception) -> SlideOutcome:
+    """The worker died under the slide: out of memory, a crash in a decoder, a node that went away."""
+    cause = " ".join(str(error).split())[:300]
+    return SlideOutcome(
+        task.name,
+        "failed",
+        error=f"{task.name}: classifying: its worker died ({type(error).__name__}). "
+        "Run again: what is done is kept; fewer --workers need less memory",
+        details=cause,
+    )
+
+
+def try_ray() -> str:
+    """Start a local Ray, run something on it, and tell what it granted."""
+    with ray_runtime(None) as ray:
+        ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
+        have = ray.cluster_resources()
+        return f"starts; {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"
