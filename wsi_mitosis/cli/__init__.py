@@ -44,7 +44,7 @@ class Program(click.Group):
 @click.group(cls=Program, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="wsi-mitosis")
 def main() -> None:
-    r"""Typical or atypical: classify mitotic figures on whole-slide images.
+    """Typical or atypical: classify mitotic figures on whole-slide images.
 
     From candidate coordinates to GeoJSON for QuPath and counts per slide. Research use only.
 

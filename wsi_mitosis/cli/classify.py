@@ -78,7 +78,7 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
 @options.quiet
 @options.verbose
 def command(slides: tuple[str, ...], **given: Any) -> int:
-    r"""Classify the candidates on slides: GeoJSON for QuPath and counts per slide.
+    """Classify the candidates on slides: GeoJSON for QuPath and counts per slide.
 
     SLIDE is a file, a folder, a quoted glob, or a .csv or .txt list of slides (slide[,mpp]).
 

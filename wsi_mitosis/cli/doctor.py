@@ -14,7 +14,7 @@ from wsi_mitosis.cli import options
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Where results would go.")
 @options.as_json
 def command(model: str | None, out: str, *, as_json: bool) -> int:
-    r"""Tell whether this machine is ready: each line ok, or what to do.
+    """Tell whether this machine is ready: each line ok, or what to do.
 
     \b
     Example:  wsi-mitosis doctor --out /data/results

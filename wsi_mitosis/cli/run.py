@@ -18,7 +18,7 @@ from wsi_mitosis.cli import options
 @options.quiet
 @options.verbose
 def command(pipeline: str, root: str | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    r"""Do a classify run that is written down in a file, so that cron can call it.
+    """Do a classify run that is written down in a file, so that cron can call it.
 
     PIPELINE is a TOML file or the name of a shipped one (nightly, smoke).
 

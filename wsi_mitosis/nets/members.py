@@ -181,7 +181,7 @@ class Ensemble:
         probabilities = np.full((len(crops), len(self._members)), np.nan)
         if not len(crops):
             return probabilities
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_float32():
             batch = to_input(crops, self._manifest.input.scale, self.device)
             for index, member in enumerate(self._members):
                 rows = self._open_rows(probabilities)
