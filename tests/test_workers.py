@@ -163,7 +163,7 @@ def test_a_dead_worker_costs_its_slide_and_no_other(
         spec(slides, detections, out, small_bundle, placement={"workers": 1, "cpus_per_worker": 1}), Silent()
     )
     assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done", "d.tiff": "done"}
-    assert "its worker died" in summary(out)["b.tiff"]["error"]
+    assert "its worker died (" in summary(out)["b.tiff"]["error"]
 
 
 def test_a_local_ray_listens_on_loopback_only() -> None:

@@ -16,7 +16,7 @@ from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
 from wsi_mitosis.jobs.classify import Classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.batch import BatchResult, Reporter, SlideTask
@@ -117,7 +117,7 @@ def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Pla
 
 def _execute(
     tasks: Sequence[SlideTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
-) -> Iterator[SlideOutcome]:
+) -> Generator[SlideOutcome, None, None]:
     options = spec.placement
     if not tasks:
         return
@@ -281,13 +281,13 @@ class _Counts:
 
 def _lost(task: SlideTask, error: Exception) -> SlideOutcome:
     """The worker died under the slide: out of memory, a crash in a decoder, a node that went away."""
-    cause = " ".join(str(error).split())[:300]
+    told = [line.strip() for line in str(error).splitlines() if line.strip()]
     return SlideOutcome(
         task.name,
         "failed",
-        error=f"{task.name}: classifying: its worker died ({type(error).__name__}). "
+        error=f"{task.name}: classifying: its worker died ({type(error).__name__}: {told[-1][:200]}). "
         "Run again: what is done is kept; fewer --workers need less memory",
-        details=cause,
+        details=str(error),
     )
 
 

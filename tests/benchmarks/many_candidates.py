@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
                 "--detections",
                 str(folder / "dets.csv"),
             ),
-            *("--out", str(out), "--workers", "1", "-q"),
+            *("--out", str(out), "--workers", "1", "--tta", "none", "--vote", "early", "-q"),
         ]
         subprocess.run(command, check=True)
         events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

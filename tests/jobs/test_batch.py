@@ -483,3 +483,27 @@ def test_a_folder_held_by_another_run_is_refused(
     slides, detections, out = three
     with ResultFolder(out), pytest.raises(OutputError, match="another run holds"):
         run(slides, detections, out, small_bundle)
+
+
+def test_a_moved_slide_keeps_its_name_and_its_result(tmp_path: Path, small_bundle: Path) -> None:
+    slides_in(tmp_path / "before", ["s.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["s.tiff"])
+    run([tmp_path / "before"], detections, tmp_path / "out", small_bundle)
+    (tmp_path / "before").rename(tmp_path / "after")
+    result = run([tmp_path / "after"], detections, tmp_path / "out", small_bundle)
+    assert result.kept == {"s.tiff"}
+
+
+def test_another_slide_does_not_take_the_place_of_one_that_is_gone(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    slides_in(tmp_path / "monday", ["s.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["s.tiff"])
+    run([tmp_path / "monday"], detections, tmp_path / "out", small_bundle)
+    first = files_in(tmp_path / "out")
+    shutil.rmtree(tmp_path / "monday")
+    (tmp_path / "tuesday").mkdir()
+    tiff_slide(tmp_path / "tuesday/s.tiff", textured(*SLIDE_PX, seed=9))
+    run([tmp_path / "tuesday"], detections, tmp_path / "out", small_bundle)
+    assert set(summary(tmp_path / "out")) == {"s.tiff", "tuesday/s.tiff"}
+    assert first.items() <= files_in(tmp_path / "out").items()

@@ -9,7 +9,8 @@ import hashlib
 import platform
 import resource
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.naming import allot_names
-from wsi_mitosis.errors import DetectionsError, WsiMitosisError
+from wsi_mitosis.errors import DetectionsError, UnreadableSlideError, WsiMitosisError
 from wsi_mitosis.io.detections import find_files, read_detections
 from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
-from wsi_mitosis.io.slides import find_slides
+from wsi_mitosis.io.slides import find_slides, identify
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
 from wsi_mitosis.version import __version__
 
@@ -97,7 +98,9 @@ class Reporter(Protocol):
         ...
 
 
-Executor = Callable[[Sequence[SlideTask], "Bundle", "ClassifySpec", Reporter], Iterator[SlideOutcome]]
+Executor = Callable[
+    [Sequence[SlideTask], "Bundle", "ClassifySpec", Reporter], Generator[SlideOutcome, None, None]
+]
 """Takes tasks, largest first, and yields an outcome for each as it ends."""
 
 
@@ -289,26 +292,43 @@ def _described(path: Path, detections: Detections) -> dict[str, str]:
     }
 
 
+def _standing_names(records: Mapping[str, SlideRecord], sources: Sequence[SlideSource]) -> dict[str, str]:
+    """Names that the folder holds, by path; a slide that was moved since keeps its name.
+
+    A slide that is gone keeps its name too: another of the same file name must not take its results' place.
+    """
+    here = {record.source for record in records.values()}
+    newcomers = [source for source in sources if str(source.path) not in here]
+    names = {}
+    for name, record in records.items():
+        path = Path(record.source)
+        namesakes = [] if path.exists() else [s for s in newcomers if s.path.name == path.name]
+        moved = next((source for source in namesakes if _is_same(source, record)), None)
+        names[record.source if moved is None else str(moved.path)] = name
+    return names
+
+
+def _is_same(source: SlideSource, record: SlideRecord) -> bool:
+    try:
+        return identify(source.path) == record.identity
+    except UnreadableSlideError:
+        return False  # it will fail under a name of its own
+
+
 class _Run:
     """One run's state, from the lock of the folder to its last file."""
 
     def __init__(
         self, spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFolder, reporter: Reporter
     ) -> None:
-        self.spec, self.bundle, self.inputs, self.folder, self.reporter = (
-            spec,
-            bundle,
-            inputs,
-            folder,
-            reporter,
-        )
+        self.spec, self.bundle, self.inputs = spec, bundle, inputs
+        self.folder, self.reporter = folder, reporter
         self.drawing = Drawing(
             "detection" if spec.output.objects == "detections" else "annotation", spec.output.geojson_frame
         )
         self.records = folder.records()
         self.earlier = folder.earlier_rows()
-        here = {r.source: name for name, r in self.records.items() if Path(r.source).exists()}
-        self.names = allot_names(inputs.sources, here)
+        self.names = allot_names(inputs.sources, _standing_names(self.records, inputs.sources))
         manifest = bundle.manifest
         self.result = BatchResult(folder.folder, manifest.name, bundle.digest, manifest.trained)
         self.started = datetime.now(UTC)
@@ -319,11 +339,12 @@ class _Run:
         try:
             tasks = self._tasks()
             self._begin(tasks)
-            for outcome in execute(tasks, self.bundle, self.spec, self.reporter):
-                self._take(outcome)
-                if outcome.status == "failed" and self.spec.output.fail_fast:
-                    self._warn(f"stopped at the first failed slide ({outcome.name}), as asked")
-                    break
+            with closing(execute(tasks, self.bundle, self.spec, self.reporter)) as outcomes:
+                for outcome in outcomes:
+                    self._take(outcome)
+                    if outcome.status == "failed" and self.spec.output.fail_fast:
+                        self._warn(f"stopped at the first failed slide ({outcome.name}), as asked")
+                        break
         except KeyboardInterrupt:
             self.result.interrupted = True
         finally:

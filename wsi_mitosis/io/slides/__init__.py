@@ -1,7 +1,16 @@
 """Slides: finding them, opening them, reading pixels in a stated frame."""
 
 from wsi_mitosis.io.slides.finding import SLIDE_ENDINGS, FoundSlides, find_slides
-from wsi_mitosis.io.slides.opening import open_slide
+from wsi_mitosis.io.slides.opening import identify, open_slide
 from wsi_mitosis.io.slides.slide import Level, MppSource, Slide
 
-__all__ = ["SLIDE_ENDINGS", "FoundSlides", "Level", "MppSource", "Slide", "find_slides", "open_slide"]
+__all__ = [
+    "SLIDE_ENDINGS",
+    "FoundSlides",
+    "Level",
+    "MppSource",
+    "Slide",
+    "find_slides",
+    "identify",
+    "open_slide",
+]

@@ -36,6 +36,8 @@ SLIDE_ENDINGS = (
 """What counts as a slide: OpenSlide 4.0's formats (openslide.org/formats), and what TIAToolbox's WSIReader
 adds in files (JPEG 2000, QPTIFF, OME-TIFF)."""
 LIST_ENDINGS = (".csv", ".txt")
+COMMENT = "# "
+"""Begins a comment in a slide list; without the blank it may be a slide's name."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _read_list(path: Path) -> list[_Given]:
             stage="reading the slide list",
             remedy="Save the list as UTF-8",
         ) from error
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(COMMENT)]
     first = next(csv.reader(lines[:1]), [""])
     if "slide" in [cell.strip().lower() for cell in first]:
         header = [cell.strip().lower() for cell in first]

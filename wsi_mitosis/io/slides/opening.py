@@ -41,6 +41,19 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
     return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opening_notes, *warnings))
 
 
+def identify(path: Path) -> str:
+    """The identity of a slide's content, whatever its pixel size.
+
+    Raises:
+        UnreadableSlideError: where the file is missing or no library opens it.
+    """
+    backend, _ = _open_backend(path)
+    try:
+        return slide_identity(path, backend.vendor_hash)
+    finally:
+        backend.close()
+
+
 def _open_backend(path: Path) -> tuple[Backend, tuple[str, ...]]:
     """The slide by whichever library opens it, and what the user should know of that."""
     if not path.exists():
