@@ -147,13 +147,16 @@ def _as_json(result: BatchResult) -> str:
 
 
 def _as_text(result: BatchResult) -> str:
+    from wsi_mitosis.cli.progress import several
+
     counted = [row for row in result.rows if row["slide"] in result.statuses and row["status"] == "done"]
     atypical, classified = (sum(row[name] for row in counted) for name in ("atypical", "classified"))
     by_status = {status: list(result.statuses.values()).count(status) for status in result.statuses.values()}
     states = ", ".join(f"{number} {status}" for status, number in sorted(by_status.items()))
     lines = [
-        f"{len(result.statuses)} slides: {states}" + (f" ({len(result.kept)} kept)" if result.kept else ""),
-        f"{classified} figures: {atypical} atypical, {classified - atypical} typical",
+        f"{several(len(result.statuses), 'slide')}: {states}"
+        + (f" ({len(result.kept)} kept)" if result.kept else ""),
+        f"{several(classified, 'figure')}: {atypical} atypical, {classified - atypical} typical",
         *(f"failed: {error}" for error in result.errors.values()),
         *(["interrupted: run the same command again to go on from here"] if result.interrupted else []),
         *([] if result.trained else ["UNTRAINED BUNDLE: these labels mean nothing"]),

@@ -17,6 +17,11 @@ PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
 
 
+def several(number: int, noun: str) -> str:
+    """`1 slide`, `2 slides`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Reporter:
     """Tells a run to stderr. Use it as a context manager.
 
@@ -60,7 +65,7 @@ class Reporter:
             self._task = self._progress.add_task(self._line(), total=candidates)
             self._progress.start()
         else:
-            self._say(f"{slides} slides, {candidates} candidates")
+            self._say(f"{several(slides, 'slide')}, {several(candidates, 'candidate')}")
 
     def patches(self, number: int) -> None:
         """So many more patches are classified."""

@@ -104,8 +104,8 @@ def _document(figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle) -> Iterator[
         "detector_score",
     ]
     for number, row in enumerate(figures[columns].itertuples(index=False)):
-        yield (b"," if number else b"") + _json(_feature(row, mpp, style)) + b"\n"
-    yield b"]}\n"
+        yield (b",\n" if number else b"") + _json(_feature(row, mpp, style))
+    yield b"\n]}\n"
 
 
 def _feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any]:
