@@ -13,7 +13,7 @@ from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, s
 from wsi_mitosis import workers
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.specs import PlacementOptions
-from wsi_mitosis.workers import Placement, classify_batch, granted_cpus, place
+from wsi_mitosis.workers import Placement, classify_batch, granted_cpus, place, stays_here
 
 ONE_CPU = {"cpus_per_worker": 1}
 """Another number of threads sums in another order: equal bytes need the same share."""
@@ -25,8 +25,17 @@ def placed(slides: int, cpus: int, gpus: float, **options: object) -> Placement:
 
 
 def test_a_single_slide_needs_no_ray() -> None:
-    assert placed(1, 16, 2) == Placement(0, 16, 2)
-    assert placed(1, 16, 2, address="auto").workers == 1
+    assert stays_here(PlacementOptions(), 1)
+    assert not stays_here(PlacementOptions(), 2)
+    assert not stays_here(PlacementOptions(address="auto"), 1)
+    assert not stays_here(PlacementOptions(workers=1), 1)
+    assert stays_here(PlacementOptions(workers=0), 99)
+
+
+@pytest.mark.parametrize("options", [{"address": "auto"}, {"gpus_per_worker": 1.0}])
+def test_no_option_is_ignored_without_ray(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="0 workers is this process"):
+        PlacementOptions.parse({"workers": 0, **options}, "test")
 
 
 def test_one_worker_per_gpu() -> None:

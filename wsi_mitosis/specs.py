@@ -231,6 +231,12 @@ class PlacementOptions(Spec):
     device: str = "auto"
     batch_size: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.workers == 0 and (self.address is not None or self.gpus_per_worker is not None):
+            raise ValueError("0 workers is this process, where an address or GPUs per worker mean nothing")
+        return self
+
 
 class ClassifySpec(Spec):
     """One `classify` run, whether its options came from a command line or a pipeline file.

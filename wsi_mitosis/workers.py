@@ -75,6 +75,12 @@ def _cgroup_quota(root: Path) -> float | None:
     return None
 
 
+def stays_here(options: PlacementOptions, slides: int) -> bool:
+    """Whether the work is done in this process: where that was asked for, or for a single slide."""
+    asks_for_ray = options.address is not None or options.gpus_per_worker is not None
+    return options.workers == 0 or (options.workers is None and slides <= 1 and not asks_for_ray)
+
+
 def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Placement:
     """Divide what is granted.
 
@@ -85,23 +91,20 @@ def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Pla
         gpus: GPUs granted.
 
     Returns:
-        In this process for a single slide without a cluster; else one worker per GPU, else one per
-        `CPUS_PER_WORKER`, at least one and never more than slides.
+        One worker per GPU, else one per `CPUS_PER_WORKER`, at least one and never more than slides; the CPUs
+        and GPUs shared out evenly among them.
 
     Raises:
         InputError: where a worker is to get more than there is.
     """
     workers = options.workers
     if workers is None:
-        single = slides <= 1 and options.address is None
-        by_share = int(gpus) or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
-        workers = 0 if single else max(1, min(slides, by_share))
-    if workers == 0:
-        return Placement(0, options.cpus_per_worker or cpus, gpus)
+        workers = int(gpus) or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
+    workers = max(1, min(slides, workers))
     on_cpu = options.device == "cpu"
     share = options.gpus_per_worker
     placement = Placement(
-        workers=min(workers, max(slides, 1)),
+        workers=workers,
         cpus=options.cpus_per_worker or max(1, cpus // workers),
         gpus=share if share is not None else (0.0 if on_cpu or not gpus else min(1.0, gpus / workers)),
     )
@@ -121,14 +124,14 @@ def _execute(
     options = spec.placement
     if not tasks:
         return
-    if options.workers == 0 or (options.workers is None and len(tasks) == 1 and options.address is None):
-        placement = place(options, len(tasks), granted_cpus(), 0)
+    if stays_here(options, len(tasks)):
+        placement = Placement(0, options.cpus_per_worker or granted_cpus(), 0.0)
         yield from run_tasks(tasks, _classifier(bundle, spec, placement), reporter.patches)
         return
     with ray_runtime(options.address) as ray:
         have = ray.cluster_resources()
         placement = place(options, len(tasks), int(have.get("CPU", 1)), have.get("GPU", 0.0))
-        if options.address is not None and placement.workers:
+        if options.address is not None:
             placement = _fitting_nodes(ray, placement, options)
         yield from _on_ray(ray, tasks, bundle, spec, placement, reporter)
 
