@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,10 +135,11 @@ def test_a_signal_ends_a_run_with_130_and_what_is_done_stays(inputs: list[object
     """The second slide is many times larger: the signal comes while it is at work."""
     rows = [f"b.tiff,{x},{y}" for x in range(5, 595, 6) for y in range(5, 495, 2)]
     Path("d.csv").write_text("\n".join(["slide,x,y", "a.tiff,10,10", *rows]) + "\n")
-    Path("list.txt").write_text("slides/a.tiff\nslides/b.tiff\n")
     first = [*map(str, inputs), "--out", "out", "-q"]
     assert call(*first[:1], "slides/a.tiff", *first[2:]).exit_code == 0
-    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *first])
+    # a job that a shell has put in the background ignores SIGINT, and so would its children
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *first], preexec_fn=heed)
     while Path("out/log.jsonl").read_text().count('"event": "start"') < 2:
         assert process.poll() is None
     os.kill(process.pid, number)
