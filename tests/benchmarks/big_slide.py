@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,3 +40,13 @@ def candidates(number: int, side: int, seed: int = 0) -> pd.DataFrame:
     """Candidates in the order of a detector that knows nothing of tiles."""
     generator = np.random.default_rng(seed)
     return pd.DataFrame(generator.uniform(0, side, (number, 2)).round(2), columns=["x", "y"])
+
+
+def classify(folder: Path, slide: Path, *options: str) -> dict[str, Any]:
+    """Classify `folder/dets.csv` in a process of its own; what its log says of the slide."""
+    detections, out = str(folder / "dets.csv"), folder / "out"
+    command = [sys.executable, "-m", "wsi_mitosis", "classify", str(slide), "--detections", detections]
+    subprocess.run([*command, "--out", str(out), "--overwrite", "-q", *options], check=True)
+    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    done: dict[str, Any] = [event for event in events if event["event"] == "done"][-1]
+    return done

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from time import perf_counter
 
-from tests.benchmarks.big_slide import big_slide, candidates
+from tests.benchmarks.big_slide import big_slide, candidates, classify
 
 SIDE, NUMBER = 8_000, 2_000
 
@@ -16,23 +13,9 @@ SIDE, NUMBER = 8_000, 2_000
 def main(folder: Path) -> None:
     slide = big_slide(folder / "big.tiff", SIDE)
     candidates(NUMBER, SIDE).to_csv(folder / "dets.csv", index=False)
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "wsi_mitosis",
-            "classify",
-            str(slide),
-            "--detections",
-            str(folder / "dets.csv"),
-        ),
-        *("--out", str(folder / "out"), "--workers", "0", "-q"),
-    ]
     started = perf_counter()
-    subprocess.run(command, check=True)
+    stages = classify(folder, slide, "--workers", "0")["stages"]
     total = perf_counter() - started
-    events = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
-    stages = next(event["stages"] for event in events if event["event"] == "done")
     shares = {
         "opening the slide": stages["opening"],
         "candidates and key": stages["candidates"],

@@ -41,16 +41,18 @@ def allot_names(sources: Sequence[SlideSource], earlier: Mapping[str, str]) -> d
 
 
 def _with_folders(group: Sequence[SlideSource], taken: set[str]) -> dict[SlideSource, str]:
-    depth = max(min(len(s.relative.split("/")) for s in group), 1)
-    while True:
-        names = {s: "/".join([*s.path.parts[1:]][-max(depth, len(s.relative.split("/"))) :]) for s in group}
-        whole = all(depth >= len(s.path.parts) - 1 for s in group)
-        told_apart = len(set(names.values())) == len(group) and not taken & set(names.values())
-        if told_apart and (whole or all("/" in name for name in names.values())):
+    """As many folders as tell the slides of one file name apart, and those below the given root at least."""
+    deepest = max(2, *(len(source.path.parts) - 1 for source in group))
+    for depth in range(2, deepest + 1):
+        names = {source: _ending(source, depth) for source in group}
+        if len(set(names.values())) == len(group) and taken.isdisjoint(names.values()):
             return names
-        if whole:
-            return _numbered(names, taken)
-        depth += 1
+    return _numbered(names, taken)
+
+
+def _ending(source: SlideSource, depth: int) -> str:
+    parts = source.path.parts[1:]
+    return "/".join(parts[-max(depth, source.relative.count("/") + 1) :])
 
 
 def _numbered(names: Mapping[SlideSource, str], taken: set[str]) -> dict[SlideSource, str]:
