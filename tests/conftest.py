@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -48,3 +49,18 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "small"
     write_untrained(folder, name="small", patch_px=32, width=4, members=3, tta="none")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def every_geojson_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run in this process writes for QuPath must pass; Ray's driver writes here too."""
+    from wsi_mitosis.io import results
+
+    write = results.write_geojson
+
+    def write_and_check(*arguments: Any) -> Path:
+        path = write(*arguments)
+        assert check(path) == [], f"{path.name} breaks a rule of QuPath's importer"
+        return path
+
+    monkeypatch.setattr(results, "write_geojson", write_and_check)

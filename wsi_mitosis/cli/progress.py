@@ -17,6 +17,13 @@ PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
 
 
+def _never_asked(outcome: SlideOutcome, record: SlideRecord | None) -> int:
+    """Candidates of a finished slide that no patch will be counted for."""
+    if outcome.status == "failed" or record is None:
+        return 0
+    return int(record.counts["candidates" if outcome.result is None else "excluded"] or 0)
+
+
 def several(number: int, noun: str) -> str:
     """`1 slide`, `2 slides`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -80,7 +87,8 @@ class Reporter:
         self._done += 1
         self._failed += outcome.status == "failed"
         if self._progress is not None:
-            self._progress.update(self._task, description=self._line())
+            self._candidates -= _never_asked(outcome, record)
+            self._progress.update(self._task, description=self._line(), total=self._candidates)
         if outcome.error is not None:
             self._console.print(f"failed: {outcome.error}", style="red", markup=False)
         elif record is not None and (self._verbose or self._progress is None):
