@@ -507,3 +507,16 @@ def test_another_slide_does_not_take_the_place_of_one_that_is_gone(
     run([tmp_path / "tuesday"], detections, tmp_path / "out", small_bundle)
     assert set(summary(tmp_path / "out")) == {"s.tiff", "tuesday/s.tiff"}
     assert first.items() <= files_in(tmp_path / "out").items()
+
+
+def test_a_slide_that_fails_this_time_is_failed_although_its_earlier_result_stands(
+    three: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = three
+    run(slides, detections, out, small_bundle)
+    figures = (out / "figures/b.tiff.parquet").read_bytes()
+    slides[1].write_bytes(b"the disk went away")
+    assert run(slides, detections, out, small_bundle).exit_status == 1
+    row = summary(out)["b.tiff"]
+    assert (row["status"], row["classified"]) == ("failed", "")
+    assert (out / "figures/b.tiff.parquet").read_bytes() == figures

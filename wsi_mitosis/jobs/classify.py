@@ -18,12 +18,13 @@ from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.summary import Counts, count
 from wsi_mitosis.core.voting import tally
+from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.io.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.specs import ResultOptions
-from wsi_mitosis.tables import CANDIDATE_COLUMNS, FIGURE_COLUMNS, Detections, SlideSource
+from wsi_mitosis.tables import CANDIDATE_COLUMNS, FIGURE_COLUMNS, Detections, SlideSource, input_name
 from wsi_mitosis.version import RESULT_VERSION, __version__
 
 if TYPE_CHECKING:
@@ -288,14 +289,24 @@ def _detections_of(
     source: SlideSource, candidates: pd.DataFrame | Detections | str | os.PathLike[str]
 ) -> Detections:
     if isinstance(candidates, pd.DataFrame):
-        return Detections(candidates.reindex(columns=_columns(candidates)), "px", "slide", "any", "table")
+        return _detections_of_table(candidates)
     if not isinstance(candidates, Detections):
         candidates = read_detections(Path(candidates))
     return split_by_slide(candidates, [source]).parts[source]
 
 
-def _columns(table: pd.DataFrame) -> list[str]:
-    return [*CANDIDATE_COLUMNS, *(name for name in table.columns if name not in CANDIDATE_COLUMNS)]
+def _detections_of_table(table: pd.DataFrame) -> Detections:
+    """A caller's own table: level-0 px, slide frame, every row this slide's."""
+    if missing := {"x", "y"} - set(table.columns):
+        raise DetectionsError(
+            f"the table has no column {' and '.join(map(repr, sorted(missing)))}",
+            stage="reading candidates",
+            remedy="It needs x and y in level-0 px of the slide frame",
+        )
+    others = {name: input_name(name) for name in table.columns if name not in CANDIDATE_COLUMNS}
+    whole = table.reindex(columns=[*CANDIDATE_COLUMNS, *others]).rename(columns=others).reset_index(drop=True)
+    whole["id"] = whole["id"].map(str, na_action="ignore")
+    return Detections(whole, "px", "slide", "any", "table")
 
 
 def _voted(
