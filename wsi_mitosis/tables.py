@@ -101,7 +101,6 @@ DetectionFormat = Literal[
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
 Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
-Label = Literal["atypical", "typical"]
 ClassRule = Literal["any", "mitotic", "qupath"]
 """Which classes are candidates where none is named: all; mitotic figures and not their look-alikes;
 all but QuPath's ignored classes (ending in `*`), `Hotspot`, and areas over 50 um wide."""

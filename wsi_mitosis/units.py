@@ -7,11 +7,7 @@ Frames
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, NewType
-
-Microns = NewType("Microns", float)
-Pixels0 = NewType("Pixels0", float)
-"""A length or coordinate in level-0 pixels."""
+from typing import Literal, NamedTuple
 
 LengthUnit = Literal["px", "um", "mm"]
 Frame = Literal["slide", "qupath"]

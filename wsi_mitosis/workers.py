@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections import deque
@@ -157,6 +158,7 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
         os.environ[NO_CLUSTER] = "0"
     import ray
 
+    on_termination = signal.getsignal(signal.SIGTERM)  # ray.init puts its own in place, which exits at once
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         ray.init(
@@ -177,6 +179,8 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
                 stage="connecting",
                 remedy="`ray status` on the cluster's head tells its address",
             ) from error
+    if on_termination is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)
     try:
         yield ray
     finally:
@@ -256,8 +260,9 @@ def _on_ray(
                 outcome = ray.get(reference)
             except ray.exceptions.RayError as error:
                 outcome = _lost(task, error)
-                worker = hire()
-            counts.poll([worker])
+                worker = hire() if waiting else None
+            if worker is not None:
+                counts.poll([worker])
             yield outcome
             give(worker)
 

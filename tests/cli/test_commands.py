@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +148,24 @@ def test_a_signal_ends_a_run_with_130_and_what_is_done_stays(inputs: list[object
     rows_by_slide = summary(Path("out"))
     assert rows_by_slide["a.tiff"]["status"] == "done"
     assert rows_by_slide["b.tiff"]["status"] == "pending"
+
+
+def test_a_scheduler_ends_a_run_over_ray_with_130(inputs: list[object]) -> None:
+    """Ray puts a SIGTERM handler of its own in place, which would end the run without a word."""
+    rows = [f"b.tiff,{x},{y}" for x in range(5, 595) for y in range(5, 495, 2)]
+    Path("d.csv").write_text("\n".join(["slide,x,y", "a.tiff,10,10", *rows]) + "\n")
+    command = [*map(str, inputs[:-1]), "2", "--cpus-per-worker", "1", "--out", "out", "-q"]
+    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *command])
+    log = Path("out/log.jsonl")
+    while not log.exists() or '"event": "done"' not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=120) == 130
+    assert {name: row["status"] for name, row in summary(Path("out")).items()} == {
+        "a.tiff": "done",
+        "b.tiff": "pending",
+    }
 
 
 def test_doctor_tells_of_everything_that_a_run_needs() -> None:

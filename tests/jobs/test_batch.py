@@ -520,3 +520,26 @@ def test_a_slide_that_fails_this_time_is_failed_although_its_earlier_result_stan
     row = summary(out)["b.tiff"]
     assert (row["status"], row["classified"]) == ("failed", "")
     assert (out / "figures/b.tiff.parquet").read_bytes() == figures
+
+
+def test_a_result_that_cannot_be_written_fails_its_slide_alone(
+    three: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = three
+    (out / "figures/b.tiff.parquet").mkdir(parents=True)  # in the way of the table
+    result = run(slides, detections, out, small_bundle)
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
+    assert "writing results" in summary(out)["b.tiff"]["error"]
+    assert [path.name for path in out.rglob(".*") if "lock" not in path.name] == []
+
+
+def test_a_folder_of_detections_is_told_in_one_line(tmp_path: Path, small_bundle: Path) -> None:
+    names = ["a.tiff", "b.tiff", "c.tiff"]
+    slides = slides_in(tmp_path / "slides", names)
+    (tmp_path / "dets").mkdir()
+    for name in names:
+        candidates_csv(tmp_path / "dets" / f"{name}.csv", [name])
+    result = run(slides, tmp_path / "dets", tmp_path / "out", small_bundle)
+    assert [w for w in result.warnings if "read as" in w] == [
+        "3 of the detections files read as csv, px, frame slide"
+    ]

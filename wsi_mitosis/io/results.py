@@ -31,7 +31,7 @@ from wsi_mitosis.io.annotations import (
 )
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.tables import FIGURE_COLUMNS, SUMMARY_COLUMNS
-from wsi_mitosis.units import Bounds, Frame, Mpp
+from wsi_mitosis.units import Frame, Mpp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -240,8 +240,8 @@ def read_record(path: Path) -> SlideRecord | None:
 
 
 def _origin(bounds: tuple[int, int, int, int] | None, frame: Frame) -> tuple[int, int]:
-    corner = Bounds(*bounds) if bounds is not None and frame == "qupath" else Bounds(0, 0, 0, 0)
-    return corner.x, corner.y
+    """(x, y) of the frame's origin, level-0 px, slide frame."""
+    return bounds[:2] if bounds is not None and frame == "qupath" else (0, 0)
 
 
 def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import hashlib
 import platform
 import resource
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -163,8 +164,8 @@ class BatchResult:
 def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> BatchResult:
     """Classify the candidates of many slides into one output folder.
 
-    A failed slide leaves the others alone. An interrupt is taken between two slides: what is done stands, the
-    rest is `pending`, and the result says so.
+    A failed slide leaves the others alone. After an interrupt what is done stands, the rest (the slides under
+    work among it) is `pending`, and the result says so.
 
     Args:
         spec: The run.
@@ -252,7 +253,9 @@ def _from_file(spec: ClassifySpec, path: Path, sources: Sequence[SlideSource]) -
 
 def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource]) -> Inputs:
     files = find_files(folder, sources)
-    inputs = Inputs({}, {}, tuple(source for source, paths in files.items() if not paths), (), ())
+    detections_by_slide: dict[SlideSource, Detections] = {}
+    failures: dict[SlideSource, str] = {}
+    kinds: Counter[str] = Counter()
     notes, described = [], []
     for source, paths in files.items():
         if not paths:
@@ -268,16 +271,16 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
             detections = _read(spec, paths[0])
             split = split_by_slide(detections, [source])
         except DetectionsError as error:
-            inputs.failures[source] = str(error)
+            failures[source] = str(error)
             continue
         if split.unmatched_rows:
             notes.append(f"{paths[0].name}: {split.unmatched_rows} rows for other slides")
-        notes.append(
-            f"{paths[0].name}: read as {detections.format}, {detections.units}, frame {detections.frame}"
-        )
-        inputs.detections[source] = split.parts[source]
+        kinds[f"read as {detections.format}, {detections.units}, frame {detections.frame}"] += 1
+        detections_by_slide[source] = split.parts[source]
         described.append(_described(paths[0], detections))
-    return Inputs(inputs.detections, inputs.failures, inputs.absent, tuple(notes), tuple(described))
+    notes += [f"{number} of the detections files {kind}" for kind, number in kinds.items()]
+    absent = tuple(source for source, paths in files.items() if not paths)
+    return Inputs(detections_by_slide, failures, absent, tuple(notes), tuple(described))
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:
@@ -378,20 +381,15 @@ class _Run:
         self.reporter.start(len(tasks), sum(len(task.detections.table) for task in tasks))
 
     def _take(self, outcome: SlideOutcome) -> None:
-        name, stages = outcome.name, {}
+        name = outcome.name
+        stages: dict[str, float] = {}
+        if outcome.status == "done":
+            outcome, stages = self._kept_or_written(outcome)
         self.result.statuses[name] = outcome.status
         if outcome.error is not None:
             self.result.errors[name] = outcome.error
             self.folder.log("failed", slide=name, error=outcome.error, details=outcome.details)
-        elif outcome.result is not None:
-            started = perf_counter()
-            self.records[name] = self._write(outcome.result)
-            stages = {**outcome.result.seconds, "writing": perf_counter() - started}
         else:
-            self.result.kept.add(name)
-            if not self.folder.is_drawn(self.records[name], self.drawing):
-                self.folder.redraw(self.records[name], self.drawing)
-        if outcome.status == "done":
             record = self.records[name]
             self.identities[name] = record.identity
             self.folder.log(
@@ -406,6 +404,21 @@ class _Run:
             for message in record.warnings:
                 self._warn(message)
         self.reporter.finished(outcome, self.records.get(name))
+
+    def _kept_or_written(self, outcome: SlideOutcome) -> tuple[SlideOutcome, dict[str, float]]:
+        """The outcome once its files stand, and seconds by stage; failed where they cannot be written."""
+        started, name = perf_counter(), outcome.name
+        try:
+            if outcome.result is not None:
+                self.records[name] = self._write(outcome.result)
+                return outcome, {**outcome.result.seconds, "writing": perf_counter() - started}
+            if not self.folder.is_drawn(self.records[name], self.drawing):
+                self.folder.redraw(self.records[name], self.drawing)
+            self.result.kept.add(name)
+            return outcome, {}
+        except Exception as failure:  # noqa: BLE001 - as in `run_task`: that slide's alone, traceback kept
+            told = f"{name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
+            return replace(outcome, status="failed", error=told, details=traceback.format_exc()), {}
 
     def _write(self, result: SlideResult) -> SlideRecord:
         counts = result.counts
