@@ -1,0 +1,269 @@
+"""How good labels and probabilities are, and how sure one can be of that; atypical is the positive class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+MEASURES = ("balanced_accuracy", "sensitivity", "specificity", "auroc")
+"""What gets an interval."""
+RESAMPLES = 2000
+SEED = 0
+BINS = 10
+_CHUNK = 2_000_000
+"""Weights in memory at once while resampling: 16 MB an array."""
+
+Unit = Literal["slides", "slides and single samples", "samples"]
+
+
+class Confusion(NamedTuple):
+    """Counts by the true label, then by the label given."""
+
+    atypical_as_atypical: int
+    atypical_as_typical: int
+    typical_as_typical: int
+    typical_as_atypical: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Point estimates; None where a class that the measure needs is absent.
+
+    Attributes:
+        n: Samples.
+        balanced_accuracy: Mean of sensitivity and specificity.
+        sensitivity: Share of the atypical samples that are called atypical.
+        specificity: Share of the typical samples that are called typical.
+        auroc: Chance that an atypical sample has the higher P(atypical) of an atypical and a typical one,
+            a tie counting half.
+        brier: Mean squared difference of P(atypical) and the label, 0 at best.
+    """
+
+    n: int
+    balanced_accuracy: float | None
+    sensitivity: float | None
+    specificity: float | None
+    auroc: float | None
+    brier: float | None
+    confusion: Confusion
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """95 % percentile bootstrap intervals.
+
+    Attributes:
+        bounds: Low and high by name of MEASURES; None where undefined or with a single unit.
+        unit: What was drawn with replacement.
+        units: How many of them there are.
+        resamples: How many draws count.
+        skipped: Draws left out because a class that the data have was not among them.
+    """
+
+    bounds: dict[str, tuple[float, float] | None]
+    unit: Unit
+    units: int
+    resamples: int
+    skipped: int
+
+
+class Bin(NamedTuple):
+    """Samples whose P(atypical) lies in [low, high), of the last bin in [low, high]."""
+
+    low: float
+    high: float
+    n: int
+    mean_p: float
+    atypical_fraction: float
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n - 1) of n values; None where undefined."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+def score(labels: NDArray[np.int64], called: NDArray[np.bool_], p_atypical: NDArray[np.float64]) -> Scores:
+    """Score N samples.
+
+    Args:
+        labels: (N,) 0 typical, 1 atypical.
+        called: (N,) whether the label given is atypical: the vote's, which need not be the mean's.
+        p_atypical: (N,) mean P(atypical), from which `auroc` and `brier` are.
+    """
+    counts = _counts(labels, called).sum(axis=0)
+    balanced, sensitivity, specificity = (_number(value) for value in _rates(counts[None]))
+    each_once = np.ones((1, len(labels)))
+    auroc = _number(_Ranks(labels, p_atypical, np.arange(len(labels))).auroc(each_once))
+    brier = float(np.mean((p_atypical - labels) ** 2)) if len(labels) else None
+    confusion = Confusion(*(int(number) for number in counts))
+    return Scores(len(labels), balanced, sensitivity, specificity, auroc, brier, confusion)
+
+
+def intervals(
+    labels: NDArray[np.int64],
+    called: NDArray[np.bool_],
+    p_atypical: NDArray[np.float64],
+    slides: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Intervals:
+    """Intervals by drawing whole slides with replacement: the figures of one slide resemble each other.
+
+    A sample whose slide is unknown is drawn alone. The same arguments give the same intervals.
+
+    Args:
+        labels: As for `score`.
+        called: As for `score`.
+        p_atypical: As for `score`.
+        slides: (N,) the samples' slides, "" where unknown.
+        resamples: How many times to draw.
+        seed: Of the draws.
+    """
+    unit, cluster = _clusters(slides)
+    units = int(cluster.max()) + 1 if len(cluster) else 0
+    if units < 2:
+        return Intervals(dict.fromkeys(MEASURES), unit, units, 0, 0)
+    by_unit = np.zeros((units, 4))
+    np.add.at(by_unit, cluster, _counts(labels, called))
+    ranks = _Ranks(labels, p_atypical, cluster)
+    draws = _draws(units, len(labels), resamples, np.random.default_rng(seed))
+    values = np.concatenate([np.stack([*_rates(w @ by_unit), ranks.auroc(w)], axis=1) for w in draws])
+    has_atypical, has_typical = bool((labels == 1).any()), bool((labels == 0).any())
+    both = has_atypical and has_typical
+    defined = np.array([both, has_atypical, has_typical, both])  # in the order of MEASURES
+    whole = ~np.isnan(values[:, defined]).any(axis=1)
+    bounds = dict.fromkeys(MEASURES, None) | {
+        MEASURES[index]: _bounds(values[whole, index]) for index in np.flatnonzero(defined) if whole.any()
+    }
+    return Intervals(bounds, unit, units, int(whole.sum()), int((~whole).sum()))
+
+
+def roc_points(
+    labels: NDArray[np.int64], p_atypical: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The ROC curve's corners.
+
+    Returns:
+        (K,) share of the typical samples and (K,) share of the atypical ones at or above each threshold, from
+        0, 0 to 1, 1; None where a class is absent.
+    """
+    if len(set(labels.tolist())) < 2:
+        return None
+    order = np.argsort(-p_atypical, kind="stable")
+    last_of_ties = np.flatnonzero(np.r_[np.diff(p_atypical[order]) != 0, True])
+    atypical = np.cumsum(labels[order])[last_of_ties]
+    typical = last_of_ties + 1 - atypical
+    return np.r_[0.0, typical / typical[-1]], np.r_[0.0, atypical / atypical[-1]]
+
+
+def calibration(
+    labels: NDArray[np.int64], p_atypical: NDArray[np.float64], bins: int = BINS
+) -> tuple[Bin, ...]:
+    """How often samples of about the same P(atypical) are atypical; bins of equal width, no empty ones."""
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, p_atypical, side="right") - 1, 0, bins - 1)
+    return tuple(
+        Bin(
+            float(edges[index]),
+            float(edges[index + 1]),
+            int(inside.sum()),
+            float(p_atypical[inside].mean()),
+            float(labels[inside].mean()),
+        )
+        for index in range(bins)
+        if (inside := place == index).any()
+    )
+
+
+def spread(values: Iterable[float | None]) -> Spread:
+    """Mean and sample standard deviation of the values that are defined."""
+    known = np.array([value for value in values if value is not None], dtype=np.float64)
+    mean = float(known.mean()) if len(known) else None
+    return Spread(mean, float(known.std(ddof=1)) if len(known) > 1 else None, len(known))
+
+
+def _counts(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N, 4) one-hot, in the order of Confusion."""
+    atypical = labels == 1
+    cells = (atypical & called, atypical & ~called, ~atypical & ~called, ~atypical & called)
+    return np.stack(cells, axis=1).astype(np.float64)
+
+
+def _rates(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Balanced accuracy, sensitivity and specificity, (R,) each, of (R, 4) counts; NaN where undefined."""
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+        sensitivity = counts[:, 0] / (counts[:, 0] + counts[:, 1])
+        specificity = counts[:, 2] / (counts[:, 2] + counts[:, 3])
+    return (sensitivity + specificity) / 2, sensitivity, specificity
+
+
+class _Ranks:
+    """The samples in the order of their P(atypical), for the AUROC of many weightings of them.
+
+    Args:
+        labels: (N,) 0 or 1.
+        p_atypical: (N,).
+        cluster: (N,) unit of each sample.
+    """
+
+    def __init__(
+        self, labels: NDArray[np.int64], p_atypical: NDArray[np.float64], cluster: NDArray[np.intp]
+    ) -> None:
+        order = np.argsort(p_atypical, kind="stable")
+        self._atypical, self._cluster = labels[order] == 1, cluster[order]
+        ranked = p_atypical[order]
+        self._tie_starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]][: len(ranked)])
+
+    def auroc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R,) AUROC where unit u counts weights[r, u] times; NaN where a class has no weight."""
+        each = weights[:, self._cluster]  # (R, N)
+        if not each.shape[1]:
+            return np.full(len(weights), np.nan)
+        atypical = np.add.reduceat(each * self._atypical, self._tie_starts, axis=1)
+        typical = np.add.reduceat(each * ~self._atypical, self._tie_starts, axis=1)
+        below = np.cumsum(typical, axis=1) - typical / 2
+        pairs = atypical.sum(axis=1) * typical.sum(axis=1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+            return np.asarray((atypical * below).sum(axis=1) / pairs)
+
+
+def _clusters(slides: Sequence[str]) -> tuple[Unit, NDArray[np.intp]]:
+    """What is drawn, and (N,) the unit of each sample, from 0."""
+    numbers: dict[str | int, int] = {}
+    cluster = [numbers.setdefault(slide or row, len(numbers)) for row, slide in enumerate(slides)]
+    alone = sum(not slide for slide in slides)
+    unit: Unit = "slides" if not alone else "samples" if alone == len(slides) else "slides and single samples"
+    return unit, np.array(cluster, dtype=np.intp)
+
+
+def _draws(
+    units: int, samples: int, resamples: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.float64]]:
+    """How often each unit is drawn, (R, units), a part of the resamples at a time."""
+    step = max(1, _CHUNK // max(units, samples))
+    for start in range(0, resamples, step):
+        number = min(step, resamples - start)
+        drawn = generator.integers(0, units, (number, units)) + units * np.arange(number)[:, None]
+        counted = np.bincount(drawn.ravel(), minlength=number * units)
+        yield counted.reshape(number, units).astype(np.float64)
+
+
+def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _number(value: NDArray[np.float64]) -> float | None:
+    """The one value of an array; None for NaN."""
+    return None if np.isnan(value[0]) else float(value[0])
