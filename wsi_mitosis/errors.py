@@ -6,6 +6,7 @@
     ├── InputError                nothing was started (exit status 2)
     │   ├── DetectionsError       a detections file cannot be read, or fits no slide
     │   ├── BundleError           a bundle is missing, malformed or altered
+    │   ├── DatasetError          labels, images or a store of samples that cannot be used
     │   ├── SpecError             a TOML file or an option that is not what it should be
     │   └── OutputError           the output folder cannot be used
     └── SlideError                one slide fails, the others go on (exit status 1)
@@ -61,6 +62,10 @@ class DetectionsError(InputError):
 
 class BundleError(InputError):
     """A bundle that is missing, malformed, of a newer schema, or altered."""
+
+
+class DatasetError(InputError):
+    """Labels, their images, or a store of samples that are missing, malformed or altered."""
 
 
 class SpecError(InputError):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from wsi_mitosis.errors import BundleError, InputError, SpecError
-from wsi_mitosis.tables import DetectionFormat, Tta, Vote
+from wsi_mitosis.errors import BundleError, DatasetError, InputError, SpecError
+from wsi_mitosis.tables import DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
 from wsi_mitosis.units import Frame, LengthUnit
 
 
@@ -171,6 +171,35 @@ class BundleManifest(Spec):
         return self
 
 
+class StoreAttributes(Spec):
+    """What a store of samples says of itself.
+
+    Attributes:
+        patch_px: Side of its images and masks, px.
+        mpp: um/px; None for crops, which state none.
+        licence: As whoever built it gave it.
+        source: How its labels were read.
+        mask_provider_version: Changes when the provider's masks do; empty without a provider.
+        domains: Sorted.
+        digest: SHA-256 over images, masks and samples, whatever the layout of the files.
+        code_version: Of the program that wrote it.
+    """
+
+    error: ClassVar[type[InputError]] = DatasetError
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    patch_px: int = Field(ge=1)
+    mpp: float | None = Field(gt=0)
+    licence: str
+    source: LabelSource
+    mask_provider: MaskProviderName
+    mask_provider_version: str
+    domains: tuple[str, ...] = Field(min_length=1)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    code_version: str
+
+
 class ResultOptions(Spec):
     """What changes a slide's result, beside the slide, its candidates and the bundle.
 
@@ -250,3 +279,37 @@ class ClassifySpec(Spec):
     output: OutputOptions = OutputOptions()
     placement: PlacementOptions = PlacementOptions()
     model: str | None = None
+
+
+class DatasetSpec(Spec):
+    """One `dataset build`.
+
+    Attributes:
+        path: The table of labels, or the folder above the folders of crops.
+        images: Folder of the crops or slides; that of the table where None.
+        nuclick_weights: A file, or `hub` to fetch them.
+        domain: The domain of all samples of a folder, and of a table without that column.
+        patch_px: Side of what is cut from slides; crops must be at least of that size.
+    """
+
+    source: LabelSource
+    path: str
+    out: str
+    images: str | None = None
+    masks: MaskProviderName = "haematoxylin"
+    nuclick_weights: str | None = None
+    domain: str | None = Field(default=None, min_length=1)
+    patch_px: int = Field(default=128, ge=8, multiple_of=2)
+    licence: str = "not stated"
+    overwrite: bool = False
+    placement: PlacementOptions = PlacementOptions()
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if (self.masks == "nuclick") != (self.nuclick_weights is not None):
+            raise ValueError("masks by nuclick and --nuclick-weights, a file or hub, go together")
+        if self.domain is not None and self.source in {"midog25", "amibr"}:
+            raise ValueError(f"{self.source} has its own domains; --domain is for folder and csv")
+        if self.images is not None and self.source == "folder":
+            raise ValueError("a folder's crops are in it; --images is for the sources with a table")
+        return self

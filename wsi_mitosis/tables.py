@@ -87,6 +87,33 @@ SUMMARY_COLUMNS = (
     "error",
 )
 
+SAMPLE_COLUMNS = (
+    "source_id",
+    "slide",
+    "domain",
+    "label",
+    "label_source",
+    "experts_atypical",
+    "experts_asked",
+    "x_px0",
+    "y_px0",
+    "mask_flag",
+    "digest",
+)
+"""The columns of a store's samples:
+
+source_id          str       the sample's name in its source, such as MIDOG21_1044
+slide              str       such as "MIDOG21/002.tiff", the same in every store; "" where unknown
+domain             str       what a leave-one-domain-out fold holds out
+label              int64     0 typical, 1 atypical
+label_source       str       "majority" (of experts), "folder" or "csv"
+experts_atypical   int64     how many of the experts said atypical
+experts_asked      int64     how many were asked; 0 where unknown
+x_px0, y_px0       float64   the figure's centre, level-0 px, slide frame; NaN where unknown
+mask_flag          str       "ok", or why there is no mask: "none" (no provider), "empty", "border", ...
+digest             str       SHA-256 of the central 64 x 64 px: the same figure has the same in every store
+"""
+
 DetectionFormat = Literal[
     "auto",
     "csv",
@@ -98,6 +125,8 @@ DetectionFormat = Literal[
     "sliderunner",
     "grand-challenge",
 ]
+LabelSource = Literal["midog25", "amibr", "folder", "csv"]
+MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
 Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]

@@ -1,0 +1,107 @@
+"""Rows of a CSV of labels, each of which can tell where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+STAGE = "reading labels"
+LABELS = {
+    **dict.fromkeys(("amf", "atypical", "1", "true"), 1),
+    **dict.fromkeys(("nmf", "typical", "normal", "0", "false"), 0),
+}
+"""What a label may be called; upper and lower case are alike."""
+_SEPARATORS = (",", ";", "\t")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of labels.
+
+    Attributes:
+        place: The file and the row's number, counted from 1 below the header.
+    """
+
+    cells: Mapping[str, str]
+    place: str
+
+    def text(self, column: str) -> str:
+        """A cell without blanks around it.
+
+        Raises:
+            DatasetError: where it is empty.
+        """
+        if not (text := self.cells[column].strip()):
+            raise DatasetError(f"'{column}' is empty", subject=self.place, stage=STAGE)
+        return text
+
+    def number(self, column: str) -> float:
+        """A cell as a finite number; a decimal comma is read where commas separate no cells."""
+        text = self.text(column)
+        try:
+            value = float(text.replace(",", "."))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DatasetError(f"'{column}' is '{text}', not a number", subject=self.place, stage=STAGE)
+        return value
+
+    def label(self, column: str) -> int:
+        """A cell as a label: 0 typical, 1 atypical."""
+        text = self.text(column)
+        if text.lower() not in LABELS:
+            raise DatasetError(
+                f"'{column}' is '{text}', not a label",
+                subject=self.place,
+                stage=STAGE,
+                remedy=f"Labels are {', '.join(LABELS)}",
+            )
+        return LABELS[text.lower()]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a CSV with a header, separated by commas, semicolons or tabs; empty rows are none.
+
+    Raises:
+        DatasetError: where the file cannot be read, has no rows, or a row has not the header's cells.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise DatasetError(f"cannot be read: {reason}", subject=path, stage=STAGE) from error
+    first = text.partition("\n")[0]
+    separator = max(_SEPARATORS, key=first.count)
+    lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, line))]
+    if len(lines) < 2:
+        raise DatasetError("holds no rows", subject=path, stage=STAGE)
+    header = [name.strip() for name in lines[0]]
+    rows = []
+    for number, line in enumerate(lines[1:], start=1):
+        place = f"{path.name}: row {number}"
+        if len(line) != len(header):
+            raise DatasetError(
+                f"{len(line)} cells below a header of {len(header)}", subject=place, stage=STAGE
+            )
+        rows.append(Row(dict(zip(header, line, strict=True)), place))
+    return rows
+
+
+def need_columns(rows: Sequence[Row], columns: Sequence[str], path: Path, what: str) -> None:
+    """Refuse a table without the columns that `what`, a data set's name, has."""
+    if absent := [name for name in columns if name not in rows[0].cells]:
+        raise DatasetError(
+            f"no column {', '.join(absent)}, which {what} has",
+            subject=path,
+            stage=STAGE,
+            remedy="Name the file that the data set is published with, or read yours by --source csv",
+        )

@@ -1,0 +1,384 @@
+"""Stores: labelled figures with their masks, as a Zarr v3 group.
+
+The group holds `images` (N, P, P, 3) and `masks` (N, P, P), both uint8 and sharded, and in `samples/` one
+array per column of tables.SAMPLE_COLUMNS. Text is kept as UTF-8 in (N, length) uint8, filled up with zeros:
+Zarr's specification has no text of its own yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.specs import StoreAttributes
+from wsi_mitosis.tables import SAMPLE_COLUMNS
+from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import zarr
+    from numpy.typing import NDArray
+
+    Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+SCHEMA = 1
+DIGEST_PX = 64
+"""Side of what identifies a figure: inside any published crop, so that crops of all sizes compare."""
+CHUNK_BYTES = 1 << 20
+SHARD_BYTES = 32 << 20
+"""A chunk is what one random sample costs to read, a shard is a file."""
+INTEGERS = ("label", "experts_atypical", "experts_asked")
+FLOATS = ("x_px0", "y_px0")
+BUILD_AGAIN = "Build the store again, or take it from its source again"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that was opened.
+
+    Attributes:
+        folder: Where it lies.
+        attributes: What it says of itself.
+        samples: (N,) rows of tables.SAMPLE_COLUMNS, sorted by domain, slide and source_id.
+    """
+
+    folder: Path
+    attributes: StoreAttributes
+    samples: pd.DataFrame
+
+    def images(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
+        """Images of some samples.
+
+        Args:
+            rows: (n,) indices into the samples, in any order, also repeated; all where None.
+
+        Returns:
+            (n, P, P, 3) uint8 RGB, rows of pixels top to bottom.
+
+        Raises:
+            DatasetError: where the file is damaged.
+        """
+        return self._read("images", rows)
+
+    def masks(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
+        """Masks of some samples, (n, P, P) uint8: 1 on the figure; all 0 where it has none.
+
+        Arguments and errors as for `images`.
+        """
+        return self._read("masks", rows)
+
+    def _read(self, name: str, rows: NDArray[np.intp] | None) -> NDArray[np.uint8]:
+        with _damage_named(self.folder, f"reading {name}"):
+            array = _group(self.folder)[name]
+            if rows is None:
+                return np.asarray(array[:], dtype=np.uint8)  # type: ignore[index]
+            distinct, places = np.unique(np.asarray(rows, dtype=np.intp), return_inverse=True)
+            if not len(distinct):
+                return np.empty((0, *array.shape[1:]), dtype=np.uint8)  # type: ignore[union-attr]
+            return np.asarray(array.oindex[distinct], dtype=np.uint8)[places]  # type: ignore[union-attr]
+
+
+def sample_digests(images: NDArray[np.uint8]) -> list[str]:
+    """What tells a figure whatever the crop's size.
+
+    Args:
+        images: (n, P, P, 3) uint8 RGB with the figure in the centre.
+
+    Returns:
+        SHA-256 in hex of each image's central DIGEST_PX x DIGEST_PX px in C order, of all of a smaller one.
+    """
+    size = min(DIGEST_PX, images.shape[1])
+    start = images.shape[1] // 2 - size // 2
+    centres = images[:, start : start + size, start : start + size]
+    return [hashlib.sha256(centre.tobytes()).hexdigest() for centre in centres]
+
+
+class StoreDigest:
+    """The digest of a store's content, whatever the layout of its files: fed with samples in their order."""
+
+    def __init__(self, patch_px: int) -> None:
+        self._hash = hashlib.sha256(f"samples of {patch_px} px\n".encode())
+
+    def add(self, samples: pd.DataFrame, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> None:
+        """Feed the next samples.
+
+        Args:
+            samples: (n,) rows of tables.SAMPLE_COLUMNS.
+            images: (n, P, P, 3) uint8.
+            masks: (n, P, P) uint8.
+        """
+        for image, mask, row in zip(images, masks, _row_texts(samples), strict=True):
+            self._hash.update(image.tobytes())
+            self._hash.update(mask.tobytes())
+            self._hash.update(row)
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all that was fed, in hex."""
+        return self._hash.hexdigest()
+
+
+def _row_texts(samples: pd.DataFrame) -> Iterator[bytes]:
+    """Each sample as one line of JSON: values in the order of SAMPLE_COLUMNS, null for NaN."""
+    for row in samples[list(SAMPLE_COLUMNS)].itertuples(index=False):
+        values = [None if isinstance(value, float) and math.isnan(value) else value for value in row]
+        yield (json.dumps(values, separators=(",", ":")) + "\n").encode()
+
+
+def sample_table(rows: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns as a table with the types of tables.SAMPLE_COLUMNS; those not given are left out."""
+    types = {name: _dtype(name) for name in SAMPLE_COLUMNS}
+    return pd.DataFrame(
+        {name: pd.Series(rows[name], dtype=types[name]) for name in SAMPLE_COLUMNS if name in rows}
+    )
+
+
+def _dtype(column: str) -> str:
+    return "int64" if column in INTEGERS else "float64" if column in FLOATS else "str"
+
+
+def open_store(folder: Path) -> Store:
+    """Open a store; its images and masks are read when they are asked for.
+
+    Raises:
+        DatasetError: where there is none, or one that is incomplete, malformed or of a newer schema.
+    """
+    if not (folder / "zarr.json").is_file():
+        raise DatasetError(
+            "no such store" if not folder.exists() else "a folder without zarr.json",
+            subject=folder,
+            stage="opening a store",
+            remedy="Name a folder that `wsi-mitosis dataset build` wrote",
+        )
+    with _damage_named(folder, "opening a store"):
+        group = _group(folder)
+        attributes = _attributes(group.attrs.asdict(), folder)
+        samples = sample_table({name: _column(group, name) for name in SAMPLE_COLUMNS})
+        _check_arrays(group, len(samples), attributes.patch_px, folder)
+    return Store(folder, attributes, samples)
+
+
+def write_store(
+    folder: Path,
+    fields: Mapping[str, Any],
+    samples: pd.DataFrame,
+    pixels: Iterable[Pixels],
+    *,
+    overwrite: bool = False,
+) -> Store:
+    """Write a store: all of it or nothing.
+
+    Args:
+        folder: Where it goes.
+        fields: The attributes, without `schema`, `domains`, `digest` and `code_version`, which are added.
+        samples: (N,) rows of SAMPLE_COLUMNS without `digest`, which is added, in the store's order.
+        pixels: Images (n, P, P, 3) uint8 and masks (n, P, P) uint8 of the samples in order, in blocks of any
+            size; gone through once.
+        overwrite: Take the place of what is there.
+
+    Returns:
+        The store as read back from disk.
+
+    Raises:
+        OutputError: where something is there already, or the folder cannot be written.
+    """
+    check_free(folder, overwrite=overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=folder, stage="writing a store"
+        ) from error
+    try:
+        _write_group(temporary / "new", fields, samples, pixels)
+        open_store(temporary / "new")
+        if folder.exists():
+            folder.replace(temporary / "old")
+        (temporary / "new").replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_store(folder)
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Whether a store may be written to `folder`.
+
+    Raises:
+        OutputError: where something is there that is not to be replaced, or that is no store.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise OutputError(
+            "exists already",
+            subject=folder,
+            stage="writing a store",
+            remedy="Choose another --out, or give --overwrite",
+        )
+    if not (folder / "zarr.json").is_file():
+        raise OutputError(
+            "is there and is no store, so --overwrite leaves it alone",
+            subject=folder,
+            stage="writing a store",
+            remedy="Choose another --out",
+        )
+
+
+def _write_group(
+    folder: Path, fields: Mapping[str, Any], samples: pd.DataFrame, pixels: Iterable[Pixels]
+) -> None:
+    import zarr
+
+    group = zarr.open_group(folder, mode="w-", zarr_format=3)
+    patch_px = int(fields["patch_px"])
+    shape = (len(samples), patch_px, patch_px)
+    arrays = _pixel_array(group, "images", (*shape, 3)), _pixel_array(group, "masks", shape)
+    digest, digests = StoreDigest(patch_px), list[str]()
+    for images, masks in _in_blocks(pixels, cast("tuple[int, ...]", arrays[0].shards)[0]):
+        place = slice(len(digests), len(digests) + len(images))
+        arrays[0][place], arrays[1][place] = images, masks
+        digests += sample_digests(images)
+        digest.add(samples.iloc[place].assign(digest=digests[place]), images, masks)
+    table = sample_table({**samples, "digest": digests})
+    for name in SAMPLE_COLUMNS:
+        _write_column(group, name, table[name])
+    attributes = {
+        "schema": SCHEMA,
+        **fields,
+        "domains": sorted(table["domain"].unique()),
+        "digest": digest.hexdigest(),
+        "code_version": __version__,
+    }
+    group.attrs.put(StoreAttributes.parse(attributes, folder).model_dump(mode="json", by_alias=True))
+
+
+def _in_blocks(pixels: Iterable[Pixels], size: int) -> Iterator[Pixels]:
+    """The same samples in blocks of `size`, so that each shard is written once."""
+    waiting: list[Pixels] = []
+    for pair in pixels:
+        waiting.append(pair)
+        if sum(len(images) for images, _ in waiting) >= size:
+            images, masks = _joined(waiting)
+            whole = len(images) // size * size
+            for start in range(0, whole, size):
+                yield images[start : start + size], masks[start : start + size]
+            waiting = [(images[whole:], masks[whole:])]
+    if sum(len(images) for images, _ in waiting):
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[Pixels]) -> Pixels:
+    return np.concatenate([images for images, _ in blocks]), np.concatenate([masks for _, masks in blocks])
+
+
+def _pixel_array(group: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+    per_chunk = max(1, CHUNK_BYTES // math.prod(shape[1:3]) // 3)  # the same samples in both arrays' chunks
+    per_shard = per_chunk * max(1, min(SHARD_BYTES // CHUNK_BYTES, math.ceil(shape[0] / per_chunk)))
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype="uint8",
+        chunks=(per_chunk, *shape[1:]),
+        shards=(per_shard, *shape[1:]),
+        compressors=_compressor(),
+        config={"write_empty_chunks": True},  # so that a shard that is not there is known to be lost
+    )
+
+
+def _compressor() -> Any:
+    from zarr.codecs import BloscCodec
+
+    return BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=1)
+
+
+def _write_column(group: zarr.Group, name: str, values: pd.Series[Any]) -> None:
+    if _dtype(name) == "str":
+        encoded = [text.encode() for text in values]
+        width = max(1, *map(len, encoded))
+        data = np.frombuffer(b"".join(text.ljust(width, b"\0") for text in encoded), np.uint8)
+        data = data.reshape(len(encoded), width)
+    else:
+        data = values.to_numpy()
+    group.create_array(
+        f"samples/{name}",
+        data=data,
+        chunks=data.shape,
+        compressors=_compressor(),
+        config={"write_empty_chunks": True},
+    )
+
+
+def _column(group: zarr.Group, name: str) -> Any:
+    data = np.asarray(cast("zarr.Array[Any]", group[f"samples/{name}"])[:])
+    if _dtype(name) != "str":
+        return data
+    return [row.tobytes().rstrip(b"\0").decode() for row in data]
+
+
+def _group(folder: Path) -> zarr.Group:
+    import zarr
+
+    return zarr.open_group(folder, mode="r", zarr_format=3)
+
+
+def _attributes(data: dict[str, Any], folder: Path) -> StoreAttributes:
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise DatasetError(
+            f"its schema {schema} is newer than the {SCHEMA} that this version knows",
+            subject=folder,
+            stage="opening a store",
+            remedy="Upgrade the program: pip install --upgrade wsi-mitosis",
+        )
+    return StoreAttributes.parse(data, folder)
+
+
+def _check_arrays(group: zarr.Group, number: int, patch_px: int, folder: Path) -> None:
+    """Whether the arrays are of the shape that the samples ask for, and all of their files are there.
+
+    Zarr reads a file that is not there as zeros.
+    """
+    shape = (number, patch_px, patch_px)
+    for name, wanted in (("images", (*shape, 3)), ("masks", shape)):
+        array = cast("zarr.Array[Any]", group[name])
+        if array.shape != wanted or array.dtype != np.uint8:
+            raise _malformed(f"'{name}' is {array.shape} {array.dtype}, not {wanted} uint8", folder)
+        shards = math.ceil(number / (array.shards or array.chunks)[0])
+        _check_files(folder / name, shards, folder)
+    for column in SAMPLE_COLUMNS:
+        _check_files(folder / "samples" / column, 1, folder)
+
+
+def _check_files(array: Path, number: int, folder: Path) -> None:
+    # an array's first axis alone is cut; Zarr v3 core, "default" chunk key encoding: c/<i>/0/0
+    if lost := [i for i in range(number) if not (array / "c" / str(i)).exists()]:
+        raise _malformed(f"{len(lost)} of the {number} files of '{array.name}' are not there", folder)
+
+
+def _malformed(cause: str, folder: Path) -> DatasetError:
+    return DatasetError(cause, subject=folder, stage="opening a store", remedy=BUILD_AGAIN)
+
+
+@contextmanager
+def _damage_named(folder: Path, stage: str) -> Iterator[None]:
+    """Errors of damaged files as ours: what Zarr, its codecs and the file system raise."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (LookupError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise DatasetError(
+            f"damaged: {type(error).__name__}: {error}", subject=folder, stage=stage, remedy=BUILD_AGAIN
+        ) from error
