@@ -125,7 +125,7 @@ class TrainingSpec(Spec):
     """Where a trained bundle comes from.
 
     Attributes:
-        samples: File beside the manifest with the digests of the training samples, one a line.
+        samples: File beside the manifest, a line per sample: its digest, a blank, its domain.
     """
 
     dataset_digest: str

@@ -176,6 +176,34 @@ def test_a_listed_file_that_is_no_safetensors_is_told(folder: Path) -> None:
         open_bundle(folder).read_members()
 
 
+def test_samples_are_read_with_their_domains(tmp_path: Path) -> None:
+    lines = ["aa TUPAC16 01-23", "bb Köln", "aa MIDOG21 Aperio CS2", "cc"]
+    bundle = write_bundle(tmp_path / "b", FIELDS, STATES, "", samples=lines)
+    assert bundle.read_samples() == {
+        "aa": frozenset({"TUPAC16 01-23", "MIDOG21 Aperio CS2"}),
+        "bb": frozenset({"Köln"}),
+        "cc": frozenset(),
+    }
+    flip_last_byte(tmp_path / "b" / "samples.txt")
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        bundle.read_samples()
+
+
+def test_samples_that_are_no_text_are_told(folder: Path) -> None:
+    import hashlib
+
+    manifest = open_bundle(folder).manifest
+    assert manifest.training is not None
+    (folder / "samples.txt").write_bytes(b"\xff\n")
+    in_manifest(folder, manifest.training.samples_sha256, hashlib.sha256(b"\xff\n").hexdigest())
+    with pytest.raises(BundleError, match=r"samples\.txt: reading samples: is no text"):
+        open_bundle(folder).read_samples()
+
+
+def test_an_untrained_bundle_has_no_samples() -> None:
+    assert open_bundle(find_bundle(DEFAULT_BUNDLE)).read_samples() == {}
+
+
 def test_a_bundle_is_found_by_folder_and_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_bundle(folder) == folder
     assert find_bundle(str(folder)) == folder

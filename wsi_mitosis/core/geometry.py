@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_mitosis.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,6 +26,33 @@ def read_px(patch_px: int, zooms: tuple[float, ...]) -> int:
     """Side of the one window, px at the bundle's um/px, from which all zoomed views are cut; even."""
     side = math.ceil(patch_px / min(1.0, *zooms))
     return side + side % 2
+
+
+def cut_centres(crops: NDArray[np.uint8], side_px: int, reader: str) -> NDArray[np.uint8]:
+    """The centre of each crop, where the figure is.
+
+    The centre of n pixels is pixel n // 2, of crops and of what is cut from them.
+
+    Args:
+        crops: (N, height, width, 3) uint8.
+        side_px: How much `reader` wants.
+        reader: The bundle, for the message.
+
+    Returns:
+        (N, side_px, side_px, 3) uint8, a view.
+
+    Raises:
+        InputError: where the crops are smaller.
+    """
+    height, width = crops.shape[1:3]
+    if min(height, width) < side_px:
+        raise InputError(
+            f"its crops are {width} x {height} px, smaller than the {side_px} px that '{reader}' reads",
+            stage="cutting crops",
+            remedy="Cut larger crops at the same um/px, or choose a bundle with smaller patches",
+        )
+    top, left = height // 2 - side_px // 2, width // 2 - side_px // 2
+    return crops[:, top : top + side_px, left : left + side_px]
 
 
 def resampling_weights(start: float, step: float, size: int, available: int) -> NDArray[np.float32]:

@@ -63,6 +63,32 @@ class Bundle:
                 ) from error
         return states
 
+    def read_samples(self) -> dict[str, frozenset[str]]:
+        """The samples that the members were trained, selected and tested on; empty for an untrained bundle.
+
+        Returns:
+            The domains of each by its digest (`SAMPLE_COLUMNS`): a figure may occur in several. No domain
+            where the bundle does not state them.
+
+        Raises:
+            BundleError: where the file is missing, altered, or no text.
+        """
+        training = self.manifest.training
+        if training is None:
+            return {}
+        path = self.folder / training.samples
+        content = _checked(path, training.samples_sha256)
+        try:
+            lines = content.decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise BundleError(
+                f"is no text: {error}", subject=path, stage="reading samples", remedy=GET_AGAIN
+            ) from error
+        domains: dict[str, set[str]] = {}
+        for digest, _, domain in (line.partition(" ") for line in lines if line):
+            domains.setdefault(digest, set()).update([domain] if domain else [])
+        return {digest: frozenset(of_digest) for digest, of_digest in domains.items()}
+
     def read_card(self) -> str:
         """The bundle's CARD.md; empty without one."""
         path = self.folder / CARD
@@ -133,7 +159,7 @@ def write_bundle(
             `samples` and `samples_sha256` of `training`, all of which are added. `member` may be left out.
         states: Weights of each member by name; stored as float16.
         card: Text of CARD.md.
-        samples: Digests of the training samples, for a bundle with `training`.
+        samples: For a bundle with `training`, of each sample its digest, a blank, and its domain.
 
     Returns:
         The bundle as read back from disk.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_mitosis.core.geometry import read_px
+from wsi_mitosis.core.geometry import cut_centres, read_px
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
@@ -91,7 +91,7 @@ def predict_crops(crops: NDArray[np.uint8], ensemble: Ensemble, bundle: Bundle) 
         InputError: where the crops are smaller than the bundle's.
     """
     manifest = bundle.manifest
-    centres = _centres(crops, read_px(manifest.input.patch_px, manifest.ensemble.zooms), manifest.name)
+    centres = cut_centres(crops, read_px(manifest.input.patch_px, manifest.ensemble.zooms), manifest.name)
     starts = range(0, len(centres), BATCH)
     probabilities = [ensemble.predict(centres[start : start + BATCH]) for start in starts]
     return tally(
@@ -154,16 +154,3 @@ def predict_challenge(
     result = predict_stack(challenge_stack(input_dir), bundle, device=device, tta=tta, vote=vote)
     result.write(output_dir / OUT_FILE)
     return result, output_dir / OUT_FILE
-
-
-def _centres(crops: NDArray[np.uint8], side_px: int, bundle: str) -> NDArray[np.uint8]:
-    """The centre of each crop, (N, side_px, side_px, 3)."""
-    height, width = crops.shape[1:3]
-    if min(height, width) < side_px:
-        raise InputError(
-            f"its crops are {width} x {height} px, smaller than the {side_px} px that '{bundle}' reads",
-            stage="cutting crops",
-            remedy="Cut larger crops at the same um/px, or choose a bundle with smaller patches",
-        )
-    top, left = height // 2 - side_px // 2, width // 2 - side_px // 2
-    return crops[:, top : top + side_px, left : left + side_px]
