@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
 from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.batch import BatchResult, Reporter, SlideTask
-    from wsi_mitosis.specs import ClassifySpec, PlacementOptions
+    from wsi_mitosis.jobs.dataset import BuildResult, Part
+    from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
+    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, PlacementOptions
 
 CPUS_PER_WORKER = 4
 """Where there is no GPU: one worker's reading threads and model keep about this many cores busy."""
@@ -47,6 +50,11 @@ class Placement:
 def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
     """Classify many slides; see `jobs.batch.run_batch`."""
     return run_batch(spec, _execute, reporter)
+
+
+def build_dataset(spec: DatasetSpec, reporter: BuildReporter) -> BuildResult:
+    """Build a store of labelled figures; see `jobs.dataset.build`."""
+    return build(spec, _execute_parts, reporter)
 
 
 def granted_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -297,6 +305,38 @@ def _lost(task: SlideTask, error: Exception) -> SlideOutcome:
         "Run again: what is done is kept; fewer --workers need less memory",
         details=str(error),
     )
+
+
+def _execute_parts(parts: Sequence[Part], spec: DatasetSpec) -> Generator[PartOutcome, None, None]:
+    options = spec.placement
+    if stays_here(options, len(parts)):
+        yield from run_parts(parts, options.cpus_per_worker or granted_cpus())
+        return
+    with ray_runtime(options.address) as ray:
+        have = ray.cluster_resources()
+        gpus = have.get("GPU", 0.0) if spec.masks == "nuclick" else 0.0
+        yield from _parts_on_ray(ray, parts, place(options, len(parts), int(have.get("CPU", 1)), gpus))
+
+
+def _parts_on_ray(ray: Any, parts: Sequence[Part], placement: Placement) -> Iterator[PartOutcome]:
+    """As many parts at a time as there are workers; Ray's worker processes stay, with their mask provider."""
+    task = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0)(run_part)
+    waiting = deque(parts)
+    busy: dict[Any, Part] = {}
+    while waiting or busy:
+        while waiting and len(busy) < placement.workers:
+            part = waiting.popleft()
+            busy[task.remote(part, placement.cpus)] = part
+        ready, _ = ray.wait(list(busy))
+        for reference in ready:
+            part = busy.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                fault = f"{part.files[0].name}: its worker died ({type(error).__name__}); run again"
+                yield PartOutcome(part.index, len(part.files), faults=(fault,))
 
 
 def try_ray() -> str:

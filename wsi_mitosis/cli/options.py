@@ -63,14 +63,15 @@ vote = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="The result as one JSON object on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="More detail.")
+workers = click.option(
+    "--workers",
+    type=AutoNumber(int),
+    default="auto",
+    show_default=True,
+    help="Ray workers; 0 = in this process.",
+)
 placement = stacked(
-    click.option(
-        "--workers",
-        type=AutoNumber(int),
-        default="auto",
-        show_default=True,
-        help="Ray workers; 0 = in this process.",
-    ),
+    workers,
     click.option(
         "--gpus-per-worker",
         type=AutoNumber(float),

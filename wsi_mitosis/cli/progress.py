@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from wsi_mitosis.io.results import SlideRecord
     from wsi_mitosis.jobs.batch import SlideOutcome
+    from wsi_mitosis.jobs.dataset import PartOutcome
 
 PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
@@ -108,6 +109,55 @@ class Reporter:
             f"{self._done}/{self._slides} slides, {self._failed} failed, "
             f"{self._patches} patches, {self._patches / seconds:.0f}/s"
         )
+
+    def _say(self, line: str) -> None:
+        self._told = monotonic()
+        if not self._quiet:
+            self._console.print(line, markup=False)
+
+
+class PartsReporter:
+    """Tells the building of a dataset to stderr. Use it as a context manager; arguments as for `Reporter`."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = sys.stderr.isatty() and not quiet
+        self._samples = self._done = 0
+        self._told = monotonic()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def start(self, parts: int, samples: int) -> None:
+        """The work begins."""
+        self._samples, self._told = samples, monotonic()
+        if self._live:
+            self._progress = Progress(
+                TextColumn("figures"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("", total=samples)
+            self._progress.start()
+        else:
+            self._say(f"{several(samples, 'figure')} in {several(parts, 'part')}")
+
+    def finished(self, outcome: PartOutcome) -> None:
+        """One part is through."""
+        self._done += outcome.samples
+        if self._progress is not None:
+            self._progress.update(self._task, advance=outcome.samples)
+        if self._verbose or (self._progress is None and monotonic() - self._told >= PLAIN_SECONDS):
+            what = "failed" if outcome.faults else "kept" if outcome.kept else "done"
+            self._say(f"{self._done}/{self._samples} figures; part {outcome.index + 1} {what}")
 
     def _say(self, line: str) -> None:
         self._told = monotonic()

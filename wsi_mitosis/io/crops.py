@@ -6,9 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.labels.common import listed
+from wsi_mitosis.io.patches import PatchPlan, stream_patches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsi_mitosis.io.slides import Slide
+
 STAGE = "reading images"
+IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file: SyntaxError for a broken PNG chunk."""
+PAD_VALUE = 0
+"""Outside a slide: black, as in the crops published with AMi-Br."""
+BATCH = 32
 
 
 def crops_side(files: Sequence[Path], least_px: int) -> int:
@@ -51,46 +60,74 @@ def crops_side(files: Sequence[Path], least_px: int) -> int:
 
 
 def _sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
-    from PIL import Image
-
-    sizes, bad = [], []
+    sizes, faults = [], []
     for path in files:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            bad.append(f"{path.name} ({error})")
-    if bad:
-        raise unreadable(bad, files[0].parent)
+        except IMAGE_ERRORS as error:
+            faults.append(f"{path.name}: {_reason(error)}")
+    if faults:
+        raise unreadable(faults)
     return sizes
 
 
-def read_crops(files: Sequence[Path], side_px: int) -> NDArray[np.uint8]:
-    """Crops as (N, P, P, 3) uint8 RGB.
+def _reason(error: BaseException) -> str:
+    """Without the path, which Pillow repeats."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
-    Raises:
-        DatasetError: naming all that cannot be read or are not of `side_px`.
+
+def unreadable(faults: Sequence[str]) -> DatasetError:
+    """Images that cannot be read, each told by a text that begins with its name."""
+    return DatasetError(
+        f"{len(faults)} images cannot be read: {listed(faults)}",
+        stage=STAGE,
+        remedy="Copy them again from their source, or leave them out",
+    )
+
+
+def read_crops(files: Sequence[Path], side_px: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Read crops.
+
+    Args:
+        files: The crops.
+        side_px: Their side, from `crops_side`.
+
+    Returns:
+        (N, P, P, 3) uint8 RGB, and a text for each file that could not be read.
     """
-    from PIL import Image
-
-    crops = np.empty((len(files), side_px, side_px, 3), np.uint8)
-    bad = []
+    crops = np.zeros((len(files), side_px, side_px, 3), np.uint8)
+    faults = []
     for place, path in enumerate(files):
         try:
             with Image.open(path) as image:
                 crops[place] = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            bad.append(f"{path.name} ({error})")
-    if bad:
-        raise unreadable(bad, files[0].parent)
+        except IMAGE_ERRORS as error:
+            faults.append(f"{path.name}: {_reason(error)}")
+    return crops, faults
+
+
+def cut_crops(
+    slide: Slide, centres_px0: NDArray[np.float64], side_px: int, *, threads: int
+) -> NDArray[np.uint8]:
+    """Cut crops from a slide: level-0 pixels as they are.
+
+    Args:
+        slide: An open slide.
+        centres_px0: (N, 2) x, y of the figures, level-0 px, slide frame.
+        side_px: Side of a crop; even.
+        threads: Reading threads.
+
+    Returns:
+        (N, P, P, 3) uint8 RGB in the order of the centres.
+
+    Raises:
+        UnreadableSlideError: where the pixels cannot be decoded.
+    """
+    tile_px = slide.levels[0].tile_px
+    plan = PatchPlan(side_px, PAD_VALUE, 0, True, (1.0, 1.0), 1.0, tile_px, 1.0)
+    crops = np.empty((len(centres_px0), side_px, side_px, 3), np.uint8)
+    x, y = centres_px0[:, 0], centres_px0[:, 1]
+    for batch in stream_patches(slide, plan, x, y, batch_size=BATCH, threads=threads):
+        crops[batch.rows] = batch.pixels
     return crops
-
-
-def unreadable(names: Sequence[str], folder: Path) -> DatasetError:
-    """Images that cannot be read."""
-    return DatasetError(
-        f"{len(names)} images cannot be read: {listed(names)}",
-        subject=folder,
-        stage=STAGE,
-        remedy="Copy them again from their source, or leave them out",
-    )

@@ -11,10 +11,8 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,6 +25,7 @@ from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
@@ -195,8 +194,9 @@ def write_store(
     """
     check_free(folder, overwrite=overwrite)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise OutputError(
             f"cannot be written: {error.strerror}", subject=folder, stage="writing a store"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.io.labels.amibr import read_amibr
 from wsi_mitosis.io.labels.common import Listing
 from wsi_mitosis.io.labels.folder import read_folder
+from wsi_mitosis.io.labels.midog25 import read_midog25
+from wsi_mitosis.io.labels.table import read_table
 
 if TYPE_CHECKING:
     from wsi_mitosis.specs import DatasetSpec
@@ -19,10 +21,16 @@ def read_listing(spec: DatasetSpec) -> Listing:
     """Read labels and find their images.
 
     Raises:
-        DatasetError: where the labels cannot be read or understood, or images are missing.
+        InputError: where the labels cannot be read or understood, or images are missing.
     """
-    path = Path(spec.path)
-    images = Path(spec.images) if spec.images is not None else path.parent
-    if spec.source == "amibr":
-        return read_amibr(path, images)
-    return read_folder(path, spec.domain)
+    path = Path(spec.path).absolute()
+    images = path.parent if spec.images is None else Path(spec.images).absolute()
+    match spec.source:
+        case "amibr":
+            return read_amibr(path, images)
+        case "midog25":
+            return read_midog25(path, images)
+        case "csv":
+            return read_table(path, images, spec.domain)
+        case "folder":
+            return read_folder(path, spec.domain)

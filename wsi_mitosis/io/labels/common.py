@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.stores import sample_table
+from wsi_mitosis.tables import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 STAGE = "reading labels"
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FROM_PIXELS = ("mask_flag", "digest")
+"""Columns that are not known before the images are read."""
 _SHOWN = 5
 
 
@@ -38,9 +41,7 @@ class Listing:
 
 
 def listing(columns: dict[str, Any], files: Sequence[Path], *, on_slides: bool) -> Listing:
-    """Samples in the store's order: by domain, slide, and source_id in natural order.
-
-    What still ties is ordered by its other columns, so that the order of a file's rows decides nothing.
+    """Samples in the store's order.
 
     Args:
         columns: A value per sample for each of tables.SAMPLE_COLUMNS but `mask_flag` and `digest`.
@@ -48,12 +49,21 @@ def listing(columns: dict[str, Any], files: Sequence[Path], *, on_slides: bool) 
         on_slides: Whether the files are slides.
     """
     samples = sample_table(columns)
-    names = zip(samples["domain"], samples["slide"], map(natural_key, samples["source_id"]), strict=True)
-    keys = list(zip(names, map(str, samples.itertuples(index=False)), strict=True))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
+    order = store_order(samples)
     return Listing(
         samples.iloc[order].reset_index(drop=True), tuple(files[i] for i in order), on_slides=on_slides
     )
+
+
+def store_order(samples: pd.DataFrame) -> list[int]:
+    """The rows of samples by domain, slide, and source_id in natural order.
+
+    What still ties is ordered by its other columns, so that the order of a file's rows decides nothing.
+    """
+    names = zip(samples["domain"], samples["slide"], map(natural_key, samples["source_id"]), strict=True)
+    others = samples[[name for name in SAMPLE_COLUMNS if name in samples and name not in FROM_PIXELS]]
+    keys = list(zip(names, map(str, others.itertuples(index=False)), strict=True))
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -28,11 +28,14 @@ class Row:
     """One row of labels.
 
     Attributes:
+        cells: By the names of their columns.
         place: The file and the row's number, counted from 1 below the header.
+        decimal_comma: Whether commas separate no cells, and may be decimal.
     """
 
     cells: Mapping[str, str]
     place: str
+    decimal_comma: bool = False
 
     def text(self, column: str) -> str:
         """A cell without blanks around it.
@@ -45,10 +48,10 @@ class Row:
         return text
 
     def number(self, column: str) -> float:
-        """A cell as a finite number; a decimal comma is read where commas separate no cells."""
+        """A cell as a finite number."""
         text = self.text(column)
         try:
-            value = float(text.replace(",", "."))
+            value = float(text.replace(",", ".") if self.decimal_comma else text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -92,7 +95,7 @@ def read_rows(path: Path) -> list[Row]:
             raise DatasetError(
                 f"{len(line)} cells below a header of {len(header)}", subject=place, stage=STAGE
             )
-        rows.append(Row(dict(zip(header, line, strict=True)), place))
+        rows.append(Row(dict(zip(header, line, strict=True)), place, separator != ","))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Slides: finding them, opening them, reading pixels in a stated frame."""
 
 from wsi_mitosis.io.slides.finding import SLIDE_ENDINGS, FoundSlides, find_slides
-from wsi_mitosis.io.slides.opening import identify, open_slide
+from wsi_mitosis.io.slides.opening import identify, open_native, open_slide
 from wsi_mitosis.io.slides.slide import Level, MppSource, Slide
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "Slide",
     "find_slides",
     "identify",
+    "open_native",
     "open_slide",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import openslide
@@ -39,6 +40,25 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
         backend.close()
         raise
     return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opening_notes, *warnings))
+
+
+def open_native(path: Path) -> Slide:
+    """Open a slide whose level-0 pixels are taken as they are, whatever they measure.
+
+    Its `mpp` is NaN where it states no usable pixel size.
+
+    Raises:
+        UnreadableSlideError: where the file is missing or no library opens it.
+    """
+    backend, notes = _open_backend(path)
+    try:
+        stated = _usable(backend.stated_mpp)
+        identity = slide_identity(path, backend.vendor_hash)
+    except BaseException:
+        backend.close()
+        raise
+    mpp = stated or Mpp(math.nan, math.nan)
+    return Slide(path, backend, mpp, "slide", stated, backend.bounds, identity, notes)
 
 
 def identify(path: Path) -> str:

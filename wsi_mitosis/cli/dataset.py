@@ -1,0 +1,223 @@
+"""`wsi-mitosis dataset`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from wsi_mitosis.cli import options
+from wsi_mitosis.tables import LabelSource, MaskProviderName
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wsi_mitosis.jobs.dataset import BuildResult, Contents, DomainContents, Verification
+
+LOG_COLUMNS = 200
+"""Width of a table where no terminal tells one; it takes no more than it needs."""
+
+
+@click.group()
+def command() -> None:
+    """Build, show and verify a store of labelled figures, to train on or to test with.
+
+    Example:  wsi-mitosis dataset show amibr.zarr
+    """
+
+
+@command.command()
+@click.argument("path")
+@click.option(
+    "--source", type=click.Choice(get_args(LabelSource)), required=True, help="How PATH states the labels."
+)
+@click.option("--out", required=True, metavar="STORE.zarr", help="The store.")
+@click.option("--images", metavar="DIR", help="Crops or slides.  [default: the table's folder]")
+@click.option(
+    "--masks",
+    type=click.Choice(get_args(MaskProviderName)),
+    default="haematoxylin",
+    show_default=True,
+    help="Who segments the figures, for multi-task training.",
+)
+@click.option("--nuclick-weights", metavar="PATH|hub", help="With --masks nuclick; hub fetches them.")
+@click.option(
+    "--domain", help="For folder, and csv without that column.  [default: the folder's or table's name]"
+)
+@click.option(
+    "--patch-px", type=int, default=128, show_default=True, help="Side of what is cut; least side of crops."
+)
+@click.option("--licence", default="not stated", show_default=True, metavar="TEXT", help="Of the images.")
+@options.workers
+@click.option("--overwrite", is_flag=True, help="Take the place of a store that is there.")
+@options.as_json
+@options.quiet
+@options.verbose
+def build(path: str, *, workers: int | None, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
+    """Build a store from published labels and their images.
+
+    \b
+    PATH for each source:
+      midog25  the table of MIDOG 2025's atypical set; --images: its crops, or MIDOG++'s slides
+      amibr    AMI-BR.csv; --images: its crops
+      folder   a folder that holds Atypical/ and Normal/ (or Typical/) with crops
+      csv      a table slide,x,y,label[,domain][,id] in level-0 px; --images: the slides
+
+    Crops are taken whole and at the scale they have, all of one size; from slides, level-0 pixels around each
+    centre. A build that was killed goes on when it is run again.
+
+    \b
+    Example:  wsi-mitosis dataset build AMI-BR.csv --source amibr --images AMi-Br/ --out amibr.zarr
+
+    Exit status: 0 built, 2 not built, 130 interrupted.
+    """
+    from wsi_mitosis.cli.progress import PartsReporter
+    from wsi_mitosis.cli.signals import termination_interrupts
+    from wsi_mitosis.specs import DatasetSpec
+    from wsi_mitosis.workers import build_dataset
+
+    spec = DatasetSpec.parse({"path": path, "placement": {"workers": workers}, **given}, "dataset build")
+    with termination_interrupts(), PartsReporter(quiet=quiet, verbose=verbose) as reporter:
+        result = build_dataset(spec, reporter)
+    if as_json:
+        click.echo(json.dumps(_built(result), ensure_ascii=False))
+    elif not quiet:
+        typical = result.samples - result.atypical
+        flags = ", ".join(f"{number} {flag}" for flag, number in result.flags.items())
+        kept = f" ({result.kept_parts} of {result.parts} parts were there)" if result.kept_parts else ""
+        click.echo(
+            f"{result.samples} figures: {result.atypical} atypical, {typical} typical\n"
+            f"masks ({spec.masks}): {flags}\n"
+            f"{result.folder}: digest {result.attributes.digest}, {result.seconds:.0f} s{kept}"
+        )
+    return 0
+
+
+@command.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), metavar="FILE.png", help="[default: STORE.png beside it]"
+)
+@options.as_json
+def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
+    """Count a store's figures by class and domain, and draw some with their masks.
+
+    Example:  wsi-mitosis dataset show amibr.zarr --sheet amibr.png
+    """
+    from wsi_mitosis.jobs.dataset import draw
+    from wsi_mitosis.jobs.dataset import show as show_store
+
+    contents = show_store(store)
+    sheet = sheet or store.with_name(f"{store.name}.png")
+    left_out = draw(store, sheet)
+    if as_json:
+        click.echo(json.dumps({**_told(contents), "sheet": str(sheet)}, ensure_ascii=False))
+        return 0
+    for name, value in contents.attributes.model_dump(mode="json", by_alias=True).items():
+        if name != "domains":
+            click.echo(f"{name.replace('_', ' ') + ':':23} {'unknown' if value is None else value}")
+    _print(_table(contents))
+    click.echo(f"Some of them in {sheet}" + (f" ({left_out} domains left out)" if left_out else ""))
+    return 0
+
+
+@command.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Tell what OTHER has of it, by image, and by slide and place.",
+)
+@options.as_json
+def verify(store: Path, against: Path | None, *, as_json: bool) -> int:
+    """Check a store against its digests; tell of duplicates, contradictory labels, slides in two domains.
+
+    Example:  wsi-mitosis dataset verify amibr.zarr --against midog25.zarr
+
+    Exit status: 0 as it should be (the notes say what to know), 1 damaged or not fit for folds, 2 no store.
+    """
+    from wsi_mitosis.jobs.dataset import verify as verify_store
+
+    found = verify_store(store, against)
+    if as_json:
+        click.echo(json.dumps(_verified(found), ensure_ascii=False))
+        return found.exit_status
+    for fault in found.faults:
+        click.secho(f"wrong: {fault}", fg="red")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    verdict = "WRONG" if found.faults else "ok"
+    click.echo(f"{verdict}  {found.attributes.name} {found.attributes.digest[:12]}: {found.samples} samples")
+    return found.exit_status
+
+
+def _built(result: BuildResult) -> dict[str, Any]:
+    return {
+        "store": str(result.folder),
+        **result.attributes.model_dump(mode="json", by_alias=True),
+        "samples": result.samples,
+        "atypical": result.atypical,
+        "typical": result.samples - result.atypical,
+        "mask_flags": result.flags,
+        "parts": result.parts,
+        "kept_parts": result.kept_parts,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _told(contents: Contents) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    domains = {domain.domain: asdict(domain) for domain in contents.domains}
+    for counts in (*domains.values(), total := asdict(contents.total)):
+        del counts["domain"]
+    attributes = contents.attributes.model_dump(mode="json", by_alias=True)
+    return {"store": str(contents.folder), **attributes, "domains": domains, "total": total}
+
+
+def _verified(found: Verification) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    overlap = None if found.overlap is None else {**asdict(found.overlap), "other": str(found.overlap.other)}
+    names = ("samples", "distinct", "duplicate_groups", "contradictory_groups")
+    return {
+        "store": str(found.folder),
+        "digest": found.attributes.digest,
+        "ok": not found.faults,
+        **{name: getattr(found, name) for name in names},
+        "faults": list(found.faults),
+        "notes": list(found.notes),
+        "overlap": overlap,
+    }
+
+
+def _table(contents: Contents) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_footer=True)
+    headings = ("domain", "atypical", "typical", "slides", "masks", "no mask because")
+    for heading, total in zip(headings, _cells(contents.total), strict=True):
+        is_text = heading in {"domain", "no mask because"}
+        table.add_column(heading, total, justify="left" if is_text else "right", no_wrap=not is_text)
+    for domain in contents.domains:
+        table.add_row(*_cells(domain))
+    return table
+
+
+def _cells(counts: DomainContents) -> tuple[str, ...]:
+    reasons = ", ".join(f"{reason} {number}" for reason, number in counts.without_mask.items())
+    slides = str(counts.slides) if counts.slides else "unknown"
+    return counts.domain, str(counts.atypical), str(counts.typical), slides, str(counts.masks), reasons
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=LOG_COLUMNS)
+    console.print(table)

@@ -1,0 +1,160 @@
+"""Datasets: from published labels and pixels to one store, in parts that are done once.
+
+This module knows no Ray: it hands parts to an executor and takes outcomes from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.crops import crops_side, unreadable
+from wsi_mitosis.io.labels import read_listing
+from wsi_mitosis.io.stores import check_free, write_store
+from wsi_mitosis.jobs.dataset.parts import MaskOptions, Part, PartOutcome, cut_parts, provider_version
+
+if TYPE_CHECKING:
+    from wsi_mitosis.jobs.dataset.parts import PartFile
+    from wsi_mitosis.specs import DatasetSpec, StoreAttributes
+
+MPP_TOLERANCE = 0.01
+"""Relative; slides of one scanner model differ by less."""
+STAGE = "building a dataset"
+
+
+class Reporter(Protocol):
+    """Whoever shows a build to the user."""
+
+    def start(self, parts: int, samples: int) -> None:
+        """The work begins."""
+        ...
+
+    def finished(self, outcome: PartOutcome) -> None:
+        """One part is through."""
+        ...
+
+
+Executor = Callable[[Sequence[Part], "DatasetSpec"], Generator[PartOutcome, None, None]]
+"""Takes parts and yields an outcome for each as it ends."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A store that was built.
+
+    Attributes:
+        folder: Where it lies.
+        flags: How many samples have each mask flag.
+        kept_parts: How many of the parts an earlier build had left.
+    """
+
+    folder: Path
+    attributes: StoreAttributes
+    samples: int
+    atypical: int
+    flags: dict[str, int]
+    parts: int
+    kept_parts: int
+    seconds: float
+
+
+def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResult:
+    """Build a store.
+
+    The work is cut into parts. Each leaves its file in a hidden folder beside the store, under a key of all
+    that decides its content, so a build that was killed goes on from there. The store appears when all are
+    done; its content and digest do not depend on who did the parts, and in which order.
+
+    Args:
+        spec: What to build.
+        execute: Who does the parts.
+        reporter: Who tells the user.
+
+    Raises:
+        InputError: where labels, images or masks cannot be had, or the store not be written.
+    """
+    started = perf_counter()
+    out = Path(spec.out).absolute()
+    check_free(out, overwrite=spec.overwrite)
+    masks = MaskOptions(spec.masks, spec.nuclick_weights, spec.placement.device)
+    version = provider_version(masks)
+    listing = read_listing(spec)
+    patch_px = spec.patch_px if listing.on_slides else crops_side(listing.files, spec.patch_px)
+    with _parts_folder(out) as folder:
+        parts = cut_parts(listing, patch_px, masks, folder)
+        reporter.start(len(parts), len(listing.samples))
+        outcomes = _through(execute, parts, spec, reporter)
+        files = [outcome.file for outcome in outcomes if outcome.file is not None]
+        samples = listing.samples.assign(mask_flag=[flag for file in files for flag in file.flags()])
+        fields = {
+            "name": out.stem,
+            "patch_px": patch_px,
+            "mpp": _common_mpp(files),
+            "licence": spec.licence,
+            "source": spec.source,
+            "mask_provider": spec.masks,
+            "mask_provider_version": version,
+        }
+        store = write_store(out, fields, samples, (file.pixels() for file in files), overwrite=spec.overwrite)
+        shutil.rmtree(folder)
+    return BuildResult(
+        folder=out,
+        attributes=store.attributes,
+        samples=len(store.samples),
+        atypical=int(store.samples["label"].sum()),
+        flags=dict(sorted(Counter(store.samples["mask_flag"]).items())),
+        parts=len(parts),
+        kept_parts=sum(outcome.kept for outcome in outcomes),
+        seconds=perf_counter() - started,
+    )
+
+
+@contextmanager
+def _parts_folder(out: Path) -> Iterator[Path]:
+    """The hidden folder of a store's parts, held by this build alone."""
+    from filelock import FileLock, Timeout
+
+    folder = out.with_name(f".{out.name}.parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError("another build is writing it", subject=out, stage=STAGE) from error
+    except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
+        raise OutputError(f"cannot be written: {error}", subject=out, stage=STAGE) from error
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def _through(
+    execute: Executor, parts: Sequence[Part], spec: DatasetSpec, reporter: Reporter
+) -> list[PartOutcome]:
+    """All parts in their order; where some fail, the others are done first."""
+    outcomes = []
+    with closing(execute(parts, spec)) as done:
+        for outcome in done:
+            reporter.finished(outcome)
+            outcomes.append(outcome)
+    outcomes.sort(key=lambda outcome: outcome.index)
+    if faults := [fault for outcome in outcomes for fault in outcome.faults]:
+        raise unreadable(faults)
+    return outcomes
+
+
+def _common_mpp(files: Sequence[PartFile]) -> float | None:
+    """The um/px that all slides state to within MPP_TOLERANCE; None where they do not, and for crops."""
+    stated = np.array([file.mpp() for file in files])
+    mean = float(stated.mean())
+    return mean if np.all(np.abs(stated / mean - 1) <= MPP_TOLERANCE) else None  # NaN is never near
