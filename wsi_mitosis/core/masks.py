@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from wsi_mitosis.errors import DatasetError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,10 +21,10 @@ WINDOW_PX = 64
 """Side of the central window that is segmented, 16 um: it holds a metaphase with the cell around it, and few
 neighbours, whose nuclei would shift the thresholds."""
 SMALLEST_CROP_PX = 32
-"""Side of the smallest crop taken: below 8 um there is no background beside a figure to tell it from."""
+"""Side of the smallest crop taken, 8 um: a smaller one shows too little beside the figure to tell it from."""
 SMALLEST_PX = 64
-"""Area below which a mask is a granule or one chromosome out of many: 4 um^2, half of AMi-Br's thinnest
-metaphases, which were seen to be right from 96 px upwards."""
+"""Area below which a mask is a granule or one chromosome out of many: 4 um^2. AMi-Br's thinnest metaphases
+have 96 px."""
 LARGEST_PX = 1600
 """Area above which a mask is no single figure: 100 um^2. AMi-Br's largest prometaphases reach 1300 px."""
 
@@ -134,9 +136,16 @@ class Haematoxylin:
 
         Returns:
             A mask per crop, in order.
+
+        Raises:
+            DatasetError: where the crops are too small.
         """
-        if crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[1] < SMALLEST_CROP_PX:
-            raise ValueError(f"crops of shape {crops.shape}, not (N, P, P, 3) with P >= {SMALLEST_CROP_PX}")
+        if crops.shape[1] < SMALLEST_CROP_PX:
+            raise DatasetError(
+                f"crops of {crops.shape[1]} px are too small to find a figure in",
+                stage="making masks",
+                remedy=f"Give crops of {SMALLEST_CROP_PX} px or more, or build without masks: --masks none",
+            )
         return [_darkest_at_centre(crop) for crop in crops]
 
 

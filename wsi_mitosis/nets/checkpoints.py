@@ -30,6 +30,8 @@ UNREADABLE = (
 """What torch's unpickler dies of in a file that is none of its own."""
 PARALLEL_PREFIX = "module."
 """What torch's DataParallel puts before every name."""
+STAGE = "importing encoder weights"
+REMEDY = "Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar, or TIAToolbox's .pth"
 
 
 def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
@@ -48,7 +50,7 @@ def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
     Raises:
         InputError: where the file cannot be read, holds code, or lacks some of the encoder's weights.
     """
-    state = _state_dict(_unpickled(path), path)
+    state = read_state_dict(path, STAGE, REMEDY)
     with torch.device("meta"):
         wanted = {k: t.shape for k, t in Backbone(width).state_dict().items() if t.is_floating_point()}
     missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
@@ -64,28 +66,36 @@ def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
     return {name: state[name].float() for name in wanted}
 
 
-def _unpickled(path: Path) -> Any:
+def read_state_dict(path: Path, stage: str, remedy: str) -> dict[str, Any]:
+    """Unpickle a checkpoint without running code.
+
+    Args:
+        path: The checkpoint: a state dict, or HoVer-Net's dictionary with one in it.
+        stage: What is being done, for messages.
+        remedy: What to give instead, for messages.
+
+    Returns:
+        Whatever the state dict holds by name, tensors on the CPU; without DataParallel's prefix.
+
+    Raises:
+        InputError: where the file cannot be read, holds code, or holds no state dict.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _error(path, "holds more than weights, or is no checkpoint; nothing in it was run") from error
+        cause = "holds more than weights, or is no checkpoint; nothing in it was run"
+        raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     except OSError as error:
-        raise _error(path, f"cannot be read: {error.strerror or error}") from error
+        cause = f"cannot be read: {error.strerror or error}"
+        raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     except UNREADABLE as error:
-        raise _error(path, f"is no checkpoint, or is damaged ({type(error).__name__})") from error
-
-
-def _state_dict(loaded: Any, path: Path) -> dict[str, Any]:
+        cause = f"is no checkpoint, or is damaged ({type(error).__name__})"
+        raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     state = loaded.get(WRAPPED_UNDER, loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
-        raise _error(path, "holds no state dict")
+        raise InputError("holds no state dict", subject=path, stage=stage, remedy=remedy)
     return {str(name).removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}
 
 
 def _error(path: Path, cause: str) -> InputError:
-    return InputError(
-        cause,
-        subject=path,
-        stage="importing encoder weights",
-        remedy="Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar, or TIAToolbox's .pth",
-    )
+    return InputError(cause, subject=path, stage=STAGE, remedy=REMEDY)

@@ -1,0 +1,221 @@
+"""Masks of figures by NuClick, through TIAToolbox, which takes tens of seconds to import."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsi_mitosis.core.masks import FigureMask, central, checked, flagged
+from wsi_mitosis.errors import DatasetError, InputError
+from wsi_mitosis.nets.checkpoints import read_state_dict
+from wsi_mitosis.nets.members import resolve_device
+from wsi_mitosis.nets.views import to_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+MODEL = "nuclick_original-pannuke"
+"""TIAToolbox's name for the network and its weights (tiatoolbox/data/pretrained_model.yaml)."""
+CHANNELS = 5
+"""Red, green, blue, the click, the other clicks."""
+WINDOW_PX = 128
+"""Side of the network's input at 0.25 um/px, the same source."""
+CLICK_PX = WINDOW_PX // 2
+"""Row and column of the click: the pixel that holds the centre of a window cut at a figure."""
+THRESHOLD = 0.5
+BATCH = 16
+"""Windows at a time: 16 take about 1 GB."""
+ALGORITHM = 1
+"""Changes when the same weights would give other masks."""
+STAGE = "loading NuClick"
+REMEDY = f"Give TIAToolbox's {MODEL}.pth with --nuclick-weights, or hub to fetch it; or --masks haematoxylin"
+
+
+class NuClick:
+    """Masks by NuClick with the figure's centre as the click and other figures excluded.
+
+    The published weights derive from PanNuke and are CC BY-NC-SA 4.0.
+
+    Args:
+        weights: The network's state dict, such as TIAToolbox's `nuclick_original-pannuke.pth`; unpickled
+            without running code.
+        hub: Fetch TIAToolbox's weights instead; the only thing here that uses the network.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. Computed in float32 on GPUs too (no TF32).
+
+    Attributes:
+        version: Names our algorithm and the weights' hash: other weights make other masks.
+        device: What `device` was resolved to.
+
+    Raises:
+        InputError: where there are no weights, or they cannot be had or do not fit, or no such device.
+    """
+
+    name: ClassVar[str] = "nuclick"
+
+    def __init__(self, weights: Path | None, hub: bool = False, device: str = "cpu") -> None:
+        if (weights is None) != hub:
+            raise InputError(
+                "no weights are given" if weights is None else "a file of weights and the hub are given",
+                subject="NuClick",
+                stage=STAGE,
+                remedy=REMEDY,
+            )
+        self.device = resolve_device(device)
+        path = _fetched() if weights is None else weights
+        # not the model's own `to`, which spreads it over all GPUs where there are several
+        self._model = nn.Module.to(_network(path), self.device)
+        self.version = f"{ALGORITHM}-{_sha256(path)[:12]}"
+
+    def segment(self, crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> list[FigureMask]:
+        """Segment the figure at the centre of each crop.
+
+        Of crops larger than 128 px the central window is segmented, and its mask put back.
+
+        Args:
+            crops: (N, P, P, 3) uint8 RGB at about 0.25 um/px, P at least 128.
+            others: For each crop (K, 2) float64: x, y in px from the crop's top-left corner of other figures
+                in it.
+
+        Returns:
+            A mask per crop, in order; beside the usual flags `missed_click` where what was found is not at
+            the centre.
+
+        Raises:
+            DatasetError: where the crops are too small.
+        """
+        size_px = crops.shape[1]
+        if size_px < WINDOW_PX:
+            raise DatasetError(
+                f"NuClick needs crops of {WINDOW_PX} px, not {size_px}",
+                stage="making masks",
+                remedy="Give larger crops, or take --masks haematoxylin",
+            )
+        found: list[FigureMask] = []
+        for first in range(0, len(crops), BATCH):
+            batch = _batch(crops[first : first + BATCH], others[first : first + BATCH])
+            found += [_mask(prediction, size_px) for prediction in self._predict(batch)]
+        return found
+
+    def _predict(self, batch: Tensor) -> NDArray[np.float32]:
+        """(N, 5, 128, 128) float32 to (N, 128, 128) float32 in 0..1."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            predictions = _architecture().infer_batch(self._model, batch, device=self.device)
+        return np.asarray(predictions, dtype=np.float32)
+
+
+def _batch(crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> Tensor:
+    """What the network sees.
+
+    Args:
+        crops: (N, P, P, 3) uint8.
+        others: As for `NuClick.segment`.
+
+    Returns:
+        (N, 5, 128, 128) float32: colours in 0..1; 1 at the click; 1 at the other figures of the window.
+    """
+    rows, columns = central(crops.shape[1], WINDOW_PX)
+    batch = torch.zeros(len(crops), CHANNELS, WINDOW_PX, WINDOW_PX)
+    batch[:, :3] = to_input(crops[:, rows, columns], 255.0)
+    batch[:, 3, CLICK_PX, CLICK_PX] = 1
+    for window, figures in zip(batch, others, strict=True):
+        # whole pixels as windows are cut: a centre c lies in pixel floor(c + 0.5)
+        x, y = np.floor(figures.T + 0.5).astype(np.intp) - [[columns.start], [rows.start]]
+        seen = (x >= 0) & (x < WINDOW_PX) & (y >= 0) & (y < WINDOW_PX) & ((x != CLICK_PX) | (y != CLICK_PX))
+        window[4, y[seen], x[seen]] = 1
+    return batch
+
+
+def _mask(prediction: NDArray[np.float32], size_px: int) -> FigureMask:
+    """The object at the click in a (128, 128) prediction, put back into its crop and checked.
+
+    One at a time: TIAToolbox's clean-up joins objects across the patches of a batch.
+    """
+    cleaned = _postprocessed(prediction)
+    if not cleaned.any():
+        return flagged("empty", size_px)
+    if not cleaned[CLICK_PX, CLICK_PX]:
+        return flagged("missed_click", size_px)
+    click = np.zeros((1, WINDOW_PX, WINDOW_PX), dtype=np.uint8)
+    click[0, CLICK_PX, CLICK_PX] = 1
+    return checked(_postprocessed(prediction, nuc_points=click, do_reconstruction=True), size_px)
+
+
+def _postprocessed(prediction: NDArray[np.float32], **options: Any) -> NDArray[np.bool_]:
+    with warnings.catch_warnings():
+        # TIAToolbox 2.1.3 calls scikit-image's `remove_small_holes` by an argument's old name
+        warnings.filterwarnings("ignore", "Parameter `area_threshold` is deprecated", FutureWarning)
+        masks = _architecture().postproc(prediction[None], thresh=THRESHOLD, **options)
+    return np.asarray(masks[0], dtype=np.bool_)
+
+
+def _network(path: Path) -> nn.Module:
+    """The network with a file's weights, on the CPU, in evaluation mode.
+
+    TIAToolbox's own loader would unpickle the file with torch's defaults; ours never runs code.
+    """
+    state = read_state_dict(path, STAGE, REMEDY)
+    network: nn.Module = _architecture()(num_input_channels=CHANNELS, num_output_channels=1)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:  # torch: names and shapes; something that is no tensor
+        cause = " ".join(str(error).split())
+        raise InputError(
+            f"does not fit the network: {cause[:200]}", subject=path, stage=STAGE, remedy=REMEDY
+        ) from error
+    return network.eval()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _fetched() -> Path:
+    """TIAToolbox's weights from its hub, or from where it put them before."""
+    with _quietly():
+        from huggingface_hub.errors import EntryNotFoundError
+        from tiatoolbox.models import architecture
+    try:
+        return Path(architecture.fetch_pretrained_weights(MODEL))
+    except (OSError, EntryNotFoundError) as error:  # the hub's other errors are OSErrors
+        cause = f"cannot be fetched ({type(error).__name__})"
+        raise InputError(cause, subject=f"{MODEL}.pth", stage=STAGE, remedy=REMEDY) from error
+
+
+@cache
+def _architecture() -> Any:
+    """TIAToolbox's class."""
+    with _quietly():
+        from tiatoolbox.models.architecture import nuclick
+    return nuclick.NuClick
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """An import of TIAToolbox that changes nothing for others.
+
+    It gives the root logger handlers where it has none, one of them on stdout, turns warnings into log
+    lines, and its dependencies warn of one another.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.addHandler(logging.NullHandler())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
