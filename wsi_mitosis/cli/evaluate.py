@@ -1,0 +1,101 @@
+"""`wsi-mitosis evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsi_mitosis.cli import options
+
+if TYPE_CHECKING:
+    from wsi_mitosis.tables import Tta
+
+
+@click.command()
+@options.model
+@click.option(
+    "--dataset",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE.zarr",
+    help="Labelled crops, as `dataset build` makes them.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Gets evaluation.json and .md, roc.png, calibration.png and predictions.csv.",
+)
+@click.option(
+    "--allow-overlap",
+    is_flag=True,
+    help='Score training data too, with "training data" beside every figure.',
+)
+@options.device
+@options.tta
+@options.as_json
+@options.quiet
+@options.verbose
+def command(
+    model: str | None,
+    dataset: Path,
+    out: Path | None,
+    device: str,
+    tta: Tta | None,
+    *,
+    allow_overlap: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Score a bundle on a labelled dataset: balanced accuracy, sensitivity, specificity, AUROC.
+
+    The ensemble and its members, with and without the extra views; intervals by bootstrap over slides.
+
+    Samples that the bundle was trained on are found by their digest. Then each member is scored on its own
+    test domain, which it has not seen (their mean and sd: leave one domain out), and the ensemble only on
+    samples that no member has seen, if there are any. If there are none at all, nothing is scored.
+
+    \b
+    Example:  wsi-mitosis evaluate --model my-bundle --dataset amibr.zarr --out figures
+    """
+    import json
+
+    from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
+    from wsi_mitosis.io.evaluation import as_markdown, prepare_folder, write_evaluation
+    from wsi_mitosis.io.stores import open_store
+    from wsi_mitosis.jobs.evaluate import evaluate
+
+    bundle, store = open_bundle(find_bundle(model or DEFAULT_BUNDLE)), open_store(dataset)
+    if out is not None:
+        prepare_folder(out)
+
+    def told(member: str, done: int, samples: int) -> None:
+        if not quiet and (verbose or not done):
+            _tell(f"{member}: {done} of {samples} samples")
+
+    found = evaluate(
+        bundle,
+        store,
+        device=device,
+        tta=tta,
+        allow_overlap=allow_overlap,
+        tell=told,
+    )
+    if out is not None:
+        write_evaluation(out, found.report, found.predictions, found.curves)
+    if as_json:
+        click.echo(json.dumps(found.report, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        click.echo(as_markdown(found.report), nl=False)
+    if not quiet:
+        for note in found.report["notes"] if as_json else ():
+            _tell(f"note: {note}", fg="yellow")
+        _tell(f"{len(store.samples)} samples{f'; files in {out}' if out else ''}. {found.report['use']}")
+    return 0
+
+
+def _tell(message: str, fg: str | None = None) -> None:
+    click.secho(message, fg=fg, err=True)
