@@ -313,3 +313,30 @@ class DatasetSpec(Spec):
         if self.images is not None and self.source == "folder":
             raise ValueError("a folder's crops are in it; --images is for the sources with a table")
         return self
+
+
+class TrainSpec(Spec):
+    """One `train`.
+
+    Attributes:
+        recipe: A TOML file or the name of a shipped one.
+        dataset: A store's folder.
+        out: The bundle's folder.
+        work: Where folds, checkpoints and curves are kept; beside the bundle where None.
+        folds: Which folds to train now, by name; all where empty.
+        validation: Validation domain by test domain where it is not the next one.
+        encoder_weights: Checkpoint to start from, for a recipe that wants one.
+        name: Of the bundle; its folder's where None.
+        licence: Of the weights; the dataset's where None.
+    """
+
+    recipe: str
+    dataset: str
+    out: str
+    work: str | None = None
+    folds: tuple[str, ...] = ()
+    validation: dict[str, str] = {}
+    encoder_weights: str | None = None
+    name: str | None = None
+    licence: str | None = None
+    placement: PlacementOptions = PlacementOptions()

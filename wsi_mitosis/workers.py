@@ -16,6 +16,7 @@ from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
+from wsi_mitosis.jobs.train import FoldProgress, run_fold, run_folds, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.batch import BatchResult, Reporter, SlideTask
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
-    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, PlacementOptions
+    from wsi_mitosis.jobs.train import FoldTask, TrainResult
+    from wsi_mitosis.jobs.train import Reporter as TrainReporter
+    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, PlacementOptions, TrainSpec
 
 CPUS_PER_WORKER = 4
 """Where there is no GPU: one worker's reading threads and model keep about this many cores busy."""
+FOLD_ATTEMPTS = 3
 POLL_SECONDS = 1.0
 OBJECT_STORE_BYTES = 512 * 2**20
 """Results are tables of a few MB: Ray's default, a third of the memory, would be taken from the slides."""
@@ -55,6 +59,11 @@ def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
 def build_dataset(spec: DatasetSpec, reporter: BuildReporter) -> BuildResult:
     """Build a store of labelled figures; see `jobs.dataset.build`."""
     return build(spec, _execute_parts, reporter)
+
+
+def train_ensemble(spec: TrainSpec, reporter: TrainReporter) -> TrainResult:
+    """Train the folds of a recipe; see `jobs.train.train`."""
+    return train(spec, _execute_folds, reporter)
 
 
 def granted_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -337,6 +346,53 @@ def _parts_on_ray(ray: Any, parts: Sequence[Part], placement: Placement) -> Iter
             except ray.exceptions.RayError as error:
                 fault = f"{part.files[0].name}: its worker died ({type(error).__name__}); run again"
                 yield PartOutcome(part.index, len(part.files), faults=(fault,))
+
+
+def _execute_folds(tasks: Sequence[FoldTask], spec: TrainSpec) -> Generator[FoldProgress, None, None]:
+    options = spec.placement
+    if stays_here(options, len(tasks)):
+        yield from run_folds(tasks, options.cpus_per_worker or granted_cpus())
+        return
+    with ray_runtime(options.address) as ray:
+        have = ray.cluster_resources()
+        placement = place(options, len(tasks), int(have.get("CPU", 1)), have.get("GPU", 0.0))
+        if options.address is not None:
+            placement = _fitting_nodes(ray, placement, options)
+        yield from _folds_on_ray(ray, tasks, placement)
+
+
+def _folds_on_ray(ray: Any, tasks: Sequence[FoldTask], placement: Placement) -> Iterator[FoldProgress]:
+    """As many folds at a time as there are workers; one whose worker dies goes on from its checkpoint."""
+    # Ray itself would start the stream again from its beginning, which a fold that goes on does not repeat.
+    remote = ray.remote(
+        num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0, num_returns="streaming"
+    )(run_fold)
+    waiting = deque((task, 1) for task in tasks)
+    busy: dict[Any, tuple[FoldTask, int]] = {}
+    while waiting or busy:
+        while waiting and len(busy) < placement.workers:
+            task, attempt = waiting.popleft()
+            busy[remote.remote(task, placement.cpus)] = task, attempt
+        ready, _ = ray.wait(list(busy), timeout=POLL_SECONDS, fetch_local=False)
+        for stream in ready:
+            task, attempt = busy[stream]
+            try:
+                yield ray.get(next(stream))
+            except StopIteration:
+                del busy[stream]
+            except ray.exceptions.RayError as error:
+                del busy[stream]
+                if attempt < FOLD_ATTEMPTS:
+                    waiting.append((task, attempt + 1))
+                else:
+                    yield _lost_fold(task, error)
+
+
+def _lost_fold(task: FoldTask, error: Exception) -> FoldProgress:
+    name = task.fold.name
+    told = f"{name}: training: its worker died {FOLD_ATTEMPTS} times ({type(error).__name__}). "
+    remedy = "Run again: it goes on from its last checkpoint; fewer --workers need less memory"
+    return FoldProgress(name, 0, task.recipe.optimiser.epochs, error=told + remedy, details=str(error))
 
 
 def try_ray() -> str:

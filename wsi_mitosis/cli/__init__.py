@@ -10,7 +10,7 @@ import click
 from wsi_mitosis.errors import WsiMitosisError
 from wsi_mitosis.version import __version__
 
-COMMANDS = ("classify", "predict", "evaluate", "run", "models", "dataset", "doctor", "demo")
+COMMANDS = ("classify", "predict", "evaluate", "run", "models", "dataset", "train", "doctor", "demo")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

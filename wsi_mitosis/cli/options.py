@@ -70,7 +70,8 @@ workers = click.option(
     show_default=True,
     help="Ray workers; 0 = in this process.",
 )
-placement = stacked(
+PLACEMENT = ("workers", "gpus_per_worker", "cpus_per_worker", "address", "device")
+workers_placement = stacked(
     workers,
     click.option(
         "--gpus-per-worker",
@@ -82,6 +83,9 @@ placement = stacked(
     click.option("--cpus-per-worker", type=AutoNumber(int, 1), default="auto", show_default=True),
     click.option("--address", metavar="A", help="An existing Ray cluster, such as head:6379 or auto."),
     device,
+)
+placement = stacked(
+    workers_placement,
     click.option(
         "--batch-size", type=AutoNumber(int, 1), default="auto", show_default=True, help="Patches per batch."
     ),

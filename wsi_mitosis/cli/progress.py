@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wsi_mitosis.io.results import SlideRecord
     from wsi_mitosis.jobs.batch import SlideOutcome
     from wsi_mitosis.jobs.dataset import PartOutcome
+    from wsi_mitosis.jobs.train import FoldProgress
 
+SIDES = ("training", "validation", "test")
+SHOWN = ("training_total", "validation_total", "validation_balanced_accuracy")
 PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
 
@@ -114,6 +119,67 @@ class Reporter:
         self._told = monotonic()
         if not self._quiet:
             self._console.print(line, markup=False)
+
+
+class TrainReporter:
+    """Tells a training to stderr, a line per epoch. Use it as a context manager.
+
+    Args:
+        quiet: Errors only.
+        verbose: The losses of each epoch in full.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        """Tell something that the user should know."""
+        self._say(f"note: {message}", style="yellow")
+
+    def planned(self, plan: pd.DataFrame) -> None:
+        """The plan, before anything is trained."""
+        for row in plan.to_dict("records"):
+            sides = (f"{row[f'{side}_n']} ({row[f'{side}_atypical']} atypical)" for side in SIDES)
+            training, validation, test = sides
+            self._say(
+                f"fold {row['fold']}: trains on {training} of {row['training']}; "
+                f"selects on {validation} of {row['validation']}; tests on {test} of {row['test']}"
+            )
+
+    def progress(self, progress: FoldProgress) -> None:
+        """An epoch or a fold is through."""
+        if progress.error is not None:
+            self._console.print(f"failed: {progress.error}", style="red", markup=False)
+            if self._verbose and progress.details:
+                self._console.print(progress.details, markup=False)
+        elif progress.record is not None:
+            self._say(f"{progress.fold}: done{' before' if progress.kept else ''}")
+        elif progress.metrics is not None:
+            self._say(f"{progress.fold}: {self._epoch(progress, progress.metrics)}")
+
+    def _epoch(self, progress: FoldProgress, metrics: dict[str, Any]) -> str:
+        left = (progress.epochs - progress.epoch) * metrics["seconds"] / 60
+        shown = ("training", "validation", "learning") if self._verbose else SHOWN
+        numbers = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4g}"
+            for name, value in metrics.items()
+            if name.startswith(shown)
+        )
+        return (
+            f"epoch {progress.epoch}/{progress.epochs}: {numbers} "
+            f"({metrics['seconds']:.0f} s, about {left:.0f} min left)"
+        )
+
+    def _say(self, line: str, style: str | None = None) -> None:
+        if not self._quiet:
+            self._console.print(line, markup=False, style=style)
 
 
 class PartsReporter:

@@ -203,7 +203,7 @@ def _write_files(
     data = {"schema": SCHEMA, **fields, "member": []}
     for index, (state, member) in enumerate(zip(states, told, strict=True)):
         path = folder / f"member-{index}.safetensors"
-        path.write_bytes(_packed(state, path.name))
+        path.write_bytes(pack_weights(state, path.name))
         data["member"].append({"file": path.name, "sha256": _sha256(path.read_bytes()), **member})
     if "training" in fields:
         path = folder / "samples.txt"
@@ -214,8 +214,12 @@ def _write_files(
     (folder / MANIFEST).write_text(_toml(data), encoding="utf-8", newline="\n")
 
 
-def _packed(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
-    """Weights as the bytes of a safetensors file, float16."""
+def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
+    """Weights as the bytes of a safetensors file, float16.
+
+    Raises:
+        BundleError: where a value does not fit float16.
+    """
     import numpy as np
     from safetensors.numpy import save
 

@@ -1,0 +1,208 @@
+"""The folder in which folds are trained: what is done, what goes on from a checkpoint, and the curves.
+
+::
+
+    plan.csv
+    <fold>/checkpoint-<key>.pt      while it trains
+           metrics.csv, curves.png  a row per epoch
+           events.out.tfevents.*    the same for TensorBoard
+           member.safetensors       when it is done: the member without decoders, float16
+           fold.json                when it is done, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from wsi_mitosis.errors import OutputError, SpecError
+from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.io.bundles import pack_weights
+from wsi_mitosis.io.shipped import names, shipped
+from wsi_mitosis.recipes import FoldRecord, RecipeSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MEMBER, RECORD, METRICS, CURVES, PLAN = (
+    "member.safetensors",
+    "fold.json",
+    "metrics.csv",
+    "curves.png",
+    "plan.csv",
+)
+
+
+def read_recipe(recipe: str) -> RecipeSpec:
+    """Read a recipe.
+
+    Args:
+        recipe: A TOML file, or the bare name of a shipped one.
+
+    Raises:
+        SpecError: where there is no such recipe, or its keys are not those of `RecipeSpec`.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        path = shipped("train") / f"{path.name.removesuffix('.toml')}.toml"
+        if Path(recipe).name != recipe or not path.is_file():
+            raise SpecError(
+                "no such recipe",
+                subject=recipe,
+                remedy=f"Name a TOML file, or a shipped one: {', '.join(names('train'))}",
+            )
+    return RecipeSpec.parse_toml(path.read_text(encoding="utf-8"), path)
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """One fold's folder.
+
+    Attributes:
+        folder: Where it lies; made when something is written.
+        key: Of all that decides the fold's weights. What was left under another key is passed over.
+    """
+
+    folder: Path
+    key: str
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / f"checkpoint-{self.key[:16]}.pt"
+
+    def read_record(self) -> FoldRecord | None:
+        """What stands of the fold, if it is done under this key and its weights are those that it left."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        record = FoldRecord.parse_json(path.read_text(encoding="utf-8"), path)
+        if record.key != self.key or not (self.folder / MEMBER).is_file():
+            return None
+        return record if self.member_sha256() == record.sha256 else None
+
+    def read_member(self) -> dict[str, NDArray[np.floating]]:
+        """The member's weights as stored, arrays by name, float16."""
+        from safetensors.numpy import load
+
+        return dict(load((self.folder / MEMBER).read_bytes()))
+
+    def read_checkpoint(self) -> bytes | None:
+        """What the fold goes on from; None at its start."""
+        return self._checkpoint.read_bytes() if self._checkpoint.is_file() else None
+
+    def read_metrics(self, until: int | None = None) -> pd.DataFrame:
+        """A row per epoch, at most as far as `until`; empty before the first."""
+        path = self.folder / METRICS
+        table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"epoch": pd.Series(dtype="int64")})
+        return table if until is None else table[table["epoch"] <= until]
+
+    def write_epoch(
+        self, metrics: Mapping[str, Any], member: Mapping[str, NDArray[np.floating]], checkpoint: bytes
+    ) -> None:
+        """Keep an epoch: its metrics, the member as it would be taken now, then the checkpoint, which counts.
+
+        Args:
+            metrics: `epoch`, from 1, and whatever was measured.
+            member: Weights by name; stored as float16.
+            checkpoint: What the next epoch goes on from.
+
+        Raises:
+            BundleError: where a weight does not fit float16.
+        """
+        before = self.read_metrics(until=int(metrics["epoch"]) - 1)
+        table = pd.concat([before, pd.DataFrame([metrics])], ignore_index=True) if len(before) else None
+        table = pd.DataFrame([metrics]) if table is None else table
+        write_text(self.folder / METRICS, table.to_csv(index=False, float_format="%.6g"))
+        _write_bytes(self.folder / MEMBER, pack_weights(member, str(self.folder / MEMBER)))
+        _write_bytes(self._checkpoint, checkpoint)
+        for other in self.folder.glob("checkpoint-*.pt"):
+            if other != self._checkpoint:
+                other.unlink()
+
+    def write_record(self, record: FoldRecord) -> None:
+        """Say that the fold is done; its checkpoint is not needed any more."""
+        draw_curves(self.read_metrics(), record.fold, self.folder / CURVES)
+        write_text(self.folder / RECORD, record.model_dump_json(indent=2) + "\n")
+        self._checkpoint.unlink(missing_ok=True)
+
+    def member_sha256(self) -> str:
+        """SHA-256 of the member's file."""
+        return hashlib.sha256((self.folder / MEMBER).read_bytes()).hexdigest()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+class TensorBoard:
+    """A fold's metrics as TensorBoard reads them. Use it as a context manager.
+
+    Args:
+        folder: The fold's.
+        done: Epochs that earlier runs wrote; what they wrote after those is marked as void.
+    """
+
+    def __init__(self, folder: Path, done: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One point on each curve; `training_total` becomes `training/total`."""
+        for name, value in metrics.items():
+            side, _, rest = name.partition("_")
+            self._writer.add_scalar(
+                f"{side}/{rest}" if side in {"training", "validation"} else name, value, epoch
+            )
+        self._writer.flush()
+
+
+def draw_curves(metrics: pd.DataFrame, title: str, path: Path) -> None:
+    """Losses of both sides and the validation's scores over the epochs, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    looked = metrics[metrics["validation_total"].notna()]
+    for side, of_side, style in (("training", metrics, "--"), ("validation", looked, "-")):
+        for colour, name in enumerate(("total", "classification", "mask", "pixels")):
+            values = of_side[f"{side}_{name}"]
+            if values.any():
+                losses.plot(of_side["epoch"], values, style, color=f"C{colour}", label=f"{side} {name}")
+    for name in ("balanced_accuracy", "auroc"):
+        scores.plot(looked["epoch"], looked[f"validation_{name}"], label=name.replace("_", " "))
+    losses.set(xlabel="epoch", ylabel="loss", title=title)
+    scores.set(xlabel="epoch", ylabel="validation domain", ylim=(0.4, 1.0))
+    losses.legend(fontsize="x-small")
+    scores.legend(fontsize="small")
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))  # type: ignore[no-untyped-call]
+
+
+def prepare_folder(folder: Path, plan: pd.DataFrame) -> None:
+    """Make the folder of a training and keep its plan.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    try:
+        write_text(folder / PLAN, plan.to_csv(index=False))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=folder, stage="preparing the training"
+        ) from error

@@ -1,0 +1,446 @@
+"""Train an ensemble: a fold for each domain, each from where it was left, and a bundle of the best.
+
+This module knows no Ray: it hands folds to an executor and takes their progress from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
+from wsi_mitosis.core.metrics import score
+from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
+from wsi_mitosis.io.bundles import Bundle, write_bundle
+from wsi_mitosis.io.stores import Store, open_store
+from wsi_mitosis.io.training import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
+from wsi_mitosis.jobs.cards import training_card
+from wsi_mitosis.jobs.predict import predict_crops
+from wsi_mitosis.recipes import FoldRecord, RecipeSpec
+from wsi_mitosis.specs import BundleManifest
+from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.nets.training import Figures
+    from wsi_mitosis.specs import TrainSpec
+
+ALGORITHM = 1
+"""Changes when the same recipe on the same data would give other weights."""
+INTENDED_USE = "Research: telling atypical from typical mitotic figures in H&E. Not for diagnosis."
+EMPTY_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """One fold to train.
+
+    Attributes:
+        store: The dataset's folder.
+        folder: The fold's own.
+        encoder_weights: Checkpoint that its encoder starts from.
+    """
+
+    fold: Fold
+    recipe: RecipeSpec
+    store: Path
+    folder: Path
+    key: str
+    device: str
+    encoder_weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class FoldProgress:
+    """What a fold tells while it is trained.
+
+    Attributes:
+        fold: Its name.
+        epoch: Epochs that are through.
+        epochs: All.
+        metrics: Of that epoch; None at the end of the fold, and where it fails.
+        record: At its end.
+        kept: Whether an earlier run had finished it.
+        error: Why it failed, one line.
+        details: Traceback of an error that no input explains.
+    """
+
+    fold: str
+    epoch: int
+    epochs: int
+    metrics: dict[str, Any] | None = None
+    record: FoldRecord | None = None
+    kept: bool = False
+    error: str | None = None
+    details: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of this fold."""
+        return self.record is not None or self.error is not None
+
+
+class Reporter(Protocol):
+    """Whoever shows a training to the user."""
+
+    def warn(self, message: str) -> None:
+        """Tell something that the user should know."""
+        ...
+
+    def planned(self, plan: pd.DataFrame) -> None:
+        """The plan, before anything is trained."""
+        ...
+
+    def progress(self, progress: FoldProgress) -> None:
+        """An epoch or a fold is through."""
+        ...
+
+
+Executor = Callable[[Sequence[FoldTask], "TrainSpec"], Generator[FoldProgress, None, None]]
+"""Takes folds and yields their progress as it comes; each fold's last says that it ended."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What became of a training.
+
+    Attributes:
+        work: The folder of the folds.
+        records: Of the folds that are done.
+        failed: Why the others are not, by fold.
+        waiting: Folds that were not asked for and are not done.
+        bundle: None while a fold is missing.
+    """
+
+    work: Path
+    plan: pd.DataFrame
+    records: tuple[FoldRecord, ...]
+    failed: dict[str, str]
+    waiting: tuple[str, ...]
+    bundle: Bundle | None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 1 where a fold failed."""
+        return 1 if self.failed else 0
+
+
+def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult:
+    """Train the folds of a recipe on a dataset, and write the bundle once all are done.
+
+    Args:
+        spec: What to train on what.
+        execute: Who trains the folds.
+        reporter: Who tells the user.
+
+    Raises:
+        InputError: where the recipe, the dataset, the weights to start from or the output cannot be used.
+    """
+    recipe, store = read_recipe(spec.recipe), open_store(Path(spec.dataset))
+    out = Path(spec.out).absolute()
+    work = Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
+    _check(spec, recipe, store, out)
+    folds = plan_folds(store.samples, spec.validation)
+    plan = plan_table(folds, store.samples)
+    reporter.planned(plan)
+    for warning in plan_warnings(folds, store.samples):
+        reporter.warn(warning)
+    prepare_folder(work, plan)
+    tasks = _tasks(spec, recipe, store, folds, work)
+    asked = _asked(spec, tasks)
+    failed = {}
+    with closing(execute(asked, spec)) as all_progress:
+        for progress in all_progress:
+            reporter.progress(progress)
+            if progress.error is not None:
+                failed[progress.fold] = progress.error
+    records = [FoldFolder(task.folder, task.key).read_record() for task in tasks]
+    done = tuple(record for record in records if record is not None)
+    waiting = tuple(
+        task.fold.name
+        for task, record in zip(tasks, records, strict=True)
+        if record is None and task.fold.name not in failed
+    )
+    bundle = None
+    if len(done) == len(tasks):
+        bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name)
+    return TrainResult(work, plan, done, failed, waiting, bundle)
+
+
+def run_fold(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
+    """Train one fold from where it was left; a fold that is done is not trained again.
+
+    Args:
+        task: The fold.
+        threads: CPU threads to compute on.
+
+    Yields:
+        Each epoch's progress, and the end.
+    """
+    try:
+        yield from _trained(task, threads)
+    except (WsiMitosisError, FloatingPointError) as error:
+        yield _failure(task, str(error))
+    except Exception as error:  # noqa: BLE001 - one fold's failure is that fold's alone
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        yield _failure(
+            task, f"{told}. Run again: it goes on from its last checkpoint", traceback.format_exc()
+        )
+
+
+def run_folds(tasks: Sequence[FoldTask], threads: int) -> Generator[FoldProgress, None, None]:
+    """Train folds one after the other in this process."""
+    for task in tasks:
+        yield from run_fold(task, threads)
+
+
+def export(
+    out: Path,
+    recipe: RecipeSpec,
+    store: Store,
+    records: Sequence[FoldRecord],
+    work: Path,
+    *,
+    licence: str | None = None,
+    name: str | None = None,
+) -> Bundle:
+    """Write the bundle of the best folds, in the order of their names.
+
+    Args:
+        out: The bundle's folder.
+        recipe: What they were trained by.
+        store: What they were trained on.
+        records: Of all folds.
+        work: Where they lie.
+        licence: Of the weights; the dataset's where None.
+        name: Of the bundle; the folder's where None.
+
+    Raises:
+        OutputError: where the folder is in use or cannot be written.
+    """
+    best = sorted(records, key=lambda record: record.validation_loss)[: recipe.selection.members]
+    chosen = sorted(best, key=lambda record: record.fold)
+    states = [FoldFolder(work / record.fold, record.key).read_member() for record in chosen]
+    fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence)
+    members = [
+        {
+            "test_domain": record.test_domain,
+            "validation_domain": record.validation_domain,
+            "validation_loss": record.validation_loss,
+            "validation_balanced_accuracy": record.validation_balanced_accuracy,
+        }
+        for record in chosen
+    ]
+    pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
+    samples = sorted({f"{digest} {domain}" for digest, domain in pairs})
+    card = training_card(fields, store, records, chosen)
+    return write_bundle(out, {**fields, "member": members}, states, card, samples=samples)
+
+
+def manifest_fields(recipe: RecipeSpec, store: Store, name: str, licence: str) -> dict[str, Any]:
+    """A bundle's manifest without its members, as `io.bundles.write_bundle` takes it."""
+    return {
+        "name": name,
+        "version": "1",
+        "licence": licence,
+        "intended_use": INTENDED_USE,
+        "trained": True,
+        "input": recipe.input.model_dump(),
+        "network": recipe.network.model_dump(),
+        "ensemble": recipe.ensemble.model_dump(),
+        "training": {
+            "dataset_digest": store.attributes.digest,
+            "dataset_licence": store.attributes.licence,
+            "mask_provider": store.attributes.mask_provider if recipe.decoders else "none",
+            "recipe": f"{recipe.name} {recipe.digest}",
+            "seed": recipe.seed,
+            "code_version": __version__,
+        },
+    }
+
+
+def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None:
+    """Whatever can be said before the first epoch, which may be hours before the bundle is written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            "exists already", subject=out, stage="training", remedy="Choose another --out, or remove it"
+        )
+    if store.attributes.patch_px < recipe.input.patch_px:
+        raise InputError(
+            f"its crops of {store.attributes.patch_px} px are smaller than the {recipe.input.patch_px} px "
+            f"of recipe '{recipe.name}'",
+            subject=store.folder,
+            stage="training",
+            remedy="Build it from larger crops, or lower the recipe's input.patch_px",
+        )
+    if recipe.decoders is not None and not (store.samples["mask_flag"] == "ok").any():
+        raise InputError(
+            "has no masks, which the decoders are trained on",
+            subject=store.folder,
+            stage="training",
+            remedy="Build it with --masks, or name a recipe without decoders",
+        )
+    if (spec.encoder_weights is None) == (recipe.initial_weights == "given"):
+        raise SpecError(
+            f"recipe '{recipe.name}' starts from {recipe.initial_weights} weights",
+            subject="--encoder-weights",
+            stage="training",
+            remedy='Name a checkpoint for a recipe with initial_weights = "given", and for no other',
+        )
+
+
+def _tasks(
+    spec: TrainSpec, recipe: RecipeSpec, store: Store, folds: Sequence[Fold], work: Path
+) -> list[FoldTask]:
+    encoder = Path(spec.encoder_weights).absolute() if spec.encoder_weights else None
+    encoder_digest = hashlib.sha256(encoder.read_bytes()).hexdigest() if encoder else None
+    return [
+        FoldTask(
+            fold,
+            recipe,
+            store.folder.absolute(),
+            work / fold.name,
+            _key(fold, recipe, store, encoder_digest),
+            spec.placement.device,
+            encoder,
+        )
+        for fold in folds
+    ]
+
+
+def _key(fold: Fold, recipe: RecipeSpec, store: Store, encoder_digest: str | None) -> str:
+    """Digest of all that decides a fold's weights; what it is computed on does not stand in it."""
+    content = {
+        "algorithm": ALGORITHM,
+        "recipe": recipe.digest,
+        "dataset": store.attributes.digest,
+        "test": fold.test_domain,
+        "validation": fold.validation_domain,
+        "training": fold.training_domains,
+        "encoder": encoder_digest,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _asked(spec: TrainSpec, tasks: Sequence[FoldTask]) -> list[FoldTask]:
+    known = [task.fold.name for task in tasks]
+    if unknown := [name for name in spec.folds if name not in known]:
+        raise SpecError(
+            f"no fold '{unknown[0]}'",
+            subject="--fold",
+            stage="training",
+            remedy=f"There are {', '.join(known)}",
+        )
+    return [task for task in tasks if not spec.folds or task.fold.name in spec.folds]
+
+
+def _trained(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
+    folder = FoldFolder(task.folder, task.key)
+    epochs = task.recipe.optimiser.epochs
+    if (record := folder.read_record()) is not None:
+        yield FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
+        return
+    from wsi_mitosis.nets.checkpoints import load_encoder
+    from wsi_mitosis.nets.members import use_threads
+    from wsi_mitosis.nets.training import train as train_member
+
+    use_threads(threads)
+    store = open_store(task.store)
+    checkpoint = folder.read_checkpoint()
+    width = task.recipe.network.width
+    with TensorBoard(task.folder, 0 if checkpoint is None else len(folder.read_metrics())) as board:
+        for epoch in train_member(
+            figures(store, task.fold.training_rows),
+            figures(store, task.fold.validation_rows),
+            task.recipe,
+            device=task.device,
+            encoder=load_encoder(task.encoder_weights, width) if task.encoder_weights else None,
+            checkpoint=checkpoint,
+        ):
+            told = {"chosen_epoch": epoch.chosen_epoch, "precision": epoch.precision, "device": epoch.device}
+            row = {"epoch": epoch.number, **epoch.metrics, **told}
+            folder.write_epoch(row, epoch.chosen, epoch.checkpoint)
+            board.write(epoch.number, epoch.metrics)
+            yield FoldProgress(task.fold.name, epoch.number, epochs, metrics=row)
+    record = _recorded(task, folder, store, threads)
+    folder.write_record(record)
+    yield FoldProgress(task.fold.name, epochs, epochs, record=record)
+
+
+def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> FoldRecord:
+    """What is to be known of a fold whose epochs are through."""
+    metrics = folder.read_metrics()
+    last = metrics.iloc[-1]
+    chosen = metrics[metrics["epoch"] == last["chosen_epoch"]].iloc[0]
+    balanced_accuracy, auroc = _stored_scores(task, folder, store)
+    return FoldRecord(
+        fold=task.fold.name,
+        key=task.key,
+        test_domain=task.fold.test_domain,
+        validation_domain=task.fold.validation_domain,
+        training_domains=task.fold.training_domains,
+        recipe=task.recipe.name,
+        recipe_digest=task.recipe.digest,
+        dataset_digest=store.attributes.digest,
+        seed=task.recipe.seed,
+        sha256=folder.member_sha256(),
+        epoch=int(chosen["epoch"]),
+        epochs=int(last["epoch"]),
+        validation_loss=float(chosen["validation_total"]),
+        validation_balanced_accuracy=balanced_accuracy,
+        validation_auroc=auroc,
+        precision=str(last["precision"]),
+        device=str(last["device"]),
+        threads=threads,
+        seconds=round(float(metrics["seconds"].sum()), 1),
+        code_version=__version__,
+    )
+
+
+def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> tuple[float | None, float | None]:
+    """Balanced accuracy and AUROC of the stored weights on the validation domain, as a bundle would vote."""
+    from wsi_mitosis.nets.members import Ensemble
+
+    fields = manifest_fields(task.recipe, store, task.fold.name, "")
+    fields["training"] |= {"samples": "none", "samples_sha256": EMPTY_HASH}
+    member = {"file": MEMBER, "sha256": folder.member_sha256()}
+    manifest = BundleManifest.parse({"schema": 1, **fields, "member": [member]}, task.folder)
+    ensemble = Ensemble(manifest, [folder.read_member()], device=task.device)
+    bundle = Bundle(task.folder, manifest, "")
+    votes = predict_crops(store.images(task.fold.validation_rows), ensemble, bundle)
+    labels = store.samples["label"].to_numpy()[task.fold.validation_rows]
+    scores = score(labels, votes.is_atypical, votes.p_atypical)
+    return scores.balanced_accuracy, scores.auroc
+
+
+def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
+    """Samples of a store as the training loop takes them."""
+    from wsi_mitosis.nets.training import Figures
+
+    samples = store.samples.iloc[rows]
+    labels, asked = samples["label"].to_numpy(), samples["experts_asked"].to_numpy()
+    experts = np.where(asked > 0, samples["experts_atypical"].to_numpy() / np.maximum(asked, 1), labels)
+    return Figures(
+        store.images(rows),
+        store.masks(rows),
+        (samples["mask_flag"] == "ok").to_numpy(),
+        labels.astype(np.int64),
+        experts.astype(np.float32),
+    )
+
+
+def _failure(task: FoldTask, error: str, details: str | None = None) -> FoldProgress:
+    name = task.fold.name
+    return FoldProgress(
+        name, 0, task.recipe.optimiser.epochs, error=f"{name}: training: {error}", details=details
+    )

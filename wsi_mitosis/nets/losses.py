@@ -1,0 +1,156 @@
+"""The recipe's three losses: weighted cross-entropy of the figure, and a Dice loss for each decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsi_mitosis.nets.decoders import Outputs
+
+DiceName = Literal["generalised", "hover-net"]
+HOVER_NET_SMOOTH = 1e-3
+"""`smooth` of HoVer-Net's `dice_loss` (vqdang/hover_net, models/hovernet/utils.py)."""
+
+
+class Targets(NamedTuple):
+    """What a batch should give.
+
+    Attributes:
+        labels: (N,) int64, 0 typical, 1 atypical.
+        p_atypical: (N,) float32, the probability that the cross-entropy is taken against: the label, or
+            somewhere between it and the experts' votes.
+        masks: (N, P, P) int64, 1 on the figure.
+        has_mask: (N,) bool.
+    """
+
+    labels: Tensor
+    p_atypical: Tensor
+    masks: Tensor
+    has_mask: Tensor
+
+    @property
+    def pixel_classes(self) -> Tensor:
+        """(N, P, P) int64: 0 background, 1 typical, 2 atypical."""
+        return self.masks * (1 + self.labels)[:, None, None]
+
+
+class Losses(NamedTuple):
+    """Scalars, each before its weight; a decoder's is 0 where it is not trained."""
+
+    classification: Tensor
+    mask: Tensor
+    pixels: Tensor
+
+
+def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, dice: DiceName) -> Losses:
+    """All losses of one batch, in float32.
+
+    A sample without a mask counts for the classification alone.
+
+    Args:
+        outputs: Of the network.
+        targets: Of the same batch.
+        class_weights: (2,) of typical and atypical.
+        dice: Which Dice loss.
+    """
+    classification = weighted_cross_entropy(
+        outputs.logits.float(), targets.labels, targets.p_atypical, class_weights
+    )
+    nothing = torch.zeros((), device=classification.device)
+    masked = targets.has_mask
+    if outputs.mask is None or outputs.pixels is None or not masked.any():
+        return Losses(classification, nothing, nothing)
+    measure = DICE[dice]
+    return Losses(
+        classification,
+        measure(outputs.mask[masked].float(), targets.masks[masked]),
+        measure(outputs.pixels[masked].float(), targets.pixel_classes[masked]),
+    )
+
+
+def balanced_weights(labels: Tensor) -> Tensor:
+    """Class weights inverse to frequency: N / (2 n_c), as scikit-learn's `balanced`.
+
+    Args:
+        labels: (N,) int64 of one fold's training domains.
+
+    Returns:
+        (2,) float32.
+
+    Raises:
+        ValueError: where a class is absent.
+    """
+    counts = torch.bincount(labels, minlength=2)
+    if not bool((counts > 0).all()):
+        raise ValueError("a class is absent from the training domains")
+    return len(labels) / (2 * counts.float())
+
+
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, p_atypical: Tensor, class_weights: Tensor
+) -> Tensor:
+    """Cross-entropy weighted by the class of each sample's label; the weights' mean is 1 in each batch.
+
+    With `p_atypical` equal to the label this is torch's `cross_entropy` with `weight`.
+
+    Args:
+        logits: (N, 2) float32.
+        labels: (N,) int64, which choose the weights.
+        p_atypical: (N,) float32, the target.
+        class_weights: (2,) float32.
+    """
+    target = torch.stack([1 - p_atypical, p_atypical], dim=1)
+    each = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
+    weights = class_weights[labels]
+    return (weights * each).sum() / weights.sum()
+
+
+def generalised_dice(logits: Tensor, classes: Tensor) -> Tensor:
+    """Generalised Dice loss (Sudre et al. 2017, arXiv 1707.03237, eq. 1, weights 1 / area^2).
+
+    The areas are summed over the batch, and a class that is absent from it has weight 0: each image lacks one
+    of the foreground classes, for which a weight by image would be infinite (our choice).
+
+    Args:
+        logits: (N, C, P, P) float32.
+        classes: (N, P, P) int64 in 0..C-1.
+    """
+    predicted, true = _by_class(logits, classes)  # each (C, pixels)
+    area = true.sum(dim=1)
+    weights = torch.where(area > 0, 1 / area.clamp(min=1).square(), torch.zeros_like(area))
+    overlap = (weights * (predicted * true).sum(dim=1)).sum()
+    total = (weights * (predicted + true).sum(dim=1)).sum()
+    return 1 - 2 * overlap / total
+
+
+def hover_net_dice(logits: Tensor, classes: Tensor) -> Tensor:
+    """HoVer-Net's Dice loss: 1 - Dice summed over the classes (vqdang/hover_net, models/hovernet/utils.py).
+
+    Args:
+        logits: (N, C, P, P) float32.
+        classes: (N, P, P) int64 in 0..C-1.
+    """
+    predicted, true = _by_class(logits, classes)
+    overlap = (predicted * true).sum(dim=1)
+    total = predicted.sum(dim=1) + true.sum(dim=1)
+    return (1 - (2 * overlap + HOVER_NET_SMOOTH) / (total + HOVER_NET_SMOOTH)).sum()
+
+
+DICE: dict[DiceName, Callable[[Tensor, Tensor], Tensor]] = {
+    "generalised": generalised_dice,
+    "hover-net": hover_net_dice,
+}
+
+
+def _by_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth, each (C, N * P * P)."""
+    number = logits.shape[1]
+    predicted = logits.softmax(dim=1).transpose(0, 1).reshape(number, -1)
+    true = functional.one_hot(classes, number).reshape(-1, number).T.to(predicted)
+    return predicted, true

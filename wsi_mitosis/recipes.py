@@ -1,0 +1,207 @@
+"""Training recipes: everything that a trained bundle depends on beside its data, as frozen data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from wsi_mitosis.errors import SpecError
+from wsi_mitosis.specs import EnsembleSpec, InputSpec, NetworkSpec, Spec
+
+Weight = Literal["classification", "mask", "pixels"]
+
+
+class DecoderSpec(Spec):
+    """The auxiliary decoders.
+
+    Attributes:
+        channels: Channels that leave the three up-sampling blocks, the deepest first.
+    """
+
+    channels: tuple[int, int, int]
+
+
+class LossSpec(Spec):
+    """What is minimised.
+
+    Attributes:
+        class_weights: `balanced`: inverse to class frequency in the fold's training domains.
+        experts_share: The cross-entropy's target is this share of the experts' votes and the rest of their
+            majority; 0 is the majority alone.
+        dice: Which Dice loss the decoders have.
+        classification: Weight of the cross-entropy.
+        mask: Weight of the mask's Dice loss.
+        pixels: Weight of the pixel classes' Dice loss.
+    """
+
+    class_weights: Literal["balanced"]
+    experts_share: float = Field(ge=0, le=1)
+    dice: Literal["generalised", "hover-net"]
+    classification: float = Field(gt=0)
+    mask: float = Field(ge=0)
+    pixels: float = Field(ge=0)
+
+
+class OptimiserSpec(Spec):
+    """How it is minimised.
+
+    Attributes:
+        name: `adam` (decay as an L2 term) or `adamw` (decoupled).
+        learning_rate: The highest, where the schedule changes it.
+        schedule: `constant`, or `one-cycle`: up for the share `warm_up` of all steps, then down to nearly 0.
+        batch: Samples per step; the last, smaller batch of an epoch is left out.
+    """
+
+    name: Literal["adam", "adamw"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["constant", "one-cycle"]
+    warm_up: float = Field(ge=0, lt=1)
+    batch: int = Field(ge=2)
+    epochs: int = Field(ge=1)
+
+
+class AugmentationSpec(Spec):
+    """Online augmentation; see `nets.augment`. A zero leaves a change out.
+
+    Attributes:
+        rotation: By any angle, by right angles, or not.
+        flips: Both mirror images.
+        zoom: Enlarged or shrunk by up to this, relative.
+        stain_scale: Each stain's density times 1 +- this.
+        stain_shift: Each stain's density plus +- this.
+        gamma: Intensities to the power of e^+-this.
+        contrast: Contrast times 1 +- this.
+        saturation: Saturation times 1 +- this.
+        channel_gain: Each of R, G, B times 1 +- this.
+        sharpness: Blurred or sharpened by up to this; 1 is a Gaussian of 1 px.
+        noise: Standard deviation of Gaussian noise, up to this share of white.
+        jpeg: Lowest and highest JPEG quality, for half of the crops; none where empty.
+    """
+
+    rotation: Literal["any", "right-angles", "none"]
+    flips: bool
+    zoom: float = Field(ge=0, lt=1)
+    stain_scale: float = Field(ge=0, lt=1)
+    stain_shift: float = Field(ge=0, lt=1)
+    gamma: float = Field(ge=0, lt=2)
+    contrast: float = Field(ge=0, lt=1)
+    saturation: float = Field(ge=0, le=1)
+    channel_gain: float = Field(ge=0, lt=1)
+    sharpness: float = Field(ge=0, le=1)
+    noise: float = Field(ge=0, lt=1)
+    jpeg: tuple[int, int] | tuple[()]
+
+    @model_validator(mode="after")
+    def _qualities(self) -> Self:
+        if self.jpeg and not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
+            raise ValueError("'jpeg' wants the lowest and the highest quality, 1 to 100")
+        return self
+
+
+class SelectionSpec(Spec):
+    """Which epoch's weights, and which folds.
+
+    Attributes:
+        epoch: `best`: of the lowest total loss on the validation domain among those that were looked at;
+            `last`.
+        every: Epochs from one look at the validation domain to the next; the last epoch always gets one.
+        members: How many folds become members, those of the lowest validation loss; all where there are
+            fewer.
+    """
+
+    epoch: Literal["best", "last"]
+    every: int = Field(ge=1)
+    members: int = Field(ge=1)
+
+
+class RecipeSpec(Spec):
+    """A training recipe, `train/*.toml`.
+
+    Attributes:
+        decoders: None trains the classification alone.
+        dropout: In the head's hidden layers.
+        precision: `auto`: bf16 on a GPU that has it, on a CPU where a measurement at the start says that it
+            pays, fp32 otherwise.
+        initial_weights: `random`, or `given`: an encoder's checkpoint must be named when training starts.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(ge=0)
+    initial_weights: Literal["random", "given"]
+    precision: Literal["auto", "fp32", "bf16"]
+    dropout: float = Field(ge=0, lt=1)
+    input: InputSpec
+    network: NetworkSpec
+    decoders: DecoderSpec | None = None
+    loss: LossSpec
+    optimiser: OptimiserSpec
+    augmentation: AugmentationSpec
+    selection: SelectionSpec
+    ensemble: EnsembleSpec
+
+    @model_validator(mode="after")
+    def _fits_the_encoder(self) -> Self:
+        if self.input.patch_px % 8:
+            raise ValueError("'input.patch_px' wants a multiple of 8: the encoder halves it three times")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides the weights: all but how members are chosen and vote."""
+        left_out: Any = {"name": True, "selection": {"members"}, "ensemble": True}
+        # Without defaults: a key that a later version adds leaves the digests of older recipes as they are.
+        content = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class FoldRecord(Spec):
+    """`fold.json`: what is known of a fold that is done.
+
+    Attributes:
+        key: Of all that decides its weights.
+        sha256: Of the member's file.
+        epoch: Whose weights they are.
+        validation_loss: Total loss on the validation domain after that epoch, float32, one view.
+        validation_balanced_accuracy: Of the stored weights with the recipe's views; None where a class is
+            absent.
+        validation_auroc: Likewise.
+        seconds: Spent in epochs, over all runs.
+    """
+
+    fold: str
+    key: str
+    test_domain: str
+    validation_domain: str
+    training_domains: tuple[str, ...]
+    recipe: str
+    recipe_digest: str
+    dataset_digest: str
+    seed: int
+    sha256: str
+    epoch: int
+    epochs: int
+    validation_loss: float
+    validation_balanced_accuracy: float | None
+    validation_auroc: float | None
+    precision: str
+    device: str
+    threads: int
+    seconds: float
+    code_version: str
+
+    @classmethod
+    def parse_json(cls, text: str, subject: object) -> Self:
+        """Parse and check a record.
+
+        Raises:
+            SpecError: where the text is no record.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"not valid JSON: {error}", subject=subject, stage="reading a fold") from error
+        return cls.parse(data, subject)
