@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.geometry import native_origin, read_px, resample, resampling_weights
+from wsi_mitosis.core.geometry import cut_centres, native_origin, read_px, resample, resampling_weights
+from wsi_mitosis.errors import InputError
 
 FLOAT32 = 2e-6
 """Sums of a few float32 weights, each right to 6e-8."""
@@ -164,3 +165,16 @@ def test_beyond_the_border_its_pixel_is_repeated(step: float) -> None:
     after = resampling_weights(3 + step, step, 4, 3) @ line
     assert before.tolist() == [10] * 4
     assert after.tolist() == [30] * 4
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))
+def test_the_centre_pixel_stays_the_centre_of_what_is_cut(height: int, width: int, side: int) -> None:
+    crops = np.zeros((2, height, width, 3), np.uint8)
+    crops[:, height // 2, width // 2] = 1
+    if side > min(height, width):
+        with pytest.raises(InputError, match=f"{width} x {height} px, smaller than the {side} px that 'x'"):
+            cut_centres(crops, side, "x")
+        return
+    cut = cut_centres(crops, side, "x")
+    assert cut.shape == (2, side, side, 3)
+    assert np.argwhere(cut[1, ..., 2]).tolist() == [[side // 2, side // 2]]

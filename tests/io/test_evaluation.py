@@ -91,7 +91,8 @@ def test_the_markdown_shows_every_figure() -> None:
 
 def test_every_table_is_whole() -> None:
     figures = {name: report()[name] for name in ("overall", "domains", "members", "lodo", "unseen")}
-    text = as_markdown(report(single_view=figures, overall=entry(distinct={**entry(), "contradictory": 2})))
+    distinct = {**entry(n=38), "contradictory": 2}
+    text = as_markdown(report(single_view=figures, overall=entry(distinct=distinct)))
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 7
     for table in tables:
@@ -99,7 +100,7 @@ def test_every_table_is_whole() -> None:
         assert len(widths) == 1
         assert len({len(line) for line in table}) == 1, "aligned for the eye"
         assert set(table[1]) == {"|", "-", " "}
-    assert "all: distinct figures, 2 with both labels" in text
+    assert ["all: distinct figures, 2 with both labels", "38"] in [row[:2] for row in rows(text)]
     assert text.count("### Ensemble") == text.count("### Members") == 1
 
 
@@ -159,7 +160,6 @@ def test_the_files(tmp_path: Path) -> None:
         with Image.open(out / name) as picture:
             assert picture.size == (960, 1020)
             colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
-            assert (0, 0, 0) in colours
             assert (0x00, 0x72, 0xB2) in colours, "the first member's"
 
 
@@ -167,12 +167,16 @@ def test_pictures_say_what_they_are_of() -> None:
     for draw in (draw_roc, draw_calibration):
         figure = draw(report(trained=False, training_data=True, bundle="x$1$"), CURVES)
         title = figure.get_suptitle()
+        (text,) = [text for text in figure.texts if text.get_text() == title]
+        assert not text.get_parse_math(), "a name with two $ is no formula"
         assert title == "x$1$ on set\nUNTRAINED: means nothing. TRAINING DATA. Research use only."
         assert draw(report(), CURVES).get_suptitle() == "known on set\nResearch use only."
 
 
 def labels_of(figure: Any) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    texts = figure.axes[0].get_legend().get_texts()
+    assert not any(text.get_parse_math() for text in texts), "a name with two $ is no formula"
+    return [text.get_text() for text in texts]
 
 
 def test_the_curves_are_named_with_their_numbers() -> None:
@@ -185,6 +189,13 @@ def test_the_curves_are_named_with_their_numbers() -> None:
         "Brier _member $a$ on 組",
         "Brier one class",
     ]
+
+
+def test_the_ensemble_is_black_and_on_top() -> None:
+    for draw in (draw_roc, draw_calibration):
+        _, ensemble, member, *_ = draw(report(), CURVES).axes[0].get_lines()
+        assert (ensemble.get_color(), member.get_color()) == ("black", "#0072B2")
+        assert ensemble.get_zorder() > member.get_zorder()
 
 
 def test_many_members_are_told_apart() -> None:
