@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.crops import short_name
 from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
@@ -344,7 +345,7 @@ def _parts_on_ray(ray: Any, parts: Sequence[Part], placement: Placement) -> Iter
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
-                fault = f"{part.files[0].name}: its worker died ({type(error).__name__}); run again"
+                fault = f"{short_name(part.files[0])}: its worker died ({type(error).__name__}); run again"
                 yield PartOutcome(part.index, len(part.files), faults=(fault,))
 
 

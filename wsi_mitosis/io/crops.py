@@ -41,18 +41,18 @@ def crops_side(files: Sequence[Path], least_px: int) -> int:
         DatasetError: naming the crops that cannot be read, or that are smaller or of another size.
     """
     sizes = dict(zip(files, _sizes(files), strict=True))
-    if small := [path.name for path, size in sizes.items() if min(size) < least_px]:
+    if small := [short_name(path) for path, size in sizes.items() if min(size) < least_px]:
         raise DatasetError(
-            f"{len(small)} crops are smaller than {least_px} px: {listed(small)}",
-            subject=files[0].parent,
+            f"{len(small)} of the crops smaller than {least_px} px: {listed(small)}",
             stage=STAGE,
             remedy="Lower --patch-px, or leave them out",
         )
     usual = Counter(sizes.values()).most_common(1)[0][0]
-    if odd := [f"{path.name} ({w} x {h})" for path, (w, h) in sizes.items() if (w, h) != usual or w != h]:
+    if odd := [
+        f"{short_name(path)} ({w} x {h})" for path, (w, h) in sizes.items() if (w, h) != usual or w != h
+    ]:
         raise DatasetError(
-            f"{len(odd)} crops are no squares of the others' size, {usual[0]} px: {listed(odd)}",
-            subject=files[0].parent,
+            f"{len(odd)} of the crops no squares of the others' size, {usual[0]} px: {listed(odd)}",
             stage=STAGE,
             remedy="Cut them to one size around the figure, or leave them out",
         )
@@ -66,9 +66,9 @@ def _sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except IMAGE_ERRORS as error:
-            faults.append(f"{path.name}: {_reason(error)}")
+            faults.append(f"{short_name(path)}: {_reason(error)}")
     if faults:
-        raise unreadable(faults)
+        raise unusable(faults)
     return sizes
 
 
@@ -77,12 +77,17 @@ def _reason(error: BaseException) -> str:
     return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def unreadable(faults: Sequence[str]) -> DatasetError:
-    """Images that cannot be read, each told by a text that begins with its name."""
+def short_name(path: Path) -> str:
+    """A file's name with its folder, which is the label in some data sets."""
+    return "/".join(path.parts[-2:])
+
+
+def unusable(faults: Sequence[str]) -> DatasetError:
+    """Images that cannot be used, each told by a text that begins with its name."""
     return DatasetError(
-        f"{len(faults)} images cannot be read: {listed(faults)}",
+        f"{len(faults)} of the images cannot be used: {listed(faults)}",
         stage=STAGE,
-        remedy="Copy them again from their source, or leave them out",
+        remedy="Copy them again from their source, or leave them out; the parts that are done are kept",
     )
 
 
@@ -103,7 +108,7 @@ def read_crops(files: Sequence[Path], side_px: int) -> tuple[NDArray[np.uint8], 
             with Image.open(path) as image:
                 crops[place] = np.asarray(image.convert("RGB"))
         except IMAGE_ERRORS as error:
-            faults.append(f"{path.name}: {_reason(error)}")
+            faults.append(f"{short_name(path)}: {_reason(error)}")
     return crops, faults
 
 

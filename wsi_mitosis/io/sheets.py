@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.annotations import COLOURS
 from wsi_mitosis.io.atomic import replacing
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ CAPTION_PX, HEADING_PX, TITLE_PX = 38, 40, 98
 INK, FAINT, PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 OUTLINE = (40, 255, 60)
 """Green: far from haematoxylin and eosin, and from what either turns to for the colour-blind."""
-CLASS_COLOURS = ((178, 24, 43), (33, 102, 172))
-"""Atypical and typical."""
+CLASS_COLOURS = (COLOURS["atypical"], COLOURS["typical"])
 
 
 @dataclass(frozen=True)

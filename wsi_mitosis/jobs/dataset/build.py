@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.crops import crops_side, unreadable
+from wsi_mitosis.io.crops import crops_side, unusable
 from wsi_mitosis.io.labels import read_listing
 from wsi_mitosis.io.stores import check_free, write_store
 from wsi_mitosis.jobs.dataset.parts import MaskOptions, Part, PartOutcome, cut_parts, provider_version
@@ -149,7 +149,7 @@ def _through(
             outcomes.append(outcome)
     outcomes.sort(key=lambda outcome: outcome.index)
     if faults := [fault for outcome in outcomes for fault in outcome.faults]:
-        raise unreadable(faults)
+        raise unusable(faults)
     return outcomes
 
 

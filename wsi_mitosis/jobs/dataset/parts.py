@@ -19,7 +19,7 @@ from wsi_mitosis.core.geometry import native_origin
 from wsi_mitosis.core.masks import Haematoxylin
 from wsi_mitosis.errors import SlideError
 from wsi_mitosis.io.atomic import replacing
-from wsi_mitosis.io.crops import cut_crops, read_crops
+from wsi_mitosis.io.crops import cut_crops, read_crops, short_name
 from wsi_mitosis.io.slides import identify, open_native
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def run_part(part: Part, threads: int) -> PartOutcome:
         part: What to do.
         threads: Threads that read a slide.
     """
-    if gone := [f"{path.name}: no such file" for path in part.files if not path.is_file()]:
+    if gone := [f"{short_name(path)}: no such file" for path in part.files if not path.is_file()]:
         return PartOutcome(part.index, len(part.files), faults=tuple(dict.fromkeys(gone)))
     try:
         file = PartFile(part.folder / f"{_key(part)}.npz")

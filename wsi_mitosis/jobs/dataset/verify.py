@@ -184,12 +184,12 @@ def _on_duplicates(
     if groups:
         extra = sum(len(rows) - 1 for rows in groups)
         yield (
-            f"{len(groups)} figures are there more than once, {len(samples) - extra} of the samples "
-            f"are distinct: {listed(_named(samples, groups))}"
+            f"figures that are there more than once: {len(groups)}; distinct ones: {len(samples) - extra}; "
+            f"{listed(_named(samples, groups))}"
         )
     if contradictory:
         yield (
-            f"{len(contradictory)} of these have both labels, one of which is wrong: "
+            f"of these with both labels, one of which is wrong: {len(contradictory)}; "
             f"{listed(_named(samples, contradictory))}"
         )
 
