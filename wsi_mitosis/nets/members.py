@@ -64,9 +64,12 @@ class Member(nn.Module):
 
 
 def member_state(member: Member) -> dict[str, NDArray[np.float32]]:
-    """What a bundle stores of a member: parameters and batch norm's statistics, not its batch counters."""
+    """What a bundle stores of a member: parameters and batch norm's statistics, not its batch counters.
+
+    A copy: training on does not change it.
+    """
     return {
-        name: tensor.detach().cpu().float().numpy()
+        name: np.array(tensor.detach().cpu().float().numpy())
         for name, tensor in member.state_dict().items()
         if tensor.is_floating_point()
     }
