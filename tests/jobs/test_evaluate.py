@@ -171,6 +171,14 @@ def test_a_member_has_unrecorded_samples_of_its_test_domain_too(tmp_path: Path, 
     assert report["unseen"]["overall"]["n"] == 3
 
 
+def test_without_own_samples_there_is_no_leaving_one_domain_out(tmp_path: Path, samples: Store) -> None:
+    trained = bundle(tmp_path / "b", ("y", "z"), recorded(samples.samples)[:3])
+    report = evaluate(trained, samples, device="cpu").report
+    assert report["lodo"] is report["overall"] is None
+    assert [entry["n"] for entry in report["members"].values()] == [0, 0]
+    assert report["unseen"]["overall"]["n"] == 6
+
+
 @pytest.mark.parametrize("lines", ["other domains", "no domains", "two domains"])
 def test_nothing_unseen_is_refused(
     tmp_path: Path, samples: Store, lines: str, known: list[tuple[str, int]]

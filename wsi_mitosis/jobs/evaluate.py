@@ -317,8 +317,10 @@ class _Scorer:
             "training_samples": int(self.overlap.seen[rows].sum()) if self.training_data else 0,
         }
 
-    def _lodo(self, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Mean and sample standard deviation over members, as in the paper's Table 1."""
+    def _lodo(self, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Mean and sample standard deviation over members, as in the paper's Table 1; None without any."""
+        if not any(entry["n"] for entry in members.values()):
+            return None
         validation = [member.validation_balanced_accuracy for member in self.manifest.member]
         return {
             "members": sum(bool(entry["n"]) for entry in members.values()),
