@@ -288,11 +288,12 @@ def _schedule(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.optimiser.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0, total_iters=0)
+    total = steps + 1  # it is asked once more after the last step
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         max_lr=recipe.optimiser.learning_rate,
-        total_steps=steps + 1,  # it is asked once more after the last step
-        pct_start=recipe.optimiser.warm_up,
+        total_steps=total,
+        pct_start=max(recipe.optimiser.warm_up, 2 / total),  # it divides by a warm-up of one step less one
         cycle_momentum=False,
     )
 
