@@ -108,7 +108,9 @@ class Silent:
 
 def train_spec(recipe: Path | str, store: Store, out: Path, **options: Any) -> TrainSpec:
     data = {"placement": {"workers": 0, "device": "cpu", "cpus_per_worker": 1}, **options}
-    return TrainSpec.parse({"recipe": str(recipe), "dataset": str(store.folder), "out": str(out), **data}, "test")
+    return TrainSpec.parse(
+        {"recipe": str(recipe), "dataset": str(store.folder), "out": str(out), **data}, "test"
+    )
 
 
 def trained(recipe: Path | str, store: Store, out: Path, **options: Any) -> tuple[TrainResult, Silent]:

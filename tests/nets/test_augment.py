@@ -16,7 +16,17 @@ PLAIN: dict[str, Any] = {
     "rotation": "none",
     "flips": False,
     **dict.fromkeys(
-        ("zoom", "stain_scale", "stain_shift", "gamma", "contrast", "saturation", "channel_gain", "sharpness"), 0
+        (
+            "zoom",
+            "stain_scale",
+            "stain_shift",
+            "gamma",
+            "contrast",
+            "saturation",
+            "channel_gain",
+            "sharpness",
+        ),
+        0,
     ),
     "noise": 0,
     "jpeg": (),
@@ -56,7 +66,9 @@ def figures(number: int = 4, side: int = 64) -> Crops:
 
 
 def test_nothing_asked_gives_the_central_patch() -> None:
-    crops = Crops(torch.rand((3, 3, 64, 64), generator=drawn(0)), torch.randint(2, (3, 64, 64)).to(torch.uint8))
+    crops = Crops(
+        torch.rand((3, 3, 64, 64), generator=drawn(0)), torch.randint(2, (3, 64, 64)).to(torch.uint8)
+    )
     patches = augment(crops, spec(), 32, drawn(1))
     torch.testing.assert_close(patches.images, crops.images[..., 16:48, 16:48], atol=1e-5, rtol=0)  # bilinear
     assert torch.equal(patches.masks, crops.masks[:, 16:48, 16:48])
@@ -91,9 +103,13 @@ def test_zoom_changes_the_size_both_ways_and_within_its_reach() -> None:
     assert 1.2 < areas.max() < 1.5  # 1.2 squared, and the pixels' rounding
 
 
-@pytest.mark.parametrize("changes", [{name: value} for name, value in COLOURS.items()], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "changes", [{name: value} for name, value in COLOURS.items()], ids=lambda c: next(iter(c))
+)
 def test_each_colour_change_changes_colours_and_nothing_else(changes: dict[str, Any]) -> None:
-    crops = Crops(0.2 + 0.6 * torch.rand((8, 3, 32, 32), generator=drawn(0)), figures(8, 64).masks[:, 16:48, 16:48])
+    crops = Crops(
+        0.2 + 0.6 * torch.rand((8, 3, 32, 32), generator=drawn(0)), figures(8, 64).masks[:, 16:48, 16:48]
+    )
     patches = augment(crops, spec(**changes), 32, drawn(3))
     assert torch.equal(patches.masks, crops.masks)
     change = (patches.images - crops.images).abs().amax(dim=(1, 2, 3))
@@ -117,7 +133,9 @@ def test_white_and_black_patches_survive(seed: int, level: float) -> None:
 def test_more_stain_is_darker_and_of_its_colour() -> None:
     """Haematoxylin's own colour, times a factor of its density, stays on the line of that stain."""
     density = torch.nn.functional.normalize(torch.tensor([0.65, 0.70, 0.29]), dim=0) * 0.8
-    crops = Crops(torch.exp(-density).view(1, 3, 1, 1).expand(64, 3, 8, 8), torch.zeros((64, 8, 8), dtype=torch.uint8))
+    crops = Crops(
+        torch.exp(-density).view(1, 3, 1, 1).expand(64, 3, 8, 8), torch.zeros((64, 8, 8), dtype=torch.uint8)
+    )
     images = augment(crops, spec(stain_scale=0.25), 8, drawn(0)).images[:, :, 4, 4]  # (64, 3)
     scales = (-images.log()).norm(dim=1) / 0.8
     assert 0.74 < scales.min() < 0.8

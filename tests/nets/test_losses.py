@@ -64,7 +64,9 @@ def test_generalised_dice_by_hand() -> None:
     weights = 1 / 9, 1 / 1
     overlap = weights[0] * (0.9 + 0.8 + 0.6) + weights[1] * 0.7
     total = weights[0] * (2.6 + 3) + weights[1] * (1.4 + 1)
-    assert generalised_dice(predicted.log(), classes).item() == pytest.approx(1 - 2 * overlap / total, rel=1e-5)
+    assert generalised_dice(predicted.log(), classes).item() == pytest.approx(
+        1 - 2 * overlap / total, rel=1e-5
+    )
 
 
 def test_a_class_absent_from_the_batch_has_no_weight() -> None:
@@ -74,7 +76,9 @@ def test_a_class_absent_from_the_batch_has_no_weight() -> None:
     probabilities = logits.softmax(dim=1)
     overlap = sum(probabilities[:, c][classes == c].sum() / 16**2 for c in (0, 1))
     total = sum((probabilities[:, c].sum() + 16) / 16**2 for c in (0, 1))
-    assert generalised_dice(logits, classes).item() == pytest.approx((1 - 2 * overlap / total).item(), rel=1e-5)
+    assert generalised_dice(logits, classes).item() == pytest.approx(
+        (1 - 2 * overlap / total).item(), rel=1e-5
+    )
     assert torch.isfinite(generalised_dice(logits, torch.zeros_like(classes)))
 
 
@@ -127,8 +131,8 @@ def test_a_sample_without_a_mask_counts_for_the_classification_alone() -> None:
 def test_a_batch_without_masks_and_a_network_without_decoders_have_no_dice() -> None:
     weights = torch.ones(2)
     outputs, targets = outputs_and_targets([False, False])
-    for given in (outputs, Outputs(outputs.logits)):
-        losses = compute_losses(given, targets, weights, "hover-net")
+    for of in (outputs, Outputs(outputs.logits)):
+        losses = compute_losses(of, targets, weights, "hover-net")
         assert losses.mask.item() == losses.pixels.item() == 0
         assert losses.classification.item() > 0
 

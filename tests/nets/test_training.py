@@ -72,10 +72,13 @@ def test_a_finished_training_has_nothing_to_go_on_with(sides: tuple[Figures, Fig
 
 def test_it_learns_to_tell_the_classes_apart() -> None:
     sides = figures(40, seed=1), figures(20, seed=2)
-    quiet = {name: 0 for name in ("stain_scale", "stain_shift", "gamma", "contrast", "saturation", "noise")}
+    quiet = dict.fromkeys(("stain_scale", "stain_shift", "gamma", "contrast", "saturation", "noise"), 0)
     plain = {**quiet, "channel_gain": 0, "sharpness": 0, "jpeg": (), "zoom": 0}
     epochs = run(
-        sides, dropout=0.0, augmentation=plain, optimiser={"epochs": 25, "learning_rate": 3e-3, "weight_decay": 0.0}
+        sides,
+        dropout=0.0,
+        augmentation=plain,
+        optimiser={"epochs": 25, "learning_rate": 3e-3, "weight_decay": 0.0},
     )
     first, last = epochs[0].metrics, epochs[-1].metrics
     assert last["validation_balanced_accuracy"] > 0.9
@@ -234,7 +237,7 @@ def test_the_measurement_leaves_the_network_as_it_was(sides: tuple[Figures, Figu
 def test_a_gpu_takes_bf16_where_it_has_it(
     sides: tuple[Figures, Figures], monkeypatch: pytest.MonkeyPatch, supported: bool, wanted: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
     recipe = tiny_recipe(precision="auto")
     assert choose_precision(build_network(recipe), recipe, sides[0], "cuda") == wanted
 

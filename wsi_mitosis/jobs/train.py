@@ -155,9 +155,9 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     reporter.planned(plan)
     for warning in plan_warnings(folds, store.samples):
         reporter.warn(warning)
-    prepare_folder(work, plan)
     tasks = _tasks(spec, recipe, store, folds, work)
     asked = _asked(spec, tasks)
+    prepare_folder(work, plan)
     failed = {}
     with closing(execute(asked, spec)) as all_progress:
         for progress in all_progress:

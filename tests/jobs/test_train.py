@@ -1,0 +1,426 @@
+"""Training from slides to a bundle: folds, checkpoints, export, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.runs import run
+from tests.slide_files import tiff_slide
+from tests.training_files import (
+    DOMAINS,
+    PATCH_PX,
+    metrics_rows,
+    slide_of_figures,
+    tiny_recipe,
+    tiny_store,
+    train_spec,
+    trained,
+    write_recipe,
+)
+from wsi_mitosis import workers
+from wsi_mitosis.errors import InputError, OutputError, SpecError
+from wsi_mitosis.io.bundles import open_bundle
+from wsi_mitosis.io.results import read_figures
+from wsi_mitosis.io.stores import Store
+from wsi_mitosis.io.training import FoldFolder
+from wsi_mitosis.jobs import train as job
+from wsi_mitosis.jobs.evaluate import evaluate
+from wsi_mitosis.jobs.train import TrainResult, run_fold
+from wsi_mitosis.nets.backbone import Backbone
+from wsi_mitosis.recipes import FoldRecord
+
+ROOT = Path(__file__).parents[2]
+ONE_FOLD = {"folds": ["alpha"]}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipes") / "tiny.toml", tiny_recipe())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, store: Store, recipe: Path) -> tuple[TrainResult, Any]:
+    """All folds, trained without a break."""
+    return trained(recipe, store, tmp_path_factory.mktemp("whole") / "bundle")
+
+
+def weights(result: TrainResult, fold: str = "alpha") -> bytes:
+    return (result.work / fold / "member.safetensors").read_bytes()
+
+
+def test_a_fold_for_each_domain_and_a_bundle_of_them(whole: tuple[TrainResult, Any], store: Store) -> None:
+    result, told = whole
+    assert result.exit_status == 0
+    assert result.bundle is not None
+    manifest = result.bundle.manifest
+    assert manifest.trained
+    assert [member.test_domain for member in manifest.member] == list(DOMAINS)
+    assert [member.validation_domain for member in manifest.member] == ["beta", "gamma", "alpha"]
+    assert manifest.training is not None
+    assert manifest.training.dataset_digest == store.attributes.digest
+    assert manifest.training.recipe == f"tiny {tiny_recipe().digest}"
+    assert manifest.training.mask_provider == "haematoxylin"
+    assert manifest.input == tiny_recipe().input
+    assert manifest.ensemble == tiny_recipe().ensemble
+    samples = result.bundle.read_samples()
+    pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
+    assert samples == {digest: frozenset([domain]) for digest, domain in pairs}
+    assert [progress.epoch for progress in told.told if progress.metrics] == [1, 2] * 3
+
+
+def test_the_plan_is_told_and_kept_before_anything_is_trained(whole: tuple[TrainResult, Any]) -> None:
+    result, told = whole
+    plan = pd.read_csv(result.work / "plan.csv")
+    assert plan["fold"].tolist() == list(DOMAINS)
+    assert told.plans[0]["training_n"].tolist() == plan["training_n"].tolist() == [16, 16, 16]
+
+
+def test_members_are_float16_and_what_the_folds_left(whole: tuple[TrainResult, Any]) -> None:
+    result, _ = whole
+    assert result.bundle is not None
+    for record, member in zip(result.records, result.bundle.manifest.member, strict=True):
+        assert member.sha256 == record.sha256
+        assert (result.bundle.folder / member.file).read_bytes() == weights(result, record.fold)
+    assert {array.dtype for state in result.bundle.read_members() for array in state.values()} == {
+        np.dtype("f2")
+    }
+
+
+def test_a_folds_figures_are_those_of_the_stored_weights(
+    whole: tuple[TrainResult, Any], store: Store
+) -> None:
+    """On its validation domain, by the bundle read back: the same as the record and the manifest state."""
+    result, _ = whole
+    assert result.bundle is not None
+    bundle = open_bundle(result.bundle.folder)
+    alone = bundle.manifest.model_copy(update={"member": bundle.manifest.member[:1]})
+    from wsi_mitosis.core.metrics import score
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.jobs.predict import predict_crops
+    from wsi_mitosis.nets.members import Ensemble
+
+    rows = np.flatnonzero(store.samples["domain"] == "beta")
+    ensemble = Ensemble(alone, bundle.read_members()[:1], device="cpu")
+    votes = predict_crops(store.images(rows), ensemble, Bundle(bundle.folder, alone, ""))
+    scores = score(store.samples["label"].to_numpy()[rows], votes.is_atypical, votes.p_atypical)
+    assert result.records[0].validation_balanced_accuracy == scores.balanced_accuracy
+    assert result.records[0].validation_auroc == scores.auroc
+    assert bundle.manifest.member[0].validation_balanced_accuracy == scores.balanced_accuracy
+    assert bundle.manifest.member[0].validation_loss == result.records[0].validation_loss
+
+
+def test_every_epoch_leaves_a_row_a_curve_and_a_point_for_tensorboard(whole: tuple[TrainResult, Any]) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401 - the format is its own
+
+    folder = whole[0].work / "alpha"
+    rows = metrics_rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(float(row["training_total"]) > 0 and row["precision"] == "fp32" for row in rows)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob("checkpoint*"))
+    points = {}
+    for record in records_of(next(folder.glob("events.out.tfevents.*"))):
+        event = Event.FromString(record)
+        points |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    for row in rows:
+        wanted = pytest.approx(float(row["validation_total"]), rel=1e-5)  # float32, and 6 digits
+        assert points["validation/total", int(row["epoch"])] == wanted
+
+
+def records_of(path: Path) -> list[bytes]:
+    """The records of a TFRecord file: length (8 bytes), its checksum (4), data, checksum (4)."""
+    data, records, at = path.read_bytes(), [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        records.append(data[at + 12 : at + 12 + length])
+        at += 16 + length
+    return records
+
+
+def test_a_fold_that_is_done_is_not_trained_again(
+    whole: tuple[TrainResult, Any], store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    result, _ = whole
+    again, told = trained(recipe, store, tmp_path / "again", work=str(result.work))
+    assert [progress.kept for progress in told.told] == [True] * 3
+    assert again.bundle is not None
+    assert result.bundle is not None
+    assert again.bundle.read_members()[0].keys() == result.bundle.read_members()[0].keys()
+    assert weights(again) == weights(result)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"optimiser": {"epochs": 1}}], ids=["seed", "epochs"])
+def test_another_recipe_in_the_same_folder_is_trained_anew(
+    store: Store, recipe: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first, _ = trained(recipe, store, tmp_path / "a", work=str(tmp_path / "work"), **ONE_FOLD)
+    before = weights(first)
+    other = write_recipe(tmp_path / "other.toml", tiny_recipe(**change))
+    second, told = trained(other, store, tmp_path / "b", work=str(tmp_path / "work"), **ONE_FOLD)
+    assert not any(progress.kept for progress in told.told)
+    assert weights(second) != before
+
+
+def test_a_choice_of_members_trains_nothing_again(
+    whole: tuple[TrainResult, Any], store: Store, tmp_path: Path
+) -> None:
+    """The two best of three by validation loss."""
+    result, _ = whole
+    fewer = write_recipe(tmp_path / "fewer.toml", tiny_recipe(selection={"members": 2}))
+    chosen, told = trained(fewer, store, tmp_path / "two", work=str(result.work))
+    assert all(progress.kept for progress in told.told)
+    assert chosen.bundle is not None
+    worst = max(result.records, key=lambda record: record.validation_loss)
+    kept = [member.test_domain for member in chosen.bundle.manifest.member]
+    assert kept == [domain for domain in DOMAINS if domain != worst.test_domain]
+
+
+def test_a_changed_member_file_is_not_taken_for_done(store: Store, recipe: Path, tmp_path: Path) -> None:
+    result, _ = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    good = weights(result)
+    (result.work / "alpha" / "member.safetensors").write_bytes(good[:-1] + b"\x01")
+    _, told = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    assert not told.told[-1].kept
+    assert weights(result) == good
+
+
+def test_no_bundle_before_all_folds_are_done(store: Store, recipe: Path, tmp_path: Path) -> None:
+    result, _ = trained(recipe, store, tmp_path / "bundle", **ONE_FOLD)
+    assert result.bundle is None
+    assert result.waiting == ("beta", "gamma")
+    assert result.exit_status == 0
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_fold_that_was_killed_ends_as_one_that_never_was(
+    whole: tuple[TrainResult, Any], store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    """A real process, killed without warning after its first epoch."""
+    arguments = ["train", str(recipe), "--dataset", str(store.folder), "--out", str(tmp_path / "bundle")]
+    placement = ["--workers", "0", "--device", "cpu", "--cpus-per-worker", "1", "--fold", "alpha"]
+    command = [sys.executable, "-m", "wsi_mitosis", *arguments, *placement]
+    folder = tmp_path / "bundle.training" / "alpha"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(folder.glob("checkpoint-*.pt")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "fold.json").exists()
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [record["fold"] for record in json.loads(done.stdout)["folds"]] == ["alpha"]
+    assert "epoch 1/2" not in done.stderr
+    assert (folder / "member.safetensors").read_bytes() == weights(whole[0])
+    assert [row["epoch"] for row in metrics_rows(folder / "metrics.csv")] == ["1", "2"]
+
+
+def test_a_fold_killed_after_its_last_epoch_needs_no_other(
+    whole: tuple[TrainResult, Any],
+    store: Store,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(FoldFolder, "write_record", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken, _ = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    assert broken.exit_status == 1
+    assert "disk full" in broken.failed["alpha"]
+    mended, told = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    assert [progress.metrics for progress in told.told] == [None]
+    assert weights(mended) == weights(whole[0])
+
+
+def test_a_failed_fold_leaves_the_others_alone(
+    store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = job.figures
+
+    def failing(of: Store, rows: Any) -> Any:
+        found = original(of, rows)
+        if "alpha" in set(of.samples["domain"].iloc[rows]):  # what fold alpha alone never reads
+            raise RuntimeError("no such disk")
+        return found
+
+    monkeypatch.setattr(job, "figures", failing)
+    result, told = trained(recipe, store, tmp_path / "bundle")
+    assert result.exit_status == 1
+    assert result.bundle is None
+    assert [record.fold for record in result.records] == ["alpha"]
+    assert set(result.failed) == {"beta", "gamma"}
+    assert "no such disk" in result.failed["beta"]
+    assert any(progress.details for progress in told.told if progress.error)
+
+
+def test_folds_on_ray_give_the_same_weights(
+    whole: tuple[TrainResult, Any], store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    placement = {"workers": 2, "cpus_per_worker": 1, "device": "cpu"}
+    result, told = trained(recipe, store, tmp_path / "bundle", placement=placement)
+    assert result.exit_status == 0
+    assert all(weights(result, fold) == weights(whole[0], fold) for fold in DOMAINS)
+    assert len([progress for progress in told.told if progress.metrics]) == 6
+
+
+def dying_once(task: Any, threads: int) -> Any:
+    """A fold whose process ends after its first epoch, as when memory runs out; not the second time."""
+    for progress in run_fold(task, threads):
+        yield progress
+        if progress.epoch == 1 and not (task.folder / "died").exists():
+            (task.folder / "died").touch()
+            os._exit(1)
+
+
+def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(
+    whole: tuple[TrainResult, Any],
+    store: Store,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "run_fold", dying_once)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    placement = {"workers": 1, "cpus_per_worker": 1, "device": "cpu"}
+    result, _ = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)
+    assert (result.work / "alpha" / "died").exists()
+    assert result.exit_status == 0
+    assert weights(result) == weights(whole[0])
+
+
+def always_dying(task: Any, threads: int) -> Any:
+    yield from ()
+    with (task.folder.parent / "deaths").open("a") as file:
+        file.write("x")
+    os._exit(1)
+
+
+def test_a_fold_whose_worker_always_dies_fails_in_the_end(
+    store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "run_fold", always_dying)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    placement = {"workers": 1, "cpus_per_worker": 1, "device": "cpu"}
+    result, _ = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)
+    assert "its worker died 3 times" in result.failed["alpha"]
+    assert (result.work / "deaths").read_text() == "xxx"
+
+
+def test_what_was_trained_is_evaluated_on_each_members_own_domain(
+    whole: tuple[TrainResult, Any], store: Store
+) -> None:
+    assert whole[0].bundle is not None
+    report = evaluate(open_bundle(whole[0].bundle.folder), store, device="cpu").report
+    assert report["overall"] is None
+    assert report["domains"] is None
+    assert [member["n"] for member in report["members"].values()] == [16, 16, 16]
+
+
+def test_what_was_trained_classifies_a_slide(whole: tuple[TrainResult, Any], tmp_path: Path) -> None:
+    assert whole[0].bundle is not None
+    image, centres = slide_of_figures(6, seed=77)
+    slide = tiff_slide(tmp_path / "new.tiff", image)
+    (tmp_path / "d.csv").write_text("slide,x,y\n" + "".join(f"new.tiff,{x},{y}\n" for x, y in centres))
+    assert run([slide], tmp_path / "d.csv", tmp_path / "out", whole[0].bundle.folder).exit_status == 0
+    figures = read_figures(tmp_path / "out/figures/new.tiff.parquet")
+    assert set(figures["label"]) <= {"atypical", "typical"}
+    assert figures["votes_cast"].tolist() == [3] * 6
+
+
+def test_a_validation_domain_may_be_chosen(store: Store, recipe: Path, tmp_path: Path) -> None:
+    result, _ = trained(recipe, store, tmp_path / "b", validation={"alpha": "gamma"}, **ONE_FOLD)
+    assert result.records[0].validation_domain == "gamma"
+    assert result.records[0].training_domains == ("beta",)
+
+
+def test_an_encoder_to_start_from_is_part_of_what_a_fold_is(store: Store, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "given.toml", tiny_recipe(initial_weights="given"))
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(Backbone(2).state_dict(), tmp_path / "encoder.pth")
+        options = {"encoder_weights": str(tmp_path / "encoder.pth"), **ONE_FOLD}
+        result, told = trained(recipe, store, tmp_path / "b", **options)
+        assert not told.told[-1].kept
+        found.append(weights(result))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"folds": ["delta"]}, SpecError, "no fold 'delta'.*There are alpha, beta, gamma"),
+        ({"encoder_weights": "x.pth"}, SpecError, "starts from random weights"),
+        ({"validation": {"alpha": "delta"}}, SpecError, "delta"),
+        ({"dataset": "nowhere.zarr"}, InputError, "no such store"),
+        ({"recipe": "nothing"}, SpecError, "no such recipe.*mtl"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(
+    store: Store, recipe: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        trained(options.pop("recipe", recipe), store, tmp_path / "b", **options)
+    assert not (tmp_path / "b.training").exists()
+
+
+def test_crops_smaller_than_the_recipes_are_refused(store: Store, tmp_path: Path) -> None:
+    large = write_recipe(tmp_path / "large.toml", tiny_recipe(input={"patch_px": 64}))
+    with pytest.raises(InputError, match="48 px are smaller than the 64 px"):
+        trained(large, store, tmp_path / "b")
+
+
+def test_decoders_need_masks_and_a_single_task_does_not(tmp_path: Path, recipe: Path) -> None:
+    bare = tiny_store(tmp_path / "bare", masks="none")
+    with pytest.raises(InputError, match="no masks"):
+        trained(recipe, bare, tmp_path / "b")
+    single = write_recipe(tmp_path / "single.toml", tiny_recipe(decoders=None, optimiser={"epochs": 1}))
+    result, _ = trained(single, bare, tmp_path / "b", **ONE_FOLD)
+    assert result.exit_status == 0
+
+
+def test_an_output_folder_in_use_is_refused_before_the_first_epoch(
+    store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").touch()
+    with pytest.raises(OutputError, match="exists already"):
+        trained(recipe, store, tmp_path / "b")
+    assert not (tmp_path / "b.training").exists()
+
+
+def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fold.json").write_text("{")
+    with pytest.raises(SpecError, match="not valid JSON"):
+        FoldFolder(tmp_path, "0" * 64).read_record()
+    with pytest.raises(SpecError, match="unknown key 'colour'"):
+        FoldRecord.parse_json('{"colour": 1}', "x")
+
+
+def test_what_a_fold_is_keyed_by(store: Store, tmp_path: Path) -> None:
+    """Two plans of the same data, the one with another validation domain: another key for that fold alone."""
+    spec = train_spec("nano", store, tmp_path / "b")
+    keys = []
+    for validation in ({}, {"alpha": "gamma"}):
+        folds = job.plan_folds(store.samples, validation)
+        keys.append([task.key for task in job._tasks(spec, tiny_recipe(), store, folds, tmp_path)])
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1:] == keys[1][1:]
+    assert tiny_recipe().input.patch_px == PATCH_PX
