@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help='Score training data too, with "training data" beside every figure.',
 )
+@click.option("--card", is_flag=True, help="Write the figures into the bundle's CARD.md too.")
 @options.device
 @options.tta
 @options.as_json
@@ -46,6 +47,7 @@ def command(
     tta: Tta | None,
     *,
     allow_overlap: bool,
+    card: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -66,6 +68,7 @@ def command(
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
     from wsi_mitosis.io.evaluation import as_markdown, prepare_folder, write_evaluation
     from wsi_mitosis.io.stores import open_store
+    from wsi_mitosis.jobs.cards import add_to_card
     from wsi_mitosis.jobs.evaluate import evaluate
 
     bundle, store = open_bundle(find_bundle(model or DEFAULT_BUNDLE)), open_store(dataset)
@@ -86,6 +89,8 @@ def command(
     )
     if out is not None:
         write_evaluation(out, found.report, found.predictions, found.curves)
+    if card:
+        add_to_card(bundle, found.report)
     if as_json:
         click.echo(json.dumps(found.report, ensure_ascii=False, allow_nan=False))
     elif not quiet:

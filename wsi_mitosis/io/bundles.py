@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import BundleError, OutputError
+from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.specs import BundleManifest
 
@@ -93,6 +94,20 @@ class Bundle:
         """The bundle's CARD.md; empty without one."""
         path = self.folder / CARD
         return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def write_card(bundle: Bundle, card: str) -> None:
+    """Replace a bundle's CARD.md, which is no part of its digest.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    try:
+        write_text(bundle.folder / CARD, card)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=bundle.folder / CARD, stage="writing a card"
+        ) from error
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:

@@ -7,12 +7,13 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.core.markdown import number, plain, table
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.plots import draw_calibration, draw_roc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -86,14 +87,33 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(_lines(report)) + "\n"
 
 
+def as_section(report: Mapping[str, Any]) -> str:
+    """What of a report stands in the bundle's card."""
+    return "\n".join(_section(report)) + "\n"
+
+
+def _section(report: Mapping[str, Any]) -> Iterator[str]:
+    about = f"{report['samples']} samples, digest `{report['dataset_digest'][:16]}`"
+    yield f"{about}. {report['program']}, {report['device']}."
+    yield ""
+    yield from (f"- {plain(note)}" for note in report["notes"])
+    yield ""
+    yield from _figures(report, "###")
+    if report["single_view"] is not None:
+        yield "### A single view: the crop as it is"
+        yield ""
+        yield from _figures(report["single_view"], "####")
+    yield from _footer(report)
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# {_text(report['bundle'])} on {_text(report['dataset'])}"
+    yield f"# {plain(report['bundle'])} on {plain(report['dataset'])}"
     yield ""
     yield f"**{report['use']}**"
     yield ""
-    yield from (f"- {_text(note)}" for note in report["notes"])
+    yield from (f"- {plain(note)}" for note in report["notes"])
     yield ""
-    yield from _table(
+    yield from table(
         ["", ""],
         [
             ["bundle", f"{report['bundle']} {report['bundle_version']}, {report['bundle_digest'][:12]}"],
@@ -151,18 +171,18 @@ def _score_table(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             told = f", {both} with both labels" if both else ""
             rows.append([f"{name}: distinct figures{told}", *_cells(entry["distinct"]), *mark])
     header = ["", "n", "atypical", *MEASURES.values(), "Brier", *(["data"] if marked else [])]
-    yield from _table(header, rows)
+    yield from table(header, rows)
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
-    measures = [f"{_number(entry[name])}{_interval(entry[f'{name}_ci95'])}" for name in MEASURES]
-    return [str(entry["n"]), str(entry["atypical"]), *measures, _number(entry["brier"])]
+    measures = [f"{number(entry[name])}{_interval(entry[f'{name}_ci95'])}" for name in MEASURES]
+    return [str(entry["n"]), str(entry["atypical"]), *measures, number(entry["brier"])]
 
 
 def _confusion(entry: Mapping[str, Any]) -> Iterator[str]:
     counts = entry["confusion"]
     mark = ", training data" if entry["training_data"] else ""
-    yield from _table(
+    yield from table(
         [f"label{mark}", "called atypical", "called typical"],
         [
             [label, str(counts[f"{label}_as_atypical"]), str(counts[f"{label}_as_typical"])]
@@ -175,7 +195,7 @@ def _lodo_table(lodo: Mapping[str, Any]) -> Iterator[str]:
     yield f"Mean ± sample standard deviation over {lodo['members']} members, each on its own test domain."
     yield ""
     validation = ["validation, as the bundle states it", _spread(lodo["validation_balanced_accuracy"])]
-    yield from _table(
+    yield from table(
         ["", *MEASURES.values()],
         [["test", *(_spread(lodo[name]) for name in MEASURES)], [*validation, *[""] * (len(MEASURES) - 1)]],
     )
@@ -190,25 +210,6 @@ def _footer(report: Mapping[str, Any]) -> Iterator[str]:
         f"{bootstrap['resamples']} bootstrap resamples over {' and '.join(drawn)}, seed {bootstrap['seed']}; "
         "they tell nothing of laboratories and scanners that are not in the data."
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table, its columns aligned for the eye too."""
-    cells = [[_text(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    rule = " | ".join("-" * width for width in widths)
-    yield from (f"| {line} |" for line in (lines[0], rule, *lines[1:]))
-    yield ""
-
-
-def _text(value: str) -> str:
-    """Text that breaks no table."""
-    return " ".join(value.split()).replace("|", "\\|")
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:

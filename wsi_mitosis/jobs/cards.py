@@ -1,18 +1,144 @@
-"""Model cards, made of what is known about a bundle."""
+"""Model cards, made of what is known about a bundle: its data, folds and figures."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from wsi_mitosis.core.markdown import number, table
+from wsi_mitosis.io.bundles import write_card
+from wsi_mitosis.io.evaluation import as_section
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.stores import Store
-    from wsi_mitosis.recipes import FoldRecord
+    from wsi_mitosis.recipes import FoldRecord, RecipeSpec
+
+MINUTE = 60
+LIMITS = """## What it must not be used for
+
+- Diagnosis, prognosis or any decision about a patient. It is a research tool, and its counts want a
+  pathologist's eye.
+- Finding mitotic figures: it only tells typical from atypical ones among candidates that are mitotic figures.
+  A candidate that is none gets one of the two labels all the same.
+- Stains other than haematoxylin and eosin, and pixel sizes outside the stated tolerance.
+- Tumours, species and scanners beyond those below without a check on figures of one's own: what it makes of
+  them is not known.
+"""
 
 
 def training_card(
-    fields: Mapping[str, Any], store: Store, records: Sequence[FoldRecord], chosen: Sequence[FoldRecord]
+    fields: Mapping[str, Any],
+    recipe: RecipeSpec,
+    store: Store,
+    records: Sequence[FoldRecord],
+    chosen: Sequence[FoldRecord],
 ) -> str:
-    """The card of a bundle that was just trained."""
-    return f"# {fields['name']}\n"
+    """The card of a bundle that was just trained; `with_section` adds figures to it.
+
+    Args:
+        fields: The manifest's.
+        recipe: What it was trained by.
+        store: What it was trained on.
+        records: Of all folds.
+        chosen: Of those that became members, in their order.
+    """
+    return "\n".join([*_head(fields, recipe), LIMITS, *_data(store), *_folds(records, chosen)]) + "\n"
+
+
+def with_section(card: str, title: str, text: str) -> str:
+    """A card with a section: in the place of one of the same title, else at the end.
+
+    Args:
+        card: Markdown.
+        title: Of the section, without `##`.
+        text: Its content; headings in it of the third level or lower.
+    """
+    section = f"## {title}\n\n{text.strip()}\n"
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", card, flags=re.MULTILINE | re.DOTALL)
+    if found is None:
+        return f"{card.rstrip()}\n\n{section}"
+    after = card[found.end() :]
+    return card[: found.start()] + section + (f"\n{after}" if after else "")
+
+
+def add_to_card(bundle: Bundle, report: Mapping[str, Any]) -> None:
+    """Write the figures of an evaluation into the bundle's card.
+
+    Args:
+        bundle: What was evaluated.
+        report: As `jobs.evaluate.evaluate` makes it.
+
+    Raises:
+        OutputError: where the card cannot be written.
+    """
+    write_card(
+        bundle, with_section(bundle.read_card(), f"Figures on {report['dataset']}", as_section(report))
+    )
+
+
+def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
+    spec, ensemble = recipe.input, recipe.ensemble
+    zooms = ", ".join(f"{zoom:g}" for zoom in ensemble.zooms)
+    tasks = "classification, mask and pixel classes; the decoders are dropped"
+    yield f"# {fields['name']}"
+    yield ""
+    yield f"**Research use only.** {fields['intended_use']}"
+    yield ""
+    rows = {
+        "input": f"{spec.patch_px} x {spec.patch_px} px at {spec.mpp:g} um/px, RGB / {spec.scale:g}",
+        "network": f"HoVer-Net's pre-activated ResNet-50, width {recipe.network.width}, 3 connected layers",
+        "trained for": tasks if recipe.decoders else "classification alone",
+        "vote": f"{ensemble.vote} at {ensemble.threshold:g}; views: {ensemble.tta}, zooms {zooms}",
+        "recipe": fields["training"]["recipe"],
+        "start": f"{recipe.initial_weights} weights, seed {recipe.seed}",
+        "weights": "float16 on disk, computed in float32; every figure is of the stored weights",
+        "licence": fields["licence"],
+    }
+    yield from table(["", ""], rows.items())
+
+
+def _data(store: Store) -> Iterator[str]:
+    about, samples = store.attributes, store.samples
+    yield "## Training data"
+    yield ""
+    yield f"{about.name}: {len(samples)} figures (source `{about.source}`, digest `{about.digest[:16]}`)."
+    yield f"Licence: {about.licence}. Masks: {about.mask_provider}."
+    yield ""
+    rows = [
+        [
+            str(domain),
+            str(int((of["label"] == 1).sum())),
+            str(int((of["label"] == 0).sum())),
+            str(len(set(of["slide"]) - {""})),
+            str(int((of["mask_flag"] != "ok").sum())),
+        ]
+        for domain, of in samples.groupby("domain", sort=True)
+    ]
+    yield from table(["domain", "atypical", "typical", "slides", "without a mask"], rows)
+
+
+def _folds(records: Sequence[FoldRecord], chosen: Sequence[FoldRecord]) -> Iterator[str]:
+    members = {record.fold: f"member-{index}" for index, record in enumerate(chosen)}
+    yield "## Folds"
+    yield ""
+    yield "Each leaves one domain out for the test and selects on another. Scores are of the stored weights"
+    yield "on the validation domain; the figures on the test domains stand further down."
+    yield ""
+    rows = [
+        [
+            members.get(record.fold, "not chosen"),
+            record.test_domain,
+            record.validation_domain,
+            number(record.validation_loss),
+            number(record.validation_balanced_accuracy),
+            number(record.validation_auroc),
+            f"{record.epoch} of {record.epochs}",
+            f"{record.seconds / MINUTE:.0f} min, {record.device} x {record.threads}, {record.precision}",
+        ]
+        for record in records
+    ]
+    header = ["", "test", "validation", "loss", "balanced accuracy", "AUROC", "epoch", "trained in"]
+    yield from table(header, rows)

@@ -22,7 +22,8 @@ from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisErr
 from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.stores import Store, open_store
 from wsi_mitosis.io.training import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
-from wsi_mitosis.jobs.cards import training_card
+from wsi_mitosis.jobs.cards import add_to_card, training_card
+from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
@@ -174,6 +175,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     bundle = None
     if len(done) == len(tasks):
         bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name)
+        add_to_card(bundle, evaluate(bundle, store, device=spec.placement.device).report)
     return TrainResult(work, plan, done, failed, waiting, bundle)
 
 
@@ -243,7 +245,7 @@ def export(
     ]
     pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
     samples = sorted({f"{digest} {domain}" for digest, domain in pairs})
-    card = training_card(fields, store, records, chosen)
+    card = training_card(fields, recipe, store, records, chosen)
     return write_bundle(out, {**fields, "member": members}, states, card, samples=samples)
 
 

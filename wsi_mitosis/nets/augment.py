@@ -2,8 +2,8 @@
 
 Stains: colour deconvolution into haematoxylin, eosin and a third stain (Ruifrok & Johnston 2001), each
 density scaled and shifted at random, and back (Tellez et al. 2018, "Whole-slide mitosis detection in H&E
-breast histology using PHH3 as a reference", on data augmentation). It estimates nothing from the image, so that
-a white patch, where methods that fit stain vectors fail, is a patch like any other.
+breast histology using PHH3 as a reference", on data augmentation). It estimates nothing from the image, so
+that a white patch, where methods that fit stain vectors fail, is a patch like any other.
 
 Every random number comes from the generator that is given: the same seed gives the same batch.
 """
