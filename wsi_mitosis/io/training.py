@@ -165,9 +165,8 @@ class TensorBoard:
         """One point on each curve; `training_total` becomes `training/total`."""
         for name, value in metrics.items():
             side, _, rest = name.partition("_")
-            self._writer.add_scalar(
-                f"{side}/{rest}" if side in {"training", "validation"} else name, value, epoch
-            )
+            tag = f"{side}/{rest}" if side in {"training", "validation"} else name
+            self._writer.add_scalar(tag, value, epoch)
         self._writer.flush()
 
 
