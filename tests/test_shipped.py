@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import tifffile
 
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
+from wsi_mitosis.io.training import read_recipe
 
 ROOT = Path(__file__).parents[1]
+RECIPES = sorted(shipped("train").glob("*.toml"))
 PIPELINES = sorted(shipped("pipelines").glob("*.toml"))
 
 
@@ -25,6 +28,47 @@ def test_every_shipped_pipeline_fits_the_schema(path: Path) -> None:
 
 def test_the_shipped_pipelines_are_found() -> None:
     assert {path.stem for path in PIPELINES} >= {"nightly", "smoke"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_fits_the_schema_and_says_where_its_values_are_from(path: Path) -> None:
+    recipe = read_recipe(path.stem)
+    assert recipe.name == path.stem
+    assert recipe == read_recipe(str(path))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if "=" in line.split("#")[0] and not line.startswith("name"):
+            assert re.search(r"# .*\[(paper|container|choice)\]|# \[(paper|container|choice)\]", line), line
+
+
+@pytest.mark.parametrize(("recipe", "ablation"), [("mtl", "single_task"), ("nano", "nano_single_task")])
+def test_an_ablation_leaves_out_the_decoders_and_nothing_else(recipe: str, ablation: str) -> None:
+    whole, without = (read_recipe(name).model_dump(exclude={"name"}) for name in (recipe, ablation))
+    assert whole.pop("decoders")
+    assert without.pop("decoders") is None
+    assert whole == without
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    """The values that Percannella et al. 2025 state."""
+    recipe = read_recipe("mtl")
+    assert (recipe.input.patch_px, recipe.input.mpp) == (128, 0.25)
+    optimiser = recipe.optimiser
+    assert (optimiser.name, optimiser.learning_rate, optimiser.batch, optimiser.epochs) == (
+        "adam",
+        4e-5,
+        24,
+        50,
+    )
+    assert (recipe.loss.classification, recipe.loss.mask, recipe.loss.pixels) == (1, 1, 1)
+    assert (recipe.selection.epoch, recipe.selection.members) == ("best", 5)
+    assert recipe.ensemble.tta == "flips"
+
+
+def test_every_recipe_is_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        included = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    recipes = {name for name in included if name.startswith("train/")}
+    assert recipes == {f"train/{path.name}" for path in (ROOT / "train").glob("*.toml")}
 
 
 def test_relative_paths_start_at_the_pipelines_folder(tmp_path: Path) -> None:
