@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tests.dataset_files import random_images, samples, store
 from wsi_mitosis.errors import DatasetError, OutputError
 from wsi_mitosis.io import stores
-from wsi_mitosis.io.stores import open_store, sample_digests, sample_table, write_store
+from wsi_mitosis.io.stores import Store, open_store, sample_digests, sample_table, write_store
 from wsi_mitosis.specs import StoreAttributes
 from wsi_mitosis.tables import SAMPLE_COLUMNS
 
@@ -67,6 +67,20 @@ def test_rows_are_read_in_the_order_asked(tmp_path: Path, rows: list[int]) -> No
     assert np.array_equal(read.images(np.array(rows, dtype=np.intp)), images[rows])
     assert np.array_equal(read.masks(np.array(rows, dtype=np.intp)), masks[rows])
     assert read.images(np.array(rows, dtype=np.intp)).shape == (len(rows), 16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """90 samples, 2 in a chunk: a long run is read in several goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "CHUNK_BYTES", 2 * 3 * 8 * 8)
+        return store(tmp_path_factory.mktemp("many") / "s.zarr", random_images(90, 8))
+
+
+@given(st.lists(st.integers(0, 89), max_size=20) | st.permutations(range(90)))
+@settings(max_examples=10)
+def test_rows_of_many_chunks_are_read_in_the_order_asked(many: Store, rows: list[int]) -> None:
+    assert np.array_equal(many.images(np.array(rows, dtype=np.intp)), random_images(90, 8)[rows])
 
 
 # --- the digest

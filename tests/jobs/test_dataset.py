@@ -89,6 +89,10 @@ def test_crops_of_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
     told = r"2 of the crops no squares of the others' size, 32 px: 'Atypical/oblong\.png \(32 x 34\)', 'Norm"
     with pytest.raises(DatasetError, match=told):
         built("folder", folder, tmp_path / "out.zarr", **SMALL)
+    for path in folder.glob("*/*.png"):
+        Image.new("RGB", (32, 34)).save(path)
+    with pytest.raises(DatasetError, match=r"10 of the crops no squares"):
+        built("folder", folder, tmp_path / "out.zarr", **SMALL)
     with pytest.raises(DatasetError, match=r"10 of the crops smaller than 128 px.* and 5 more.*--patch-px"):
         built("folder", folder, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
@@ -128,14 +132,15 @@ CENTRES = ((100.0, 90.0), (41.5, 60.49), (3.0, 4.0), (199.0, 149.0))
 
 
 def slides_table(folder: Path, image: NDArray[np.uint8]) -> Path:
-    """`s.tiff`, without a pixel size, and figures on it."""
+    """`s.tiff`, without a pixel size, and figures on it, in another order than a slide is read in."""
     folder.mkdir(parents=True, exist_ok=True)
     tiff_of_resolution(folder / "s.tiff", image, None)
+    labels = ("AMF", "NMF", "NMF", "AMF")
     rows = [
-        f"s.tiff,{x},{y},{label}" for (x, y), label in zip(CENTRES, ("AMF", "NMF", "NMF", "AMF"), strict=True)
+        f"s.tiff,{x},{y},{label},f{i}" for i, ((x, y), label) in enumerate(zip(CENTRES, labels, strict=True))
     ]
     path = folder / "labels.csv"
-    path.write_text("\n".join(["slide,x,y,label", *rows]) + "\n")
+    path.write_text("\n".join(["slide,x,y,label,id", *rows]) + "\n")
     return path
 
 
@@ -523,8 +528,8 @@ def test_what_was_altered_is_found(tmp_path: Path, name: str, value: object, tol
 
 
 def test_a_slide_in_two_domains_is_wrong(tmp_path: Path) -> None:
-    slides = ["", "x/1", "x/1", "x/1"]
-    store(tmp_path / "s.zarr", random_images(4), domain=["a", "a", "a", "b"], slide=slides)
+    slides = ["", "x/1", "x/1", "", "x/1"]  # an unknown slide is no slide
+    store(tmp_path / "s.zarr", random_images(5), domain=["a", "a", "a", "b", "b"], slide=slides)
     found = verify(tmp_path / "s.zarr")
     assert found.faults == ("slide x/1 is in 2 domains: 'a', 'b'",)
     assert found.exit_status == 1
