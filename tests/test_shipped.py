@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
@@ -90,6 +91,11 @@ def test_the_readmes_commands_run_in_their_order(tmp_path: Path) -> None:
         np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8),
         photometric="rgb",
     )
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+        folder = tmp_path / "crops" / ("Normal", "Atypical")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
     found = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(found) >= 6
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
