@@ -124,7 +124,7 @@ def train(
     steps = len(training) // recipe.optimiser.batch
     schedule = _schedule(optimiser, recipe, steps * recipe.optimiser.epochs)
     weights = balanced_weights(torch.from_numpy(training.labels)).to(device)
-    saved = _read(checkpoint, device)
+    saved = _read(checkpoint)
     if saved is None:
         precision = choose_precision(network, recipe, training, device)
         done, best, best_epoch, chosen = 0, float("inf"), 0, member_state(network.member)
@@ -134,7 +134,7 @@ def train(
         schedule.load_state_dict(saved["schedule"])
         precision, done = saved["precision"], saved["epoch"]
         best, best_epoch = saved["best"], saved["best_epoch"]
-        chosen = {name: tensor.cpu().numpy() for name, tensor in saved["chosen"].items()}
+        chosen = {name: tensor.numpy() for name, tensor in saved["chosen"].items()}
 
     for epoch in range(done + 1, recipe.optimiser.epochs + 1):
         started, totals = perf_counter(), np.zeros(4)
@@ -346,8 +346,9 @@ def _written(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _read(checkpoint: bytes | None, device: str) -> dict[str, Any] | None:
+def _read(checkpoint: bytes | None) -> dict[str, Any] | None:
+    """On the CPU: what loads it puts each tensor where its own are, and Adam keeps its step counts there."""
     if checkpoint is None:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
     return state
