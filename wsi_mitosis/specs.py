@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any, ClassVar, Literal, Self
 
@@ -237,13 +238,40 @@ class InputOptions(Spec):
 
 
 class OutputOptions(Spec):
-    """Where results go and how they are shown; nothing here changes one."""
+    """Where results go and how they are shown; nothing here changes one.
+
+    Attributes:
+        geojson_frame: Of what is written for QuPath, and of regions that were drawn there.
+        hotspot_area: mm^2; 0 for no hotspots.
+        hotspot_aspect: Width to height of a hotspot; the turned one is tried as well.
+        hotspots: How many at most.
+        regions: GeoJSON of the regions to count in: a file, or a folder with one per slide.
+    """
 
     folder: str = "wsi-mitosis-results"
     objects: Literal["detections", "annotations"] = "detections"
     geojson_frame: Frame = "qupath"
+    hotspot_area: float = Field(default=2.0, ge=0, le=1000)
+    hotspot_aspect: str = "4:3"
+    hotspots: int = Field(default=1, ge=1, le=100)
+    regions: str | None = None
     overwrite: bool = False
     fail_fast: bool = False
+
+    @field_validator("hotspot_aspect")
+    @classmethod
+    def _a_proportion(cls, aspect: str) -> str:
+        numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
+        sides = [float(side) for side in numbers.groups()] if numbers else [0.0]
+        if not min(sides) > 0 or max(sides) > 10 * min(sides):
+            raise ValueError("wants W:H such as 4:3, no side longer than ten of the other")
+        return aspect
+
+    @property
+    def hotspot_sides(self) -> tuple[float, float]:
+        """`hotspot_aspect` as numbers."""
+        across, down = self.hotspot_aspect.split(":")
+        return float(across), float(down)
 
 
 class PlacementOptions(Spec):

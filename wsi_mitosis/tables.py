@@ -70,6 +70,8 @@ SUMMARY_COLUMNS = (
     "typical",
     "excluded",
     "atypical_fraction",
+    "atypical_fraction_low",
+    "atypical_fraction_high",
     "atypical_to_typical",
     "mean_agreement",
     "mpp_um",
@@ -86,6 +88,61 @@ SUMMARY_COLUMNS = (
     "seconds",
     "error",
 )
+
+REVIEW_COLUMNS = (
+    "slide",
+    "rank",
+    "figure_id",
+    "x_px0",
+    "y_px0",
+    "label",
+    "p_atypical",
+    "votes_atypical",
+    "votes_cast",
+    "agreement",
+    "in_hotspot",
+    "expected_change",
+)
+"""The columns of `review.csv`, the figures to look at first:
+
+rank              int      1 is the figure whose correction could change the slide's reading most
+x_px0, y_px0      float64  centre, level-0 px, slide frame
+agreement         float64  share of the votes cast that the larger side has, 0.5 to 1
+in_hotspot        bool     whether it lies in a hotspot
+expected_change   float64  what it is ranked by, of slides as well (see `core.reading.review_list`)
+"""
+
+REGION_COLUMNS = (
+    "slide",
+    "region",
+    "class",
+    "area_mm2",
+    "mitoses",
+    "atypical",
+    "typical",
+    "mitoses_per_mm2",
+)
+"""The columns of `regions.csv`; the last row of a slide is `all regions`."""
+
+CHANGE_COLUMNS = (
+    "slide",
+    "figure_id",
+    "change",
+    "label_machine",
+    "label_reviewed",
+    "x_px0",
+    "y_px0",
+)
+"""The columns of `reviewed/changes.csv`; a label is empty where there is none:
+
+figure_id         str       the machine's; of an added figure its object's in QuPath
+change            str       "relabelled", "removed" or "added"
+x_px0, y_px0      float64   where the reviewer has the figure; of a removed one, where the machine has it
+"""
+
+MATCH_UM = 6.25
+"""A reviewed object this near to a figure, um, is that figure where their ids do not say so: its centre then
+lies in the circle of 12.5 um that QuPath draws around the figure."""
 
 SAMPLE_COLUMNS = (
     "source_id",
@@ -129,6 +186,8 @@ LabelSource = Literal["midog25", "amibr", "folder", "csv"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
+ReviewLabel = Literal["atypical", "typical", "none"]
+"""What a class means in a review; "none" is no mitotic figure."""
 Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
 ClassRule = Literal["any", "mitotic", "qupath"]
 """Which classes are candidates where none is named: all; mitotic figures and not their look-alikes;

@@ -127,6 +127,7 @@ def test_one_figure_reads_as_documented(tmp_path: Path) -> None:
                 "Atypical probability": 0.931235,
                 "Atypical votes": 0,
                 "Votes cast": 5,
+                "Agreement": 1.0,
                 "Detector score": 0.874,
             },
         },

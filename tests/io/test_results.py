@@ -32,6 +32,7 @@ def record(slide: str = "a.svs", **changes: object) -> SlideRecord:
             source=f"/data/{slide}",
             key="k" * 64,
             identity="i" * 64,
+            size_px0=(1400, 1000),
             mpp=(0.25, 0.251),
             mpp_source="slide",
             bounds=(300, 160, 1000, 800),

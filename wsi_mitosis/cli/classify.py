@@ -25,6 +25,10 @@ def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> d
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
+OUTPUT = (
+    *("objects", "geojson_frame", "overwrite", "fail_fast"),
+    *("hotspot_area", "hotspot_aspect", "hotspots", "regions"),
+)
 EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()
 )
@@ -71,6 +75,35 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     help="What figures are in QuPath: detections are fast, annotations can be edited.",
 )
 @click.option("--geojson-frame", type=click.Choice(get_args(Frame)), default="qupath", show_default=True)
+@click.option(
+    "--hotspot-area",
+    type=click.FloatRange(0, 1000),
+    default=2.0,
+    show_default=True,
+    metavar="MM2",
+    help="Of the window with the most mitotic figures, mm^2; 0 = none.",
+)
+@click.option(
+    "--hotspot-aspect",
+    default="4:3",
+    show_default=True,
+    metavar="W:H",
+    help="Its shape; the turned one is tried as well.",
+)
+@click.option(
+    "--hotspots",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="How many that do not overlap.",
+)
+@click.option(
+    "--regions",
+    metavar="PATH",
+    help="GeoJSON of regions from QuPath, a file or a folder with one per slide: counted each, and "
+    "hotspots are sought inside them only.",
+)
 @options.placement
 @click.option("--overwrite", is_flag=True, help="Compute again what is done.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failed slide.")
@@ -100,7 +133,7 @@ def command(slides: tuple[str, ...], **given: Any) -> int:
         "result": {name: given[name] for name in ("mpp", "classes", "min_score", "merge_um", "vote", "tta")},
         "output": {
             "folder": given["out"],
-            **{name: given[name] for name in ("objects", "geojson_frame", "overwrite", "fail_fast")},
+            **{name: given[name] for name in OUTPUT},
         },
         "placement": {
             name: given[name]

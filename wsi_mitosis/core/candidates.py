@@ -115,6 +115,11 @@ def figure_ids(identity: str, x_px0: ArrayLike, y_px0: ArrayLike) -> list[str]:
     ]
 
 
+def hotspot_id(identity: str, number: int) -> str:
+    """UUIDv5 of a slide's hotspot by its rank from 1: whatever its place, it is the same object in QuPath."""
+    return str(uuid.uuid5(FIGURE_NAMESPACE, f"{identity}:hotspot:{number}"))
+
+
 def _to_px0(
     detections: Detections, mpp: Mpp, mpp_stated: bool, bounds: Bounds | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

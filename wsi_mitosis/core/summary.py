@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from wsi_mitosis.core.voting import agreement
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Z95 = 1.959963984540054
+"""The standard normal's 97.5 % quantile."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,52 @@ class Counts:
         return self.atypical / self.classified if self.classified else None
 
     @property
+    def atypical_fraction_ci95(self) -> tuple[float, float] | None:
+        """Its 95 % interval, as if the figures were drawn at random; None without figures."""
+        return wilson(self.atypical, self.classified)
+
+    @property
     def atypical_to_typical(self) -> float | None:
         """Atypical per typical figure, the other ratio in use; None without typical figures."""
         return self.atypical / self.typical if self.typical else None
+
+    def columns(self) -> dict[str, float | int | None]:
+        """The numbers by their names among SUMMARY_COLUMNS."""
+        low, high = self.atypical_fraction_ci95 or (None, None)
+        return {
+            "candidates": self.candidates,
+            "classified": self.classified,
+            "atypical": self.atypical,
+            "typical": self.typical,
+            "excluded": self.excluded,
+            "atypical_fraction": self.atypical_fraction,
+            "atypical_fraction_low": low,
+            "atypical_fraction_high": high,
+            "atypical_to_typical": self.atypical_to_typical,
+            "mean_agreement": self.mean_agreement,
+        }
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float] | None:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927, without continuity correction).
+
+    It holds chance alone: that figures are drawn at random, and that every label is right. It stays within
+    0 and 1, and is of use for few figures, where the normal approximation is not.
+
+    Args:
+        successes: How many of the trials, 0 to `trials`.
+        trials: How many there are.
+
+    Returns:
+        (low, high); None without trials.
+    """
+    if not trials:
+        return None
+    share, square = successes / trials, _Z95**2
+    middle = (share + square / (2 * trials)) / (1 + square / trials)
+    half = _Z95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
+    # none and all are the interval's own ends, whatever the rounding
+    return (0.0 if not successes else middle - half), (1.0 if successes == trials else middle + half)
 
 
 def count(figures: pd.DataFrame) -> Counts:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsi_mitosis.io.atomic import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
 
+    from wsi_mitosis.core.hotspots import Hotspot
     from wsi_mitosis.units import Mpp
 
 ObjectType = Literal["detection", "annotation"]
@@ -30,6 +31,7 @@ MOST_PLAIN_OBJECTS = 20_000
 """Above this the file is gzipped; QuPath reads `.geojson.gz`."""
 COLOURS = {"atypical": (220, 20, 60), "typical": (0, 114, 178)}
 """Told apart by the colour-blind: crimson, and the blue of Okabe and Ito's palette."""
+HOTSPOT_COLOUR = (255, 140, 0)
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,21 @@ class GeojsonStyle:
     provenance: dict[str, Any]
 
 
-def write_geojson(stem: Path, figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle) -> Path:
-    """Write the classified figures of one slide, as a stream.
+def write_geojson(
+    stem: Path,
+    figures: pd.DataFrame,
+    mpp: Mpp,
+    style: GeojsonStyle,
+    hotspots: Sequence[tuple[str, Hotspot]] = (),
+) -> Path:
+    """Write the classified figures of one slide, as a stream, and its hotspots as locked annotations.
 
     Args:
         stem: Path without ending; `.geojson` or `.geojson.gz` is added, and the other of the two removed.
         figures: FIGURE_COLUMNS, coordinates in level-0 px, slide frame. Excluded rows are not drawn.
         mpp: um per level-0 px.
         style: How they are drawn.
+        hotspots: Ids and windows, the best first.
 
     Returns:
         The file written.
@@ -68,9 +77,9 @@ def write_geojson(stem: Path, figures: pd.DataFrame, mpp: Mpp, style: GeojsonSty
         if path is packed:
             # no name and no time in the header: equal results are equal files
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
-                zipped.writelines(_document(drawn, mpp, style))
+                zipped.writelines(_document(drawn, mpp, style, hotspots))
         else:
-            file.writelines(_document(drawn, mpp, style))
+            file.writelines(_document(drawn, mpp, style, hotspots))
     other.unlink(missing_ok=True)
     return path
 
@@ -91,7 +100,9 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return provenance if isinstance(provenance, dict) else None
 
 
-def _document(figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle) -> Iterator[bytes]:
+def _document(
+    figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle, hotspots: Sequence[tuple[str, Hotspot]]
+) -> Iterator[bytes]:
     yield b'{"type":"FeatureCollection","wsi_mitosis":' + _json(style.provenance) + b',"features":[\n'
     columns = [
         "figure_id",
@@ -105,6 +116,9 @@ def _document(figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle) -> Iterator[
     ]
     for number, row in enumerate(figures[columns].itertuples(index=False)):
         yield (b",\n" if number else b"") + _json(_feature(row, mpp, style))
+    for number, (identity, hotspot) in enumerate(hotspots, start=1):
+        feature = _hotspot_feature(identity, f"Hotspot {number}", hotspot, style.origin_px0)
+        yield (b",\n" if number > 1 or len(figures) else b"") + _json(feature)
     yield b"\n]}\n"
 
 
@@ -113,6 +127,9 @@ def _feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any]:
         "Atypical probability": round(float(figure.p_atypical), 6),
         "Atypical votes": int(figure.votes_atypical),
         "Votes cast": int(figure.votes_cast),
+        "Agreement": round(
+            max(figure.votes_atypical, figure.votes_cast - figure.votes_atypical) / figure.votes_cast, 6
+        ),
     }
     if math.isfinite(figure.detector_score):
         measurements["Detector score"] = float(figure.detector_score)
@@ -133,11 +150,39 @@ def _feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any]:
     }
 
 
+def _hotspot_feature(
+    identity: str, name: str, hotspot: Hotspot, origin_px0: tuple[int, int]
+) -> dict[str, Any]:
+    left, top = hotspot.x_px0 - origin_px0[0], hotspot.y_px0 - origin_px0[1]
+    ring = _ring(left, top, left + hotspot.width_px0, top + hotspot.height_px0)
+    return {
+        "type": "Feature",
+        "id": identity,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {
+            "objectType": "annotation",
+            "name": name,
+            "isLocked": True,
+            "classification": {"name": "Hotspot", "color": HOTSPOT_COLOUR},
+            "measurements": {
+                "Mitosis count": hotspot.mitoses,
+                "Atypical count": hotspot.atypical,
+                "Hotspot area mm^2": hotspot.area_mm2,
+                "Mitoses per mm^2": round(hotspot.mitoses_per_mm2, 6),
+            },
+        },
+    }
+
+
 def _box(centre: tuple[float, float], mpp: Mpp) -> list[list[float]]:
-    """The closed ring around a figure, to 0.01 px: QuPath 0.6 and later round to that on reading."""
+    """The ring around a figure."""
     half = FIGURE_UM / 2 / mpp.x, FIGURE_UM / 2 / mpp.y
-    left, right = (round(centre[0] + side * half[0], 2) for side in (-1, 1))
-    top, bottom = (round(centre[1] + side * half[1], 2) for side in (-1, 1))
+    return _ring(centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
+
+
+def _ring(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+    """A closed ring, to 0.01 px: QuPath 0.6 and later round to that on reading."""
+    left, top, right, bottom = (round(value, 2) for value in (left, top, right, bottom))
     return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
 
 

@@ -38,6 +38,7 @@ def _rooted(spec: ClassifySpec, root: Path) -> ClassifySpec:
     magic_free = Path(glob.escape(str(root)))
     slides = tuple(str((magic_free if glob.has_magic(s) else root) / s) for s in spec.input.slides)
     inputs = spec.input.model_copy(update={"slides": slides, "detections": str(root / spec.input.detections)})
-    output = spec.output.model_copy(update={"folder": str(root / spec.output.folder)})
+    regions = str(root / spec.output.regions) if spec.output.regions is not None else None
+    output = spec.output.model_copy(update={"folder": str(root / spec.output.folder), "regions": regions})
     model = str(root / spec.model) if spec.model and "/" in spec.model else spec.model
     return spec.model_copy(update={"input": inputs, "output": output, "model": model})

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 import shapely
 from filelock import FileLock, Timeout
 
+from wsi_mitosis.core.candidates import hotspot_id
+from wsi_mitosis.core.reading import Reading, read_slide
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.annotations import (
     GeojsonStyle,
@@ -30,12 +32,15 @@ from wsi_mitosis.io.annotations import (
     write_geojson,
 )
 from wsi_mitosis.io.atomic import replacing, write_text
-from wsi_mitosis.tables import FIGURE_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.tables import FIGURE_COLUMNS, REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS
 from wsi_mitosis.units import Frame, Mpp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from wsi_mitosis.core.hotspots import HotspotShape
+    from wsi_mitosis.io.regions import RegionFile
 
 METADATA_KEY = b"wsi_mitosis"
 FIGURE_TYPES = {
@@ -62,6 +67,7 @@ class SlideRecord:
         source: Absolute path of the slide.
         key: Digest of everything that the result depends on.
         identity: Digest of the slide's content.
+        size_px0: (width, height) of level 0, px.
         mpp: um per level-0 px along x and y.
         mpp_source: Who says so: `slide`, `given` or `list`.
         bounds: The slide's bounds, level-0 px, slide frame, or None.
@@ -76,6 +82,7 @@ class SlideRecord:
     source: str
     key: str
     identity: str
+    size_px0: tuple[int, int]
     mpp: tuple[float, float]
     mpp_source: str
     bounds: tuple[int, int, int, int] | None
@@ -104,10 +111,19 @@ class SlideRecord:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How GeoJSON is drawn; no part of it changes a result."""
+    """How a slide is drawn and read; no part of it changes a result.
+
+    Attributes:
+        hotspot: Shape of the hotspots; None for none.
+        hotspots: How many at most.
+        regions: The slide's regions; None for the whole slide.
+    """
 
     objects: ObjectType
     frame: Frame
+    hotspot: HotspotShape | None = None
+    hotspots: int = 1
+    regions: RegionFile | None = None
 
 
 class ResultFolder:
@@ -151,8 +167,16 @@ class ResultFolder:
 
     def is_drawn(self, record: SlideRecord, drawing: Drawing) -> bool:
         """Whether the slide's GeoJSON stands, of this very result and drawn this way."""
-        found = [path for path in geojson_paths(self._geojson_stem(record.slide)) if path.exists()]
-        return len(found) == 1 and read_provenance(found[0]) == _provenance(record, drawing)
+        found = self._geojson(record.slide)
+        if len(found) != 1 or (stated := read_provenance(found[0])) is None or "reading" not in stated:
+            return False
+        return {**stated, "reading": None} == {**_provenance(record, drawing), "reading": None}
+
+    def reading(self, slide: str) -> Reading | None:
+        """What was read off a slide when it was drawn, from its GeoJSON; None where there is none."""
+        found = self._geojson(slide)
+        stated = read_provenance(found[0]) if found else None
+        return Reading.from_json(stated["reading"]) if stated and stated.get("reading") else None
 
     def write_slide(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
         """Write the slide's GeoJSON and, last, its figures table.
@@ -180,11 +204,17 @@ class ResultFolder:
 
     def write_summary(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `summary.csv`, sorted by slide; a column that a row lacks is an empty cell."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, SUMMARY_COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: str(row["slide"])))
-        write_text(self.folder / "summary.csv", text.getvalue())
+        self._write_csv("summary.csv", SUMMARY_COLUMNS, sorted(rows, key=lambda row: str(row["slide"])))
+
+    def write_readings(self, readings: Mapping[str, Reading]) -> None:
+        """Write `review.csv` and, where a slide has regions, `regions.csv`; of all slides of the folder."""
+        reviews = ({"slide": name, **row} for name in sorted(readings) for row in readings[name].review)
+        regions = [{"slide": name, **row} for name in sorted(readings) for row in readings[name].regions]
+        self._write_csv("review.csv", REVIEW_COLUMNS, reviews)
+        if regions:
+            self._write_csv("regions.csv", REGION_COLUMNS, regions)
+        else:
+            (self.folder / "regions.csv").unlink(missing_ok=True)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`."""
@@ -202,14 +232,34 @@ class ResultFolder:
         finally:
             os.close(descriptor)
 
+    def _write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / name, text.getvalue())
+
     def _draw(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
+        mpp, origin = Mpp(*record.mpp), _origin(record.bounds, drawing.frame)
+        reading = read_slide(
+            figures,
+            size_px0=record.size_px0,
+            mpp=mpp,
+            shape=drawing.hotspot,
+            hotspots=drawing.hotspots,
+            regions=None if drawing.regions is None else drawing.regions.placed(origin),
+        )
         style = GeojsonStyle(
             object_type=drawing.objects,
-            origin_px0=_origin(record.bounds, drawing.frame),
+            origin_px0=origin,
             trained=record.trained,
-            provenance=_provenance(record, drawing),
+            provenance={**_provenance(record, drawing), "reading": reading.as_json()},
         )
-        write_geojson(self._geojson_stem(record.slide), figures, Mpp(*record.mpp), style)
+        named = [(hotspot_id(record.identity, n), spot) for n, spot in enumerate(reading.hotspots, start=1)]
+        write_geojson(self._geojson_stem(record.slide), figures, mpp, style, named)
+
+    def _geojson(self, slide: str) -> list[Path]:
+        return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
 
     def _geojson_stem(self, slide: str) -> Path:
         return self.folder / "geojson" / slide
@@ -233,7 +283,9 @@ def read_record(path: Path) -> SlideRecord | None:
     try:
         fields = json.loads(metadata[METADATA_KEY])
         known = {name: fields[name] for name in SlideRecord.__dataclass_fields__ if name in fields}
-        tuples = {n: tuple(known[n]) for n in ("mpp", "bounds", "warnings") if known.get(n) is not None}
+        tuples = {
+            n: tuple(known[n]) for n in ("mpp", "bounds", "size_px0", "warnings") if known.get(n) is not None
+        }
         return SlideRecord(**known | tuples)
     except (TypeError, ValueError):  # of a version that recorded less: the slide is not done
         return None
@@ -253,6 +305,10 @@ def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
         "result_key": record.key,
         "objects": drawing.objects,
         "frame": drawing.frame,
+        "hotspot_area_mm2": drawing.hotspot.area_mm2 if drawing.hotspot else 0,
+        "hotspot_aspect": list(drawing.hotspot.aspect) if drawing.hotspot else None,
+        "hotspots": drawing.hotspots if drawing.hotspot else 0,
+        "regions_sha256": drawing.regions.sha256 if drawing.regions else None,
         "use": "research use only" if record.trained else "untrained: the labels mean nothing",
     }
 

@@ -19,10 +19,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.core.reading import Reading
 from wsi_mitosis.errors import DetectionsError, UnreadableSlideError, WsiMitosisError
 from wsi_mitosis.io.detections import find_files, read_detections
+from wsi_mitosis.io.regions import RegionFile, read_regions
 from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
 from wsi_mitosis.io.slides import find_slides, identify
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
@@ -115,6 +118,7 @@ class Inputs:
         absent: Slides that no row and no file is for.
         notes: What the user should know.
         files: The detections files that were read: path, format, frame, units, SHA-256.
+        regions: Regions by slide, where any were given.
     """
 
     detections: dict[SlideSource, Detections]
@@ -122,6 +126,7 @@ class Inputs:
     absent: tuple[SlideSource, ...]
     notes: tuple[str, ...]
     files: tuple[dict[str, str], ...]
+    regions: Mapping[SlideSource, RegionFile] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[SlideSource, ...]:
@@ -226,7 +231,8 @@ def read_inputs(spec: ClassifySpec) -> Inputs:
     inputs = _from_folder if path.is_dir() else _from_file
     read = inputs(spec, path, found.sources)
     skipped = (f"{found.skipped} files that are no slides were passed over",) if found.skipped else ()
-    return Inputs(read.detections, read.failures, read.absent, (*skipped, *read.notes), read.files)
+    read = replace(read, notes=(*skipped, *read.notes))
+    return read if spec.output.regions is None else _with_regions(read, Path(spec.output.regions))
 
 
 def _read(spec: ClassifySpec, path: Path) -> Detections:
@@ -261,14 +267,7 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
         if not paths:
             continue
         try:
-            if len(paths) > 1:
-                raise DetectionsError(
-                    f"{len(paths)} files fit this slide: {', '.join(p.name for p in paths)}",
-                    subject=source.path.name,
-                    stage="reading detections",
-                    remedy="Leave one of them in the folder",
-                )
-            detections = _read(spec, paths[0])
+            detections = _read(spec, _the_one(paths, source, "reading detections"))
             split = split_by_slide(detections, [source])
         except DetectionsError as error:
             failures[source] = str(error)
@@ -281,6 +280,46 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
     notes += [f"{number} of the detections files {kind}" for kind, number in kinds.items()]
     absent = tuple(source for source, paths in files.items() if not paths)
     return Inputs(detections_by_slide, failures, absent, tuple(notes), tuple(described))
+
+
+def _with_regions(read: Inputs, path: Path) -> Inputs:
+    """The inputs with their regions: a slide whose own regions cannot be read fails alone."""
+    if not path.exists():
+        raise DetectionsError("no such file or folder", subject=path, stage="reading regions")
+    sources = list(read.detections)
+    if not path.is_dir():
+        if len(sources) > 1:
+            raise DetectionsError(
+                f"one file of regions, and {len(sources)} slides: it does not say whose they are",
+                subject=path,
+                stage="reading regions",
+                remedy="Give a folder with one file per slide, named after it",
+            )
+        return replace(read, regions=dict.fromkeys(sources, read_regions(path)))
+    detections, failures, regions = dict(read.detections), dict(read.failures), {}
+    for source, paths in find_files(path, sources).items():
+        try:
+            if paths:
+                regions[source] = read_regions(_the_one(paths, source, "reading regions"))
+        except DetectionsError as error:
+            del detections[source]
+            failures[source] = str(error)
+    lacking = len(sources) - len(regions) - (len(failures) - len(read.failures))
+    note = f"{path.name}: no regions for {lacking} of the slides, which are read as a whole"
+    notes = (*read.notes, note) if lacking else read.notes
+    return replace(read, detections=detections, failures=failures, regions=regions, notes=notes)
+
+
+def _the_one(paths: Sequence[Path], source: SlideSource, stage: str) -> Path:
+    """The only file that fits a slide."""
+    if len(paths) > 1:
+        raise DetectionsError(
+            f"{len(paths)} files fit this slide: {', '.join(p.name for p in paths)}",
+            subject=source.path.name,
+            stage=stage,
+            remedy="Leave one of them in the folder",
+        )
+    return paths[0]
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:
@@ -326,14 +365,20 @@ class _Run:
     ) -> None:
         self.spec, self.bundle, self.inputs = spec, bundle, inputs
         self.folder, self.reporter = folder, reporter
+        output = spec.output
         self.drawing = Drawing(
-            "detection" if spec.output.objects == "detections" else "annotation", spec.output.geojson_frame
+            "detection" if output.objects == "detections" else "annotation",
+            output.geojson_frame,
+            HotspotShape(output.hotspot_area, output.hotspot_sides) if output.hotspot_area else None,
+            output.hotspots,
         )
         self.records = folder.records()
         self.earlier = folder.earlier_rows()
         self.names = allot_names(inputs.sources, _standing_names(self.records, inputs.sources))
         manifest = bundle.manifest
         self.result = BatchResult(folder.folder, manifest.name, bundle.digest, manifest.trained)
+        self.regions = {self.names[source]: regions for source, regions in inputs.regions.items()}
+        self.readings: dict[str, Reading] = {}
         self.started = datetime.now(UTC)
         self.identities: dict[str, str] = {}
 
@@ -412,21 +457,24 @@ class _Run:
             if outcome.result is not None:
                 self.records[name] = self._write(outcome.result)
                 return outcome, {**outcome.result.seconds, "writing": perf_counter() - started}
-            if not self.folder.is_drawn(self.records[name], self.drawing):
-                self.folder.redraw(self.records[name], self.drawing)
+            if not self.folder.is_drawn(self.records[name], self._drawing(name)):
+                self.folder.redraw(self.records[name], self._drawing(name))
             self.result.kept.add(name)
             return outcome, {}
         except Exception as failure:  # noqa: BLE001 - as in `run_task`: that slide's alone, traceback kept
             told = f"{name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
             return replace(outcome, status="failed", error=told, details=traceback.format_exc()), {}
 
+    def _drawing(self, name: str) -> Drawing:
+        return replace(self.drawing, regions=self.regions.get(name))
+
     def _write(self, result: SlideResult) -> SlideRecord:
-        counts = result.counts
         record = SlideRecord(
             slide=result.slide,
             source=str(result.path),
             key=result.key,
             identity=result.identity,
+            size_px0=result.size_px0,
             mpp=(result.mpp.x, result.mpp.y),
             mpp_source=result.mpp_source,
             bounds=result.bounds,
@@ -434,27 +482,31 @@ class _Run:
             bundle_digest=result.bundle_digest,
             trained=result.trained,
             program=result.program,
-            counts={
-                "candidates": counts.candidates,
-                "classified": counts.classified,
-                "atypical": counts.atypical,
-                "typical": counts.typical,
-                "excluded": counts.excluded,
-                "atypical_fraction": counts.atypical_fraction,
-                "atypical_to_typical": counts.atypical_to_typical,
-                "mean_agreement": counts.mean_agreement,
-            },
+            counts=result.counts.columns(),
             seconds=result.seconds["total"],
             warnings=result.warnings,
         )
-        self.folder.write_slide(record, result.figures, self.drawing)
+        self.folder.write_slide(record, result.figures, self._drawing(result.slide))
         return record
 
     def _end(self) -> None:
+        found = {name: self.folder.reading(name) for name in self.records}
+        self.readings = {name: reading for name, reading in found.items() if reading is not None}
+        self._tell_of_missing_hotspots()
         self.result.rows = self._rows()
         self.folder.write_summary(self.result.rows)
+        self.folder.write_readings(self.readings)
         self._write_run(datetime.now(UTC))
         self.folder.log("end", exit_status=self.result.exit_status)
+
+    def _tell_of_missing_hotspots(self) -> None:
+        """Once for all slides: folders of small slides are normal."""
+        mine = [self.readings[name] for name in self.result.statuses if name in self.readings]
+        missing = [reading for reading in mine if reading.hotspot_reason is not None]
+        if missing:
+            area = f"{self.spec.output.hotspot_area:g} mm^2"
+            told = f"{len(missing)} of {len(mine)} slides have no hotspot of {area}; run.json says why"
+            self._warn(told if len(missing) > 1 else f"no hotspot: {missing[0].hotspot_reason}")
 
     def _rows(self) -> list[dict[str, Any]]:
         """Every slide of the folder: tables that stand, then this run's other states, then earlier ones."""
@@ -465,7 +517,8 @@ class _Run:
             rows[name] = {"slide": name, "status": status, "error": self.result.errors.get(name, "")}
         for name, record in self.records.items():
             if self.result.statuses.get(name) != "failed":
-                rows[name] = record.summary_row()
+                reading = self.readings.get(name, Reading())
+                rows[name] = record.summary_row() | reading.hotspot_columns()
         return list(rows.values())
 
     def _write_run(self, ended: datetime | None) -> None:
@@ -498,6 +551,7 @@ class _Run:
             "status": self.result.statuses.get(name),
             "kept": name in self.result.kept,
             "error": self.result.errors.get(name),
+            "no_hotspot": self.readings.get(name, Reading()).hotspot_reason,
         }
 
     def _warn(self, message: str) -> None:

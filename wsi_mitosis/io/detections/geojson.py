@@ -34,7 +34,7 @@ def is_tiatoolbox(features: Any) -> bool:
         return False
     return any(
         "class_value" in feature
-        or "class_value" in _properties(feature)
+        or "class_value" in properties_of(feature)
         or _TIATOOLBOX_ID.fullmatch(str(feature.get("id"))) is not None
         for feature in features
         if isinstance(feature, dict)
@@ -55,7 +55,7 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
     Raises:
         DetectionsError: if something else stands among the features, or a score is no number.
     """
-    features = _features(document, path)
+    features = features_of(document, path)
     shapes = _shapes(features)
     several = shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOINT
     # An empty MultiPoint still is one row, without coordinates.
@@ -74,7 +74,12 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
     return Detections(table, "px", "qupath", "qupath", "geojson")
 
 
-def _features(document: Any, path: Path) -> list[dict[str, Any]]:
+def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
+    """The features of a parsed FeatureCollection, Feature or list of features.
+
+    Raises:
+        DetectionsError: if something else stands among them.
+    """
     if isinstance(document, dict):
         document = document.get("features") if document["type"] == "FeatureCollection" else [document]
     if not isinstance(document, list):
@@ -123,17 +128,18 @@ def _ids(
 
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:
     """Class and score of each feature."""
-    classes = np.array([*(_class_name(_properties(feature)) for feature in features), None], dtype=object)
+    classes = np.array([*(class_name(properties_of(feature)) for feature in features), None], dtype=object)
     scores = numbers([_score(feature) for feature in features], "score", path)
     return {"detector_class": classes[:-1], "score": scores}
 
 
-def _properties(feature: Mapping[str, Any]) -> dict[str, Any]:
+def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature's properties, empty where it has none."""
     properties = feature.get("properties")
     return properties if isinstance(properties, dict) else {}
 
 
-def _class_name(properties: Mapping[str, Any]) -> str | None:
+def class_name(properties: Mapping[str, Any]) -> str | None:
     """QuPath's class, whose derived classes read "A: B"; TIAToolbox's may be a number."""
     classification = properties.get("classification")
     if not isinstance(classification, dict):
@@ -145,7 +151,7 @@ def _class_name(properties: Mapping[str, Any]) -> str | None:
 
 def _measurements(feature: Mapping[str, Any]) -> dict[str, Any]:
     """Measurements by name; old QuPath files list them as {"name", "value"}."""
-    measurements = _properties(feature).get("measurements")
+    measurements = properties_of(feature).get("measurements")
     if isinstance(measurements, list):
         pairs = [item for item in measurements if isinstance(item, dict) and "name" in item]
         return {str(item["name"]): item.get("value") for item in pairs}
@@ -167,7 +173,7 @@ def _score_name(names: Mapping[str, Any]) -> str | None:
 
 def _score(feature: Mapping[str, Any]) -> Any:
     """The score among the measurements, else among the properties."""
-    for values in (_measurements(feature), _properties(feature)):
+    for values in (_measurements(feature), properties_of(feature)):
         name = _score_name(values)
         if name is not None:
             return values[name]

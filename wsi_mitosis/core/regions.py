@@ -1,0 +1,143 @@
+"""Regions that somebody drew on a slide: what lies in them, and how large they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.units import Mpp
+
+ALL_REGIONS = "all regions"
+EXCLUDING = frozenset({"artefact", "artifact", "background", "exclude", "excluded", "ignore", "necrosis"})
+"""Classes whose regions are cut out of the others, in upper or lower case, beside QuPath's ignored ones."""
+
+_UM2_PER_MM2 = 1e6
+
+
+@dataclass(frozen=True)
+class Region:
+    """An area on a slide.
+
+    Attributes:
+        name: Its own, else `Region <n>` by its place in the file.
+        class_name: Its class; "" without one.
+        geometry: A valid shapely Polygon or MultiPolygon, level-0 px, slide frame.
+    """
+
+    name: str
+    class_name: str
+    geometry: Any
+
+    @property
+    def excludes(self) -> bool:
+        """Whether it is cut out: QuPath's ignored classes end in `*`, and EXCLUDING are named."""
+        return self.class_name.endswith("*") or self.class_name.casefold() in EXCLUDING
+
+
+def count_regions(
+    regions: Sequence[Region],
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    atypical: NDArray[np.bool_],
+    *,
+    size_px0: tuple[int, int],
+    mpp: Mpp,
+) -> tuple[dict[str, Any], ...]:
+    """Count the figures of each region, and of all regions together.
+
+    A figure on a region's edge is in it. A figure in two regions counts in both, and once in all regions; so
+    does an area. Where every region excludes, all regions are the rest of the slide.
+
+    Args:
+        regions: In any order, which is kept.
+        x_px0: (N,) figures' centres, level-0 px, slide frame.
+        y_px0: (N,) likewise.
+        atypical: (N,) whether the figure is atypical.
+        size_px0: (width, height) of level 0, px: what lies outside is cut off.
+        mpp: um per level-0 px.
+
+    Returns:
+        Rows of REGION_COLUMNS without `slide`, the last one `all regions`.
+    """
+    import geopandas
+    import shapely
+
+    kept, whole = _kept(regions, size_px0)
+    areas = [geometry for _, geometry in kept]
+    drawn = geopandas.GeoDataFrame(geometry=[*areas, whole])
+    points = geopandas.GeoDataFrame({"atypical": atypical}, geometry=shapely.points(x_px0, y_px0))
+    joined = geopandas.sjoin(points, drawn, predicate="intersects")
+    counts = (
+        joined.groupby("index_right")["atypical"]
+        .agg(["size", "sum"])
+        .reindex(range(len(drawn)), fill_value=0)
+    )
+    mm2_per_px = mpp.x * mpp.y / _UM2_PER_MM2
+    named = [*((region.name, region.class_name) for region, _ in kept), (ALL_REGIONS, "")]
+    return tuple(
+        _row(name, class_name, float(area) * mm2_per_px, int(mitoses), int(atypical_ones))
+        for (name, class_name), area, mitoses, atypical_ones in zip(
+            named, drawn.geometry.area, counts["size"], counts["sum"], strict=True
+        )
+    )
+
+
+def inside_regions(
+    regions: Sequence[Region],
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    size_px0: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """(N,) which figures lie in any region, its edge included, and in none that excludes.
+
+    Args:
+        regions: As for `count_regions`.
+        x_px0: Likewise.
+        y_px0: Likewise.
+        size_px0: Likewise.
+    """
+    import shapely
+
+    _, whole = _kept(regions, size_px0)
+    shapely.prepare(whole)
+    return np.asarray(shapely.intersects_xy(whole, x_px0, y_px0), dtype=bool)
+
+
+def _kept(regions: Sequence[Region], size_px0: tuple[int, int]) -> tuple[list[tuple[Region, Any]], Any]:
+    """The regions that include, with what is left of each, and all of it as one area."""
+    import shapely
+
+    slide = shapely.box(0, 0, *size_px0)
+    excluded = shapely.union_all([region.geometry for region in regions if region.excludes])
+    including = [region for region in regions if not region.excludes]
+    kept = [(r, _areas(r.geometry.intersection(slide).difference(excluded))) for r in including]
+    if not including:
+        return [], _areas(slide.difference(excluded))
+    return kept, shapely.union_all([geometry for _, geometry in kept])
+
+
+def _areas(geometry: Any) -> Any:
+    """The areas of a geometry: cutting leaves lines and points where regions touch."""
+    import shapely
+
+    parts = shapely.get_parts(geometry)
+    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])  # of polygons
+
+
+def _row(name: str, class_name: str, area_mm2: float, mitoses: int, atypical: int) -> dict[str, Any]:
+    return {
+        "region": name,
+        "class": class_name,
+        "area_mm2": round(area_mm2, 6),
+        "mitoses": mitoses,
+        "atypical": atypical,
+        "typical": mitoses - atypical,
+        "mitoses_per_mm2": mitoses / area_mm2 if area_mm2 > 0 else None,
+    }
