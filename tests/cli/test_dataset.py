@@ -138,6 +138,9 @@ def test_verify_is_0_with_notes_and_1_with_faults() -> None:
     assert told.exit_code == 1
     assert "wrong: slide x is in 2 domains" in told.stdout
     assert "WRONG  test " in told.stdout
+    as_json = call("verify", "bad.zarr", "--json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["ok"] is False
 
 
 def test_verify_as_json_and_against_another() -> None:

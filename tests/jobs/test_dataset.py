@@ -461,6 +461,7 @@ def test_a_sheet_shows_figures_and_the_outlines_of_their_masks(tmp_path: Path) -
     height, width = np.ptp(green, axis=0) + 1
     # 12 x 8 of 32 px, drawn at 160, and a line around it
     assert (abs(width - 62) <= 2, abs(height - 42) <= 2) == (True, True)
+    assert len(green) <= 2 * (62 + 42)  # a line, and the figure stays visible
     tissue = (abs(sheet.astype(int) - (180, 120, 160)) <= 2).all(axis=2)
     # one atypical and four typical crops in a, none and four in b; each less its frame and the line
     assert tissue.sum() == pytest.approx(9 * 160 * 160, rel=0.05)
