@@ -65,6 +65,15 @@ def test_another_seed_gives_another_member(sides: tuple[Figures, Figures]) -> No
     assert not np.array_equal(first.chosen["head.fc1.weight"], second.chosen["head.fc1.weight"])
 
 
+def test_each_epoch_draws_anew() -> None:
+    drawn = []
+    for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        with training._seeded(seed, epoch, "cpu") as generator:
+            drawn.append((torch.rand(1, generator=generator).item(), torch.rand(1).item()))
+    assert len(set(drawn[:3])) == 3
+    assert drawn[3] == drawn[0]
+
+
 def test_a_finished_training_has_nothing_to_go_on_with(sides: tuple[Figures, Figures]) -> None:
     last = run(sides, optimiser={"epochs": 1})[-1]
     assert run(sides, checkpoint=last.checkpoint, optimiser={"epochs": 1}) == []
