@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from wsi_mitosis.core.summary import count
+from wsi_mitosis.core.summary import count, wilson
+from wsi_mitosis.tables import SUMMARY_COLUMNS
 
 
 def figures(labels: list[str | None], atypical: list[int | None], cast: list[int | None]) -> pd.DataFrame:
@@ -39,3 +42,43 @@ def test_a_ratio_without_a_denominator_is_none() -> None:
     )
     only_atypical = count(figures(["atypical"], [3], [3]))
     assert (only_atypical.atypical_fraction, only_atypical.atypical_to_typical) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("atypical", "of", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998) 857, table I, method 3 (score, no continuity correction)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_wilsons_interval_is_the_published_one(atypical: int, of: int, low: float, high: float) -> None:
+    assert wilson(atypical, of) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 10**6), st.data())
+def test_wilsons_interval_holds_the_share_and_stays_within_0_and_1(of: int, data: st.DataObject) -> None:
+    atypical = data.draw(st.integers(0, of))
+    bounds = wilson(atypical, of)
+    assert bounds is not None
+    assert 0 <= bounds[0] <= atypical / of <= bounds[1] <= 1
+    mirrored = wilson(of - atypical, of)
+    assert mirrored is not None
+    assert bounds == pytest.approx((1 - mirrored[1], 1 - mirrored[0]), abs=1e-9)
+
+
+def test_without_figures_there_is_no_interval() -> None:
+    assert wilson(0, 0) is None
+    assert count(figures([None], [None], [None])).atypical_fraction_ci95 is None
+
+
+def test_the_columns_are_those_of_the_summary() -> None:
+    columns = count(figures(["atypical", "typical", None], [3, 0, None], [3, 3, None])).columns()
+    assert set(columns) < set(SUMMARY_COLUMNS)
+    assert list(columns) == [name for name in SUMMARY_COLUMNS if name in columns]
+    assert columns["candidates"] == 3
+    assert columns["atypical_fraction"] == 0.5
+    assert (columns["atypical_fraction_low"], columns["atypical_fraction_high"]) == wilson(1, 2)

@@ -4,6 +4,7 @@ import gzip
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapely.geometry import shape
 
+from wsi_mitosis.core.hotspots import Hotspot
 from wsi_mitosis.io.annotations import (
     COLOURS,
     FIGURE_UM,
@@ -196,6 +198,51 @@ def test_a_slide_without_figures_gives_a_valid_file(
     assert_geojson_ok(path)
     assert features(path) == []
     assert read_provenance(path) == PROVENANCE
+
+
+# --- hotspots
+
+SPOT = Hotspot(11000.004, 7000.0, 6156.0, 4616.0, 2.0, 14, 3)
+SPOT_ID = "c1d9e3b8-8b44-5a57-b0a6-2f7f8f0e7d33"
+
+
+def test_a_hotspot_is_a_locked_annotation_with_its_area(tmp_path: Path) -> None:
+    path = write_geojson(tmp_path / "a", figures(1), QUARTER, style(origin=(1000, 500)), [(SPOT_ID, SPOT)])
+    assert features(path)[1] == {
+        "type": "Feature",
+        "id": SPOT_ID,
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[10000, 6500], [16156, 6500], [16156, 11116], [10000, 11116], [10000, 6500]]],
+        },
+        "properties": {
+            "objectType": "annotation",
+            "name": "Hotspot 1",
+            "isLocked": True,
+            "classification": {"name": "Hotspot", "color": [255, 140, 0]},
+            "measurements": {
+                "Mitosis count": 14,
+                "Atypical count": 3,
+                "Hotspot area mm^2": 2.0,
+                "Mitoses per mm^2": 7.0,
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_hotspots_come_after_the_figures_and_are_numbered(
+    tmp_path: Path, number: int, assert_geojson_ok: Callable[[Path], None]
+) -> None:
+    spots = [(str(uuid.UUID(int=1000 + n)), replace(SPOT, x_px0=9000.0 * n)) for n in range(2)]
+    path = write_geojson(tmp_path / "a", figures(number), QUARTER, style("annotation"), spots)
+    assert_geojson_ok(path)
+    drawn = features(path)
+    assert [feature["properties"].get("name") for feature in drawn] == [None] * number + [
+        "Hotspot 1",
+        "Hotspot 2",
+    ]
+    assert len({feature["id"] for feature in drawn}) == number + 2
 
 
 # --- plain and packed
