@@ -74,10 +74,16 @@ def test_every_recipe_is_installed() -> None:
 
 def test_relative_paths_start_at_the_pipelines_folder(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('[input]\nslides = ["s/*.svs", "/abs/x.svs"]\ndetections = "d"\n')
+    (tmp_path / "r.toml").write_text(
+        '[input]\nslides = ["s"]\ndetections = "d"\n[output]\nregions = "r"\nhotspot_aspect = "1:1"\n'
+    )
+    output = read_pipeline(str(tmp_path / "r.toml")).output
+    assert (output.regions, output.hotspot_sides) == (str(tmp_path / "r"), (1, 1))
     spec = read_pipeline(str(tmp_path / "p.toml"))
     assert spec.input.slides == (str(tmp_path / "s/*.svs"), "/abs/x.svs")
     assert spec.input.detections == str(tmp_path / "d")
     assert spec.output.folder == str(tmp_path / "wsi-mitosis-results")
+    assert spec.output.regions is None
 
 
 def commands(readme: str) -> list[str]:

@@ -108,7 +108,7 @@ REVIEW_COLUMNS = (
 rank              int      1 is the figure whose correction could change the slide's reading most
 x_px0, y_px0      float64  centre, level-0 px, slide frame
 agreement         float64  share of the votes cast that the larger side has, 0.5 to 1
-in_hotspot        bool     whether it lies in a hotspot
+in_hotspot        bool     whether it is counted in a hotspot; `true` or `false` in the file
 expected_change   float64  what it is ranked by, of slides as well (see `core.reading.review_list`)
 """
 

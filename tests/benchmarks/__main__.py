@@ -6,9 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import end_to_end, many_candidates, reading
+from tests.benchmarks import end_to_end, hotspot, many_candidates, reading
 
-BENCHMARKS = {"reading": reading.main, "end-to-end": end_to_end.main, "many-candidates": many_candidates.main}
+BENCHMARKS = {
+    "reading": reading.main,
+    "end-to-end": end_to_end.main,
+    "many-candidates": many_candidates.main,
+    "hotspot": hotspot.main,
+}
 
 
 def main(names: list[str]) -> None:

@@ -208,7 +208,11 @@ class ResultFolder:
 
     def write_readings(self, readings: Mapping[str, Reading]) -> None:
         """Write `review.csv` and, where a slide has regions, `regions.csv`; of all slides of the folder."""
-        reviews = ({"slide": name, **row} for name in sorted(readings) for row in readings[name].review)
+        reviews = (
+            {"slide": name, **row, "in_hotspot": str(row["in_hotspot"]).lower()}
+            for name in sorted(readings)
+            for row in readings[name].review
+        )
         regions = [{"slide": name, **row} for name in sorted(readings) for row in readings[name].regions]
         self._write_csv("review.csv", REVIEW_COLUMNS, reviews)
         if regions:
