@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wsi_mitosis.io.bundles import pack_weights
+from wsi_mitosis.nets.backbone import Features
 from wsi_mitosis.nets.decoders import Decoder, TrainedNetwork
 from wsi_mitosis.nets.members import Member, load_member, member_state
 
@@ -36,9 +37,8 @@ def test_the_published_widths_build() -> None:
 def test_each_skip_reaches_the_pixels() -> None:
     """A decoder that left one of the encoder's stages out would give it no gradient."""
     trained = network()
-    features = trained.member.backbone(torch.rand(2, 3, 32, 32))
-    for stage in features:
-        stage.retain_grad()
+    encoded = trained.member.backbone(torch.rand(2, 3, 32, 32))
+    features = Features(*(stage.detach().requires_grad_() for stage in encoded))  # each on its own
     assert trained.mask is not None
     trained.mask(features).square().sum().backward()
     assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in features)
