@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,35 @@ def test_a_figure_on_the_slide_is_the_same_as_its_crop(
     votes = predict_crops(crops, ensemble, bundle)
     np.testing.assert_allclose(figures["p_atypical"], votes.p_atypical, atol=1e-6, rtol=0)
     assert (figures["label"] == "atypical").tolist() == votes.is_atypical.tolist()
+
+
+def test_the_mosaics_hotspot_is_the_best_of_all_windows(
+    real_data: Path, tmp_path: Path, small_bundle: Path, assert_geojson_ok: Callable[[Path], None]
+) -> None:
+    """0.5 mm^2 on 82 real figures, against every pair of figures as a window's corner."""
+    asked = {"hotspot_area": 0.5, "hotspots": 2}
+    labels = real_data / "labels/mosaic-094.csv"
+    run([real_data / "slides/mosaic-094.tiff"], labels, tmp_path, small_bundle, output=asked)
+    row = summary(tmp_path)["mosaic-094.tiff"]
+    figures = read_figures(tmp_path / "figures/mosaic-094.tiff.parquet")
+    x, y, atypical = figures["x_px0"], figures["y_px0"], figures["label"] == "atypical"
+    with open_slide(real_data / "slides/mosaic-094.tiff") as slide:
+        size, mpp = slide.size_px0, slide.mpp
+    best = (0, 0)
+    for proportion in (4 / 3, 3 / 4):
+        width, height = (0.5e6 * proportion) ** 0.5 / mpp.x, (0.5e6 / proportion) ** 0.5 / mpp.y
+        for left in {*x[x <= size[0] - width], size[0] - width}:
+            for top in {*y[y <= size[1] - height], size[1] - height}:
+                inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
+                best = max(best, (int(inside.sum()), int(atypical[inside].sum())))
+    assert (int(row["hotspot_mitoses"]), int(row["hotspot_atypical"])) == best
+    assert float(row["hotspot_mitoses_per_mm2"]) == best[0] / 0.5
+    path = tmp_path / "geojson/mosaic-094.tiff.geojson"
+    assert_geojson_ok(path)
+    drawn = [f["properties"] for f in json.loads(path.read_text())["features"] if f["properties"].get("name")]
+    assert [spot["name"] for spot in drawn] == ["Hotspot 1", "Hotspot 2"]
+    counts = [spot["measurements"]["Mitosis count"] for spot in drawn]
+    assert best[0] == counts[0] >= counts[1] > 0
 
 
 def png(data: Path, name: str) -> Path:
