@@ -490,7 +490,8 @@ class _Run:
         return record
 
     def _end(self) -> None:
-        found = {name: self.folder.reading(name) for name in self.records}
+        standing = (name for name in self.records if self.result.statuses.get(name) != "failed")
+        found = {name: self.folder.reading(name) for name in standing}
         self.readings = {name: reading for name, reading in found.items() if reading is not None}
         self._tell_of_missing_hotspots()
         self.result.rows = self._rows()

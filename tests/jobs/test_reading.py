@@ -1,0 +1,239 @@
+"""Hotspots, regions and the review list of a run: what they show, and that they cost no inference."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runs import CANDIDATES, Silent, candidates_csv, run, slides_in, spec, summary
+from tests.slide_files import leica_slide, textured
+from wsi_mitosis.errors import DetectionsError, SpecError
+from wsi_mitosis.io.results import read_figures
+from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS
+from wsi_mitosis.workers import classify_batch
+
+SMALL = {"hotspot_area": 0.0018}
+"""49 x 36.7 um, which hold the second and the last of CANDIDATES and no third."""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[list[Path], Path, Path]:
+    slides = slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    return slides, candidates_csv(tmp_path / "dets.csv", ["a.tiff", "b.tiff"]), tmp_path / "out"
+
+
+def annotations(path: Path) -> list[dict[str, Any]]:
+    features = json.loads(path.read_text(encoding="utf-8"))["features"]
+    return [f for f in features if f["properties"]["objectType"] == "annotation"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def regions_file(path: Path, *boxes: tuple[float, float, float, float], class_name: str = "Tumor") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[a, b], [c, b], [c, d], [a, d], [a, b]]]},
+            "properties": {"classification": {"name": class_name, "color": [1, 2, 3]}, "name": f"box {n}"},
+        }
+        for n, (a, b, c, d) in enumerate(boxes)
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_summary_geojson_and_review_show_one_hotspot(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    assert run(slides, detections, out, small_bundle, output=SMALL).exit_status == 0
+
+    row = summary(out)["a.tiff"]
+    figures = read_figures(out / "figures/a.tiff.parquet")
+    held = figures.iloc[[1, 4]]
+    assert (row["hotspot_area_mm2"], row["hotspot_mitoses"]) == ("0.0018", "2")
+    assert int(row["hotspot_atypical"]) == (held["label"] == "atypical").sum()
+    assert float(row["hotspot_mitoses_per_mm2"]) == pytest.approx(2 / 0.0018)
+    (spot,) = annotations(out / "geojson/a.tiff.geojson")
+    (left, top), _, (right, bottom), *_ = spot["geometry"]["coordinates"][0]
+    assert (left, top) == (float(row["hotspot_x_px0"]), float(row["hotspot_y_px0"]))
+    assert (right - left) * (bottom - top) * 0.25**2 / 1e6 == pytest.approx(0.0018, rel=1e-3)
+    inside = [i for i, (x, y) in enumerate(CANDIDATES) if left <= x < right and top <= y < bottom]
+    assert inside == [1, 4]
+    assert spot["properties"]["isLocked"] is True
+    assert spot["properties"]["measurements"]["Hotspot area mm^2"] == 0.0018
+    assert spot["properties"]["measurements"]["Mitosis count"] == 2
+    assert float(row["atypical_fraction_low"]) <= float(row["atypical_fraction"])
+    assert float(row["atypical_fraction"]) <= float(row["atypical_fraction_high"])
+
+    review = rows(out / "review.csv")
+    assert tuple(review[0]) == REVIEW_COLUMNS
+    assert [r["slide"] for r in review] == ["a.tiff"] * 5 + ["b.tiff"] * 5
+    of_a = [r for r in review if r["slide"] == "a.tiff"]
+    assert {r["figure_id"] for r in of_a if r["in_hotspot"] == "true"} == set(held["figure_id"])
+    assert [int(r["rank"]) for r in of_a] == [1, 2, 3, 4, 5]
+    changes = [float(r["expected_change"]) for r in of_a]
+    assert changes == sorted(changes, reverse=True)
+
+
+def test_another_hotspot_or_region_needs_no_inference_and_nothing_is_drawn_twice(
+    pair: tuple[list[Path], Path, Path],
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+
+    def never(*_: object) -> None:
+        raise AssertionError("inference")
+
+    monkeypatch.setattr(Classifier, "_figures", never)
+    folder = tmp_path / "regions"
+    for name in ("a.tiff", "b.tiff"):
+        regions_file(folder / f"{name}.geojson", (0, 0, 300, 500))
+    first = annotations(out / "geojson/a.tiff.geojson")[0]["id"]
+    for output, mitoses, number in (
+        (SMALL | {"hotspots": 5}, "2", 4),
+        ({"hotspot_area": 0.001}, "1", 1),
+        (SMALL | {"hotspot_aspect": "1:1"}, "2", 1),
+        (SMALL | {"regions": str(folder)}, "1", 1),
+        ({"hotspot_area": 0}, "", 0),
+        (SMALL, "2", 1),
+    ):
+        result = run(slides, detections, out, small_bundle, output=output)
+        assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
+        assert summary(out)["b.tiff"]["hotspot_mitoses"] == mitoses
+        drawn = annotations(out / "geojson/a.tiff.geojson")
+        assert len(drawn) == number
+        assert [spot["id"] for spot in drawn[:1]] == [first] * min(number, 1)
+        assert (out / "regions.csv").exists() == ("regions" in output)
+        before = (out / "geojson/a.tiff.geojson").stat().st_mtime_ns
+        run(slides, detections, out, small_bundle, output=output)
+        assert (out / "geojson/a.tiff.geojson").stat().st_mtime_ns == before
+
+
+def test_a_slide_too_small_for_the_window_has_empty_columns_and_a_reason(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    result = run(slides[:1], detections, out, small_bundle)  # 2 mm^2 on a slide of 0.15 x 0.125 mm
+    assert result.exit_status == 0
+    row = summary(out)["a.tiff"]
+    assert [value for name, value in row.items() if name.startswith("hotspot_")] == [""] * 6
+    assert annotations(out / "geojson/a.tiff.geojson") == []
+    (told,) = json.loads((out / "run.json").read_text())["slides"]
+    assert "0.15 x 0.12 mm, is smaller than a hotspot of 2 mm^2" in told["no_hotspot"]
+    assert any("is smaller than a hotspot" in warning for warning in result.warnings)
+
+
+def test_a_slide_of_an_earlier_run_keeps_its_row(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    run(slides[:1], detections, out, small_bundle, output=SMALL)
+    before = summary(out)["a.tiff"]
+    run(slides[1:], detections, out, small_bundle)
+    assert summary(out)["a.tiff"] == before
+    assert [r["slide"] for r in rows(out / "review.csv")] == ["a.tiff"] * 5 + ["b.tiff"] * 5
+
+
+def test_a_slide_that_fails_now_leaves_the_review_list(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+    slides[0].write_bytes(slides[0].read_bytes()[:2000])
+    assert run(slides, detections, out, small_bundle, output=SMALL).exit_status == 1
+    assert {r["slide"] for r in rows(out / "review.csv")} == {"b.tiff"}
+    assert summary(out)["a.tiff"]["hotspot_mitoses"] == ""
+
+
+def test_regions_are_counted_in_the_frame_that_qupath_has(tmp_path: Path, small_bundle: Path) -> None:
+    """A slide with bounds: QuPath's origin is their corner."""
+    slide = leica_slide(tmp_path / "a.scn", textured(600, 500), (300, 160), (1200, 900))
+    detections = candidates_csv(tmp_path / "d.csv", ["a.scn"], [(350, 200), (500, 300), (880, 640)])
+    drawn = regions_file(tmp_path / "a.geojson", (0, 0, 100, 100), (0, 0, 220, 160))
+    out = tmp_path / "out"
+    run([slide], detections, out, small_bundle, output=SMALL | {"regions": str(drawn)})
+    counted = rows(out / "regions.csv")
+    assert tuple(counted[0]) == REGION_COLUMNS
+    assert [(r["slide"], r["region"], r["class"], r["mitoses"]) for r in counted] == [
+        ("a.scn", "box 0", "Tumor", "1"),
+        ("a.scn", "box 1", "Tumor", "2"),
+        ("a.scn", "all regions", "", "2"),
+    ]
+    assert [float(r["area_mm2"]) for r in counted] == pytest.approx(np.array([1e4, 35200, 35200]) * 0.0625e-6)
+    assert float(counted[2]["mitoses_per_mm2"]) == pytest.approx(2 / 0.0022)
+    assert summary(out)["a.scn"]["classified"] == "3"
+    in_slide_frame = SMALL | {"regions": str(drawn), "geojson_frame": "slide"}
+    run([slide], detections, out, small_bundle, output=in_slide_frame)
+    assert [r["mitoses"] for r in rows(out / "regions.csv")] == ["0", "0", "0"]
+
+
+def test_bad_regions_of_a_folder_fail_their_slide_alone(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    regions_file(tmp_path / "regions/a.geojson", (0, 0, 300, 500))
+    (tmp_path / "regions/b.geojson").write_text("{")
+    result = run(slides, detections, out, small_bundle, output={"regions": str(tmp_path / "regions")})
+    assert result.exit_status == 1
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed"}
+    assert "b.geojson" in result.errors["b.tiff"]
+
+
+def test_slides_without_regions_in_the_folder_are_told_of(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    regions_file(tmp_path / "regions/a.geojson", (0, 0, 300, 500))
+    result = run(slides, detections, out, small_bundle, output=SMALL | {"regions": str(tmp_path / "regions")})
+    assert any("no regions for 1 of the slides" in warning for warning in result.warnings)
+    assert {r["slide"] for r in rows(out / "regions.csv")} == {"a.tiff"}
+    assert [summary(out)[name]["hotspot_mitoses"] for name in ("a.tiff", "b.tiff")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("content", [None, "{", ""])
+def test_regions_that_all_slides_share_are_an_error_before_the_start(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path, content: str | None
+) -> None:
+    slides, detections, out = pair
+    if content is not None:
+        (tmp_path / "r.geojson").write_text(content)
+    asked = spec(slides[:1], detections, out, small_bundle, output={"regions": str(tmp_path / "r.geojson")})
+    with pytest.raises(DetectionsError, match=r"r\.geojson"):
+        classify_batch(asked, Silent())
+
+
+def test_one_file_of_regions_for_two_slides_is_refused(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    drawn = regions_file(tmp_path / "r.geojson", (0, 0, 10, 10))
+    asked = spec(slides, detections, out, small_bundle, output={"regions": str(drawn)})
+    with pytest.raises(DetectionsError, match="does not say whose they are"):
+        classify_batch(asked, Silent())
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        *({"hotspot_aspect": aspect} for aspect in ("4", "0:1", "a:b", "11:1", "4:-3", "4:3:2")),
+        *({"hotspot_area": area} for area in (-1, 1001, float("nan"))),
+        *({"hotspots": number} for number in (0, 101)),
+    ],
+)
+def test_impossible_hotspots_are_refused_by_name(tmp_path: Path, output: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=next(iter(output))):
+        spec(["a"], tmp_path, tmp_path, tmp_path, output=output)
