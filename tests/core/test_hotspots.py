@@ -168,10 +168,10 @@ def test_no_window_anywhere_holds_more(case: Case, seed: int) -> None:
 
 def test_many_blocks_and_chunks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(7)
-    places = draw.uniform(0, 1000, (400, 2))
+    places = draw.uniform(0, 1000, (100, 2))
     case = Case(
-        *(places[:, 0], places[:, 1], draw.random(400) < 0.2),
-        shape=HotspotShape(150 * 200 / 1e6, (4, 3)),
+        *(places[:, 0], places[:, 1], draw.random(100) < 0.2),
+        shape=HotspotShape(300 * 225 / 1e6),
         size_px0=(1000, 1000),
         mpp=Mpp(1, 1),
         number=3,
@@ -217,6 +217,18 @@ def test_a_figure_on_the_right_or_lower_edge_is_outside() -> None:
     assert spot.mitoses == 1
     (spot,) = plain([10.0, 49.999], [10.0, 10.0]).search().hotspots
     assert spot.mitoses == 2
+
+
+def test_a_pair_that_needs_both_edges_is_no_pair() -> None:
+    (spot,) = plain([10.0, 50.0, 150.0, 151.0], [10.0, 10.0, 150.0, 150.0]).search().hotspots
+    assert spot.mitoses == 2
+    (spot,) = plain([10.0, 10.0, 150.0, 151.0], [10.0, 50.0, 150.0, 150.0]).search().hotspots
+    assert spot.mitoses == 2
+
+
+def test_a_hotspot_may_begin_where_another_ends() -> None:
+    found = plain([0.0, 0.0, 0.0, 40.0, 79.5], [10.0] * 5, size_px0=(80, 30), number=2).search()
+    assert [(spot.x_px0, spot.mitoses) for spot in found.hotspots] == [(0, 3), (40, 2)]
 
 
 def test_the_turned_window_is_tried() -> None:
