@@ -1,0 +1,464 @@
+"""A reviewer's corrections of one slide: which figures stay, which change, and how far the two agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from wsi_mitosis.core.candidates import QUPATH_AREA_UM, figure_ids
+from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.core.voting import agreement
+from wsi_mitosis.errors import DetectionsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.tables import Detections, ReviewLabel
+    from wsi_mitosis.units import Bounds, Frame, Mpp
+
+STAGE = "reading the review"
+LABELS = ("atypical", "typical")
+CHANGES = ("relabelled", "removed", "added")
+"""What a review can do to a figure, besides keeping it, in the order in which it is listed."""
+ROUNDING_PX = 0.02
+"""An object this near to where it was was not moved: QuPath rounds the corners of its ring to 0.01 px."""
+
+_FAMILIES = frozenset({"mitosis", "mitoses", "mitotic figure", "mitotic figures", "untrained"})
+_FIGURE = ("", " mitosis", " mitoses", " mitotic figure", " mitotic figures")
+_MEANINGS: dict[str, ReviewLabel] = {
+    **{f"atypical{figure}": "atypical" for figure in _FIGURE},
+    **{f"{word}{figure}": "typical" for word in ("typical", "normal") for figure in _FIGURE},
+    "amf": "atypical",
+    "nmf": "typical",  # MIDOG's and AMi-Br's "normal mitotic figure"
+    **dict.fromkeys(
+        (
+            *("non mitotic", "non mitosis", "not mitotic", "not mitosis", "not a mitosis", "no mitosis"),
+            *("non mitotic figure", "look alike", "mitotic look alike", "imposter", "impostor"),
+            *("hard negative", "hard negative look alike"),
+        ),
+        "none",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Review:
+    """A slide's figures as its reviewer left them.
+
+    Attributes:
+        figures: A row per figure in the order of the file: `figure_id` (str or None), `x_px0`, `y_px0`
+            (float64, slide frame), `label` ("atypical" or "typical").
+        notes: What the user should know about the file.
+    """
+
+    figures: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+class Matches(NamedTuple):
+    """Pairs of a machine's and a reviewer's figure; (k,) each, no row twice.
+
+    Attributes:
+        machine: Rows of the machine's figures.
+        reviewed: Rows of the reviewer's.
+        by_id: Whether the ids are the same; else the places were near.
+    """
+
+    machine: NDArray[np.intp]
+    reviewed: NDArray[np.intp]
+    by_id: NDArray[np.bool_]
+
+
+def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel | None:
+    """What a class of QuPath says of an object.
+
+    Args:
+        name: Such as "Mitosis: Atypical", "Untrained: Typical", "AMF" or "Ignore*"; upper and lower case,
+            blanks, `-` and `_` are alike.
+        given: The user's own meanings, by `class_key`; they win.
+
+    Returns:
+        The label; "none" for QuPath's ignored classes (ending in `*`), `Hotspot` and names of look-alikes;
+        None where the name means nothing to us.
+    """
+    parts = class_key(name).split(": ")
+    if (own := given.get(class_key(name))) is not None:
+        return own
+    if name.strip().endswith("*") or parts[0] == "hotspot":
+        return "none"
+    return _MEANINGS.get(parts[-1]) if _FAMILIES.issuperset(parts[:-1]) else None
+
+
+def class_key(name: str) -> str:
+    """A class's name as it is compared."""
+    parts = (part.replace("-", " ").replace("_", " ").split() for part in name.casefold().split(":"))
+    return ": ".join(" ".join(words) for words in parts)
+
+
+def reviewed_figures(
+    detections: Detections,
+    slide: str,
+    *,
+    frame: Frame,
+    mpp: Mpp,
+    bounds: Bounds | None,
+    labels: Mapping[str, ReviewLabel] | None = None,
+) -> Review:
+    """Turn the objects of a reviewed GeoJSON file into figures.
+
+    Areas wider than 50 um are regions that somebody drew, whatever their class. Every other object must say
+    what it is: no number comes of an object that nobody decided about. An object that stands there twice
+    (QuPath never replaces what it imported before) counts once.
+
+    Args:
+        detections: The file, in px.
+        slide: The slide's name, for messages.
+        frame: Frame of the file's coordinates.
+        mpp: um per level-0 px along x and y.
+        bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
+        labels: Meanings of further classes, by `class_key`.
+
+    Raises:
+        DetectionsError: for an object without a class, of an unknown class or without a place, and for two
+            copies of one object that were given different classes; names the object.
+    """
+    objects = _objects(detections, frame, mpp, bounds, labels or {})
+    region = objects["extent_um"] > QUPATH_AREA_UM
+    notes = _region_notes(slide, objects.loc[region & (objects["label"] != "none"), "class"])
+    objects = objects[~region]
+    _check_decided(objects, slide)
+    each = _once(objects, slide, _id_keys(objects))
+    figures = each[each["label"] != "none"]
+    figures = _once(figures, slide, _place_keys(figures))
+    copies = int(objects["label"].ne("none").sum()) - len(figures)
+    if copies > 0:
+        notes += (f"{slide}: {copies} objects of the review stand there twice and are counted once",)
+    return Review(figures[["figure_id", "x_px0", "y_px0", "label"]].reset_index(drop=True), notes)
+
+
+def _objects(
+    detections: Detections,
+    frame: Frame,
+    mpp: Mpp,
+    bounds: Bounds | None,
+    labels: Mapping[str, ReviewLabel],
+) -> pd.DataFrame:
+    """A row per object: `figure_id`, `x_px0`, `y_px0` (slide frame), `extent_um`, `class`, `label`."""
+    table = detections.table
+    meanings = {name: label_of_class(name, labels) for name in table["detector_class"].dropna().unique()}
+    origin = bounds[:2] if bounds is not None and frame == "qupath" else (0, 0)
+    classes = table["detector_class"].to_list()
+    return pd.DataFrame(
+        {
+            "figure_id": pd.Series([_lower(name) for name in table["id"]], dtype=object),
+            "x_px0": table["x"] + origin[0],
+            "y_px0": table["y"] + origin[1],
+            "extent_um": table["extent"] * mpp.mean,
+            "class": pd.Series(classes, dtype=object),
+            "label": pd.Series([meanings.get(name) for name in classes], dtype=object),
+        }
+    )
+
+
+def _lower(name: str | None) -> str | None:
+    """UUIDs are the same in upper and lower case."""
+    return None if name is None else name.lower()
+
+
+def _region_notes(slide: str, classes: pd.Series[Any]) -> tuple[str, ...]:
+    if classes.empty:
+        return ()
+    names = ", ".join(sorted({"no class" if name is None else f"'{name}'" for name in classes}))
+    width = f"over {QUPATH_AREA_UM:g} um wide"
+    return (f"{slide}: {len(classes)} areas {width} are taken for regions, not for figures ({names})",)
+
+
+def _check_decided(objects: pd.DataFrame, slide: str) -> None:
+    """Refuse objects that do not say what, or where, they are."""
+    unknown = objects["label"].isna()
+    if unknown.any():
+        first = objects[unknown].iloc[0]
+        told = "has no class" if first["class"] is None else f"is of the unknown class '{first['class']}'"
+        others = f", and {unknown.sum() - 1} more do not say either" if unknown.sum() > 1 else ""
+        raise DetectionsError(
+            f"{_told(first)} {told}: typical or atypical?{others}",
+            subject=slide,
+            stage=STAGE,
+            remedy="Set the class in QuPath, delete the object, or say what a class means with --label "
+            "'NAME=atypical', '=typical' or '=none'",
+        )
+    placed = np.isfinite(objects["x_px0"].to_numpy()) & np.isfinite(objects["y_px0"].to_numpy())
+    lost = (objects["label"] != "none") & ~placed
+    if lost.any():
+        raise DetectionsError(
+            f"{_told(objects[lost].iloc[0])} has no geometry that can be read",
+            subject=slide,
+            stage=STAGE,
+            remedy="Delete the object in QuPath, or draw it again",
+        )
+
+
+def _told(row: pd.Series[Any]) -> str:
+    place = f"at ({row['x_px0']:.2f}, {row['y_px0']:.2f}) px of the slide"
+    return f"an object {place}" if row["figure_id"] is None else f"object {row['figure_id']} {place}"
+
+
+def _id_keys(objects: pd.DataFrame) -> list[Any]:
+    """What copies of an object have in common: its id."""
+    return [row if name is None else name for row, name in enumerate(objects["figure_id"])]
+
+
+def _place_keys(figures: pd.DataFrame) -> list[Any]:
+    """What copies have in common that QuPath gave new ids: the place, to 0.01 px."""
+    return figure_ids("", figures["x_px0"].to_numpy(), figures["y_px0"].to_numpy())
+
+
+def _once(objects: pd.DataFrame, slide: str, keys: list[Any]) -> pd.DataFrame:
+    """The first of each group of copies, which must be of one mind."""
+    groups = objects.groupby(pd.Series(keys, objects.index, dtype=object), sort=False)["label"]
+    torn = groups.transform("nunique") > 1
+    if torn.any():
+        raise DetectionsError(
+            f"{_told(objects[torn].iloc[0])} stands there twice, with different classes",
+            subject=slide,
+            stage=STAGE,
+            remedy="Delete one of the copies in QuPath: it does not replace what was imported before",
+        )
+    return objects[groups.cumcount() == 0]
+
+
+def match_figures(
+    machine_ids: NDArray[np.object_],
+    machine_um: NDArray[np.float64],
+    reviewed_ids: NDArray[np.object_],
+    reviewed_um: NDArray[np.float64],
+    distance_um: float,
+) -> Matches:
+    """Pair figures of the same id, wherever they are; of the others the nearest, one to one.
+
+    Of all pairs that are near enough the nearest is taken, then the nearest of what is left. Pairs of the
+    same distance are taken in the order of their coordinates, so that the order of rows changes nothing.
+
+    Args:
+        machine_ids: (n,) distinct.
+        machine_um: (n, 2) x, y in um.
+        reviewed_ids: (m,) distinct, None where an object has none.
+        reviewed_um: (m, 2) x, y in um.
+        distance_um: Farther apart than this are two figures.
+
+    Returns:
+        The pairs, those by id first.
+    """
+    places = {name: row for row, name in enumerate(machine_ids)}
+    named = [(places[name], row) for row, name in enumerate(reviewed_ids) if name in places]
+    taken, given = {machine for machine, _ in named}, {reviewed for _, reviewed in named}
+    left = np.array([row for row in range(len(machine_um)) if row not in taken], dtype=np.intp)
+    right = np.array([row for row in range(len(reviewed_um)) if row not in given], dtype=np.intp)
+    near = _nearest_pairs(machine_um[left], reviewed_um[right], distance_um)
+    pairs = [*named, *((int(left[a]), int(right[b])) for a, b in near)]
+    machine, reviewed = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    return Matches(machine, reviewed, np.arange(len(pairs)) < len(named))
+
+
+def _nearest_pairs(
+    left_um: NDArray[np.float64], right_um: NDArray[np.float64], distance_um: float
+) -> list[tuple[int, int]]:
+    """Rows of (n, 2) and (m, 2) points, one to one, nearest pairs first."""
+    if not len(left_um) or not len(right_um):
+        return []
+    # Slightly wider, because the tree rounds otherwise than the comparison that decides.
+    reach = distance_um * (1 + 1e-9) + 1e-12
+    found = cKDTree(left_um).sparse_distance_matrix(cKDTree(right_um), reach, output_type="ndarray")
+    a, b = found["i"], found["j"]
+    apart = np.hypot(*(left_um[a] - right_um[b]).T)
+    a, b, apart = (values[apart <= distance_um] for values in (a, b, apart))
+    ends = np.stack([left_um[a], right_um[b]], axis=1)  # (k, 2, 2)
+    swapped = np.array([tuple(one) > tuple(other) for one, other in ends.tolist()], dtype=bool)
+    ends[swapped] = ends[swapped][:, ::-1]
+    order = np.lexsort((*ends.reshape(-1, 4).T[::-1], apart))
+    free_left, free_right = np.ones(len(left_um), dtype=bool), np.ones(len(right_um), dtype=bool)
+    pairs = []
+    for one, other in zip(a[order].tolist(), b[order].tolist(), strict=True):
+        if free_left[one] and free_right[other]:
+            free_left[one] = free_right[other] = False
+            pairs.append((one, other))
+    return pairs
+
+
+def near_share(
+    machine_um: NDArray[np.float64], reviewed_um: NDArray[np.float64], distance_um: float
+) -> float:
+    """Share of (m, 2) reviewed figures, x, y in um, that have one of the (n, 2) machine's near; 0 of none."""
+    if not len(machine_um) or not len(reviewed_um):
+        return 0.0
+    apart, _ = cKDTree(machine_um).query(reviewed_um)
+    return float(np.mean(apart <= distance_um))
+
+
+def drawn_over(table: pd.DataFrame, *, mpp: Mpp, distance_um: float) -> int:
+    """How many added figures lie on another one of the review: perhaps drawn there to correct it.
+
+    Args:
+        table: As from `compare`.
+        mpp: um per level-0 px along x and y.
+        distance_um: Nearer than this is on it.
+    """
+    left = table[table["change"] != "removed"]
+    added = left["change"].to_numpy(object) == "added"
+    if len(left) < 2 or not added.any():
+        return 0
+    centres_um = _xy(left) * np.array(mpp)
+    apart = cKDTree(centres_um).query(centres_um[added], k=2)[0][:, 1]
+    return int((apart <= distance_um).sum())
+
+
+def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: float) -> pd.DataFrame:
+    """Set the ensemble's figures and the reviewer's side by side.
+
+    Args:
+        figures: FIGURE_COLUMNS without `geometry`; rows without a label are no figures.
+        review: The reviewer's.
+        mpp: um per level-0 px along x and y.
+        distance_um: As for `match_figures`.
+
+    Returns:
+        A row per figure of either, the machine's in their order and then the added ones: `figure_id`;
+        `change` ("kept" or one of CHANGES); `label_machine`, `label_reviewed` (None where there is none);
+        `x_px0`, `y_px0` (where the reviewer has it, of a removed one the machine; what QuPath's rounding
+        explains is no shift); `matched_by` ("id", "distance" or None); `moved_um` (NaN unless matched);
+        `votes_atypical`, `votes_cast` (Int64, missing for an added one).
+    """
+    machine = figures[figures["label"].notna()].reset_index(drop=True)
+    theirs = review.figures
+    here, there = (_xy(table) for table in (machine, theirs))
+    scale = np.array(mpp)
+    match = match_figures(
+        machine["figure_id"].to_numpy(object),
+        here * scale,
+        theirs["figure_id"].to_numpy(object),
+        there * scale,
+        distance_um,
+    )
+    table = pd.DataFrame(
+        {
+            "figure_id": machine["figure_id"].astype(object),
+            "label_machine": machine["label"].astype(object),
+            "label_reviewed": pd.Series(None, machine.index, dtype=object),
+            "x_px0": here[:, 0],
+            "y_px0": here[:, 1],
+            "matched_by": pd.Series(None, machine.index, dtype=object),
+            "moved_um": np.nan,
+            "votes_atypical": machine["votes_atypical"].astype("Int64"),
+            "votes_cast": machine["votes_cast"].astype("Int64"),
+        }
+    )
+    rows, shift = match.machine, there[match.reviewed] - here[match.machine]
+    moved = np.abs(shift).max(axis=1, initial=0) > ROUNDING_PX
+    table.loc[rows, "label_reviewed"] = theirs["label"].to_numpy(object)[match.reviewed]
+    table.loc[rows, "matched_by"] = np.where(match.by_id, "id", "distance").astype(object)
+    table.loc[rows, "moved_um"] = np.where(moved, np.hypot(*(shift * scale).T), 0.0)
+    table.loc[rows[moved], ["x_px0", "y_px0"]] = there[match.reviewed[moved]]
+    added = theirs[~np.isin(np.arange(len(theirs)), match.reviewed)]
+    whole = table.reindex(range(len(table) + len(added)))
+    for name in ("figure_id", "x_px0", "y_px0"):
+        whole.loc[len(table) :, name] = added[name].to_numpy()
+    whole.loc[len(table) :, "label_reviewed"] = added["label"].to_numpy(object)
+    for name in ("figure_id", "label_machine", "label_reviewed", "matched_by"):
+        whole[name] = whole[name].astype(object).where(whole[name].notna(), None)
+    whole.insert(1, "change", _changes(whole))
+    return whole
+
+
+def _xy(table: pd.DataFrame) -> NDArray[np.float64]:
+    return table[["x_px0", "y_px0"]].to_numpy(np.float64)
+
+
+def _changes(table: pd.DataFrame) -> list[str]:
+    return [
+        "added"
+        if ours is None
+        else "removed"
+        if theirs is None
+        else "kept"
+        if ours == theirs
+        else "relabelled"
+        for ours, theirs in zip(table["label_machine"], table["label_reviewed"], strict=True)
+    ]
+
+
+def counted(table: pd.DataFrame, machine: Mapping[str, Any]) -> Counts:
+    """The reviewed numbers of one slide.
+
+    Added figures are candidates, removed ones are excluded. The mean agreement still is that of the
+    ensemble's members, over the figures that it voted on and that the reviewer kept.
+
+    Args:
+        table: As from `compare`.
+        machine: The machine's own numbers, with `candidates` and `excluded`.
+    """
+    labels, changes = table["label_reviewed"], Counter(table["change"])
+    voted = table[labels.notna() & table["label_machine"].notna()]
+    votes = voted["votes_atypical"].to_numpy(np.int64), voted["votes_cast"].to_numpy(np.int64)
+    return Counts(
+        candidates=int(machine["candidates"]) + changes["added"],
+        classified=int(labels.notna().sum()),
+        atypical=int((labels == "atypical").sum()),
+        typical=int((labels == "typical").sum()),
+        excluded=int(machine["excluded"]) + changes["removed"],
+        mean_agreement=float(agreement(*votes).mean()) if len(voted) else None,
+    )
+
+
+def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
+    """How far ensemble and reviewer agree, over all tables from `compare` together.
+
+    Returns:
+        Numbers of figures by what became of them; `matched`, of which `by_id` and `by_distance`; `moved`;
+        `agreed`, the share of the matched figures with the same label, and Cohen's `kappa` (None where
+        undefined); `confusion[label of the ensemble][label of the reviewer]` over the matched figures.
+    """
+    rows = [row for table in tables for row in zip(*(table[name] for name in _COMPARED), strict=True)]
+    changes = Counter(change for change, *_ in rows)
+    matched_by = Counter(by for _, _, _, by, _ in rows if by is not None)
+    pairs = Counter((ours, theirs) for _, ours, theirs, by, _ in rows if by is not None)
+    confusion = {ours: {theirs: pairs[ours, theirs] for theirs in LABELS} for ours in LABELS}
+    matched = sum(pairs.values())
+    agreed = sum(confusion[label][label] for label in LABELS)
+    return {
+        "machine": sum(ours is not None for _, ours, *_ in rows),
+        "reviewed": sum(theirs is not None for _, _, theirs, *_ in rows),
+        **{change: changes[change] for change in ("kept", *CHANGES)},
+        "matched": matched,
+        "by_id": matched_by["id"],
+        "by_distance": matched_by["distance"],
+        "moved": sum(moved > 0 for *_, moved in rows),
+        "agreed": agreed / matched if matched else None,
+        "kappa": cohens_kappa(confusion),
+        "confusion": confusion,
+    }
+
+
+_COMPARED = ("change", "label_machine", "label_reviewed", "matched_by", "moved_um")
+
+
+def cohens_kappa(confusion: Mapping[str, Mapping[str, int]]) -> float | None:
+    """Agreement beyond chance (Cohen 1960), from counts by first and second rater's label.
+
+    Returns:
+        1 for full agreement, 0 for what the raters' own frequencies give by chance; None without figures, and
+        where both raters gave one and the same label throughout: chance then explains everything.
+    """
+    counts = np.array([[confusion[ours][theirs] for theirs in LABELS] for ours in LABELS], dtype=np.int64)
+    total = int(counts.sum())
+    # In whole numbers, so that the undefined case is told exactly.
+    by_chance = int(counts.sum(axis=0) @ counts.sum(axis=1))
+    if by_chance == total**2:
+        return None
+    return float((total * int(np.trace(counts)) - by_chance) / (total**2 - by_chance))
