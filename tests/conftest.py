@@ -20,8 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # TIAToolbox 2.1 leaves files open where it tries a format (`is_tiled_tiff`); they close when collected
     leaked = r"ignore:unclosed file .*\.(svs|scn|tiff?|dcm)'[ >]:ResourceWarning"
     config.addinivalue_line("filterwarnings", leaked)
-    # Ray 2.60 does not wait for daemons of its own that end slowly, as they do on a busy machine
-    config.addinivalue_line("filterwarnings", r"ignore:subprocess \d+ is still running:ResourceWarning")
 
 
 @pytest.fixture(scope="session")
