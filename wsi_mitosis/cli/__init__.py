@@ -10,7 +10,18 @@ import click
 from wsi_mitosis.errors import WsiMitosisError
 from wsi_mitosis.version import __version__
 
-COMMANDS = ("classify", "predict", "evaluate", "run", "models", "dataset", "train", "doctor", "demo")
+COMMANDS = (
+    "classify",
+    "recount",
+    "predict",
+    "evaluate",
+    "run",
+    "models",
+    "dataset",
+    "train",
+    "doctor",
+    "demo",
+)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

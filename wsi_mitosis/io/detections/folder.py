@@ -21,7 +21,9 @@ ENDINGS = (
 _SUFFIX = "_detections"
 
 
-def find_files(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource, list[Path]]:
+def find_files(
+    folder: Path, sources: Sequence[SlideSource], *, endings: Sequence[str] = ENDINGS
+) -> dict[SlideSource, list[Path]]:
     """Find each slide's files: called as the slide's file or its stem, with or without `_detections`.
 
     A slide from a sub-folder has its files in the sub-folder of the same name, or, if none are there, in
@@ -30,6 +32,7 @@ def find_files(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource
     Args:
         folder: The folder given as `--detections`.
         sources: The slides of the run.
+        endings: Of the files that count; of two that fit a name the longer one first.
 
     Returns:
         For every source its files, sorted: none, one, or more, which is for the caller to refuse.
@@ -38,7 +41,7 @@ def find_files(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource
         DetectionsError: if a file fits two of the slides, or no file fits any.
     """
     listings: dict[Path, dict[str, list[Path]]] = {}
-    found = {source: _files_of(source, folder, listings) for source in sources}
+    found = {source: _files_of(source, folder, listings, endings) for source in sources}
     _check_one_slide_each(found)
     if sources and not any(found.values()):
         files = sorted(
@@ -47,27 +50,30 @@ def find_files(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource
         seen = f"there are {listed(files)}" if files else "it has no detections files"
         slides = listed(source.relative for source in sources)
         cause = f"no file is named after one of the slides {slides}; {seen}"
-        raise fault(cause, folder, f"Call them <slide>{ENDINGS[2]} or <slide>{_SUFFIX}{ENDINGS[2]}")
+        plain = next(ending for ending in endings if not ending.endswith(".gz"))
+        raise fault(cause, folder, f"Call them <slide>{plain} or <slide>{_SUFFIX}{plain}")
     return found
 
 
-def _files_of(source: SlideSource, folder: Path, listings: dict[Path, dict[str, list[Path]]]) -> list[Path]:
+def _files_of(
+    source: SlideSource, folder: Path, listings: dict[Path, dict[str, list[Path]]], endings: Sequence[str]
+) -> list[Path]:
     mirrored = folder.joinpath(*source.relative.split("/")[:-1])
     names = file_names(source)
     for place in dict.fromkeys((mirrored, folder)):
         if place not in listings:
-            listings[place] = _listing(place)
+            listings[place] = _listing(place, endings)
         files = {path for name in names for path in listings[place].get(name, [])}
         if files:
             return sorted(files)
     return []
 
 
-def _listing(folder: Path) -> dict[str, list[Path]]:
+def _listing(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
     """Files of a folder by what they are named after, with and without the suffix."""
     listing = defaultdict(list)
     for path in _entries(folder):
-        base = _base(path.name)
+        base = _base(path.name, endings)
         if base is None or not path.is_file():
             continue
         for name in {base, base.removesuffix(_SUFFIX)}:
@@ -82,9 +88,9 @@ def _entries(folder: Path) -> list[Path]:
         raise fault(error.strerror or str(error), folder, "Check the folder's permissions") from error
 
 
-def _base(name: str) -> str | None:
-    """A file's name without its ending; None where the ending is not one of ENDINGS."""
-    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+def _base(name: str, endings: Sequence[str]) -> str | None:
+    """A file's name without its ending; None where the ending does not count."""
+    ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
     return name[: -len(ending)] if ending else None
 
 

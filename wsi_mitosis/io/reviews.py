@@ -1,0 +1,137 @@
+"""What a pathologist exported from QuPath after a review, and the files of a recount."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from wsi_mitosis.errors import DetectionsError, OutputError
+from wsi_mitosis.io.annotations import geojson_paths, read_provenance
+from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.detections import find_files, read_detections
+from wsi_mitosis.tables import CHANGE_COLUMNS, SUMMARY_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from wsi_mitosis.tables import Detections, SlideSource
+
+STAGE = "reading the review"
+ENDINGS = (".geojson.gz", ".json.gz", ".geojson", ".json")
+FOLDER = "reviewed"
+"""Where a recount is written, inside the folder of results."""
+_BESIDE = ("reviewed", "relabelled", "removed", "added")
+"""What a recount's summary says of a slide beside its numbers: whether there is a review, and its changes."""
+RECOUNT_COLUMNS = (
+    *SUMMARY_COLUMNS,
+    *(f"machine_{name}" for name in SUMMARY_COLUMNS if name != "slide"),
+    *_BESIDE,
+)
+
+
+def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource, list[Path]]:
+    """Each slide's reviewed files, named after it as detections are; what is no GeoJSON is passed over.
+
+    Raises:
+        DetectionsError: where the folder is none, no file of it is named after one of the slides, or one fits
+            two of them.
+    """
+    if not folder.is_dir():
+        raise DetectionsError(
+            "is a file" if folder.exists() else "no such folder",
+            subject=folder,
+            stage=STAGE,
+            remedy="Give the folder with the GeoJSON that was exported from QuPath, a file per slide",
+        )
+    return find_files(folder, sources, endings=ENDINGS)
+
+
+def strangers(folder: Path, reviews: Mapping[SlideSource, Sequence[Path]]) -> tuple[str, ...]:
+    """GeoJSON files of the folder and its sub-folders that no slide has taken, sorted."""
+    taken = {path for paths in reviews.values() for path in paths}
+    there = (path for path in folder.rglob("*") if not path.name.startswith(".") and _is_geojson(path))
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in there if path not in taken))
+
+
+def read_review(path: Path) -> Detections:
+    """Read a GeoJSON file as it is.
+
+    Raises:
+        DetectionsError: where it cannot be read, or is something else.
+    """
+    review = read_detections(path)
+    if review.format not in {"geojson", "tiatoolbox"}:
+        raise DetectionsError(
+            f"this is {review.format}, not GeoJSON",
+            subject=path,
+            stage=STAGE,
+            remedy="Export the objects from QuPath as GeoJSON",
+        )
+    return review
+
+
+def drawn_as(results: Path, slide: str) -> dict[str, Any]:
+    """How `classify` drew a slide for QuPath, as its GeoJSON says; empty where none stands."""
+    for path in geojson_paths(results / "geojson" / slide):
+        if path.exists() and (stated := read_provenance(path)) is not None:
+            return stated
+    return {}
+
+
+def is_our_own(path: Path) -> bool:
+    """Whether `classify` wrote a file: its mark is lost when QuPath exports."""
+    return read_provenance(path) is not None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_recount(
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    changes: Iterable[Mapping[str, Any]],
+    agreement: Mapping[str, Any],
+) -> None:
+    """Write `summary.csv`, `changes.csv` and last `agreement.json`: where it stands, all are of one recount.
+
+    Args:
+        folder: Made if it does not exist.
+        rows: By RECOUNT_COLUMNS; a column that a row lacks is an empty cell.
+        changes: By CHANGE_COLUMNS.
+        agreement: Plain data.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    try:
+        (folder / "agreement.json").unlink(missing_ok=True)
+        write_text(folder / "summary.csv", _csv(RECOUNT_COLUMNS, rows))
+        write_text(folder / "changes.csv", _csv(CHANGE_COLUMNS, changes))
+        text = json.dumps(agreement, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "agreement.json", f"{text}\n")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}",
+            subject=folder,
+            stage="writing the recount",
+            remedy="Make the folder of results writable",
+        ) from error
+
+
+def _is_geojson(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
