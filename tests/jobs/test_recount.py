@@ -12,7 +12,9 @@ import pytest
 
 from tests.runs import CANDIDATES, candidates_csv, run, slides_in, summary
 from tests.slide_files import leica_slide, textured
+from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.errors import DetectionsError, InputError
+from wsi_mitosis.io.results import ResultFolder
 from wsi_mitosis.io.reviews import RECOUNT_COLUMNS
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.tables import CHANGE_COLUMNS, SUMMARY_COLUMNS
@@ -192,9 +194,52 @@ def test_doubts_are_told(results: Path, tmp_path: Path) -> None:
     (tmp_path / "rev").mkdir()
     (tmp_path / "rev/a.tiff.geojson").write_bytes(own)
     _write(tmp_path / "rev", "b", [])
-    told = recount(results, tmp_path / "rev").warnings
+    result = recount(results, tmp_path / "rev")
+    told = result.warnings
     assert any("a.tiff: nothing was changed" in warning for warning in told)
     assert any("b.tiff: the review has no figure" in warning for warning in told)
+    assert any("b.tiff: no hotspot: there are no mitotic figures" in warning for warning in told)
+    row = next(row for row in result.rows if row["slide"] == "b.tiff")
+    assert (row["hotspot_mitoses"], row["seconds"]) == ("", "")
+    assert row["machine_hotspot_mitoses"]
+    over = _point(CANDIDATES[0][0] + 4, CANDIDATES[0][1], "NMF")
+    _write(tmp_path / "over", "a", [*_figures(results, "a.tiff"), over])
+    assert any(
+        "1 added figures lie within" in warning for warning in recount(results, tmp_path / "over").warnings
+    )
+
+
+def test_an_added_figure_without_an_id_is_called_by_its_place(results: Path, tmp_path: Path) -> None:
+    added = _point(350.0, 120.0, "AMF")
+    del added["id"]
+    _write(tmp_path / "rev", "a", [*_figures(results, "a.tiff"), added])
+    (change,) = recount(results, tmp_path / "rev").changes
+    identity = ResultFolder(results).records()["a.tiff"].identity
+    assert [change["figure_id"]] == figure_ids(identity, [350.0], [120.0])
+
+
+def test_a_slide_that_classify_has_left_failed_is_not_recounted(
+    results: Path, tmp_path: Path, small_bundle: Path
+) -> None:
+    (tmp_path / "slides/a.tiff").write_bytes(b"broken")
+    assert run([tmp_path / "slides"], tmp_path / "d.csv", results, small_bundle).exit_status == 1
+    _write(tmp_path / "rev", "a", [])
+    assert "left this slide failed" in recount(results, tmp_path / "rev").errors["a.tiff"]
+
+
+def test_a_hotspot_inside_regions_is_left_out_and_told(tmp_path: Path, small_bundle: Path) -> None:
+    slides = slides_in(tmp_path / "slides", ["a.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
+    ring = [[0, 0], [600, 0], [600, 500], [0, 500], [0, 0]]
+    region = _point(0, 0, "Tumor")
+    region["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+    _write(tmp_path / "regions", "a", [region])
+    output = {**HOTSPOT, "regions": str(tmp_path / "regions")}
+    assert run(slides, detections, tmp_path / "out", small_bundle, output=output).exit_status == 0
+    _write(tmp_path / "rev", "a", _figures(tmp_path / "out", "a.tiff"))
+    result = recount(tmp_path / "out", tmp_path / "rev")
+    assert any("inside regions" in warning for warning in result.warnings)
+    assert result.rows[0]["hotspot_mitoses"] == ""
 
 
 @pytest.mark.parametrize("frame", ["qupath", "slide"])
@@ -224,3 +269,5 @@ def test_a_slide_with_bounds_comes_back_in_the_frame_it_was_drawn_in(
     assert f"Give --frame {other}" in recount(tmp_path / "out", tmp_path / "rev").errors["s.scn"]
     told = recount(tmp_path / "out", tmp_path / "rev", frame=other)  # type: ignore[arg-type]
     assert told.agreement["kept"] == 2
+    obeyed = recount(tmp_path / "out", tmp_path / "rev", frame=frame)  # type: ignore[arg-type]
+    assert (obeyed.agreement["removed"], obeyed.agreement["added"]) == (2, 2)

@@ -279,10 +279,7 @@ def _nearest_pairs(
     a, b = found["i"], found["j"]
     apart = np.hypot(*(left_um[a] - right_um[b]).T)
     a, b, apart = (values[apart <= distance_um] for values in (a, b, apart))
-    ends = np.stack([left_um[a], right_um[b]], axis=1)  # (k, 2, 2)
-    swapped = np.array([tuple(one) > tuple(other) for one, other in ends.tolist()], dtype=bool)
-    ends[swapped] = ends[swapped][:, ::-1]
-    order = np.lexsort((*ends.reshape(-1, 4).T[::-1], apart))
+    order = np.lexsort((*right_um[b].T[::-1], *left_um[a].T[::-1], apart))
     free_left, free_right = np.ones(len(left_um), dtype=bool), np.ones(len(right_um), dtype=bool)
     pairs = []
     for one, other in zip(a[order].tolist(), b[order].tolist(), strict=True):
