@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,29 +146,43 @@ def _write_bytes(path: Path, content: bytes) -> None:
 class TensorBoard:
     """A fold's metrics as TensorBoard reads them. Use it as a context manager.
 
+    It writes at once, without the thread and queue of tensorboardX's `SummaryWriter`: a signal that comes
+    while that one takes its lock leaves a process that never ends.
+
     Args:
-        folder: The fold's.
+        folder: The fold's; made if needed.
         done: Epochs that earlier runs wrote; what they wrote after those is marked as void.
     """
 
     def __init__(self, folder: Path, done: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event = Event
+        self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
+        self._write(file_version="brain.Event:2")
+        if done:
+            self._write(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> TensorBoard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self._records.close()
 
     def write(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """One point on each curve; `training_total` becomes `training/total`."""
+        from tensorboardX.summary import scalar
+
         for name, value in metrics.items():
             side, _, rest = name.partition("_")
             tag = f"{side}/{rest}" if side in {"training", "validation"} else name
-            self._writer.add_scalar(tag, value, epoch)
-        self._writer.flush()
+            self._write(step=epoch, summary=scalar(tag, value))
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        self._records.flush()
 
 
 def draw_curves(metrics: pd.DataFrame, title: str, path: Path) -> None:
