@@ -4,10 +4,10 @@
 
     plan.csv
     <fold>/checkpoint-<key>.pt      while it trains
-           metrics.csv, curves.png  a row per epoch
+           metrics.csv              a row per epoch
            events.out.tfevents.*    the same for TensorBoard
-           member.safetensors       when it is done: the member without decoders, float16
-           fold.json                when it is done, written last
+           member.safetensors       the member without decoders, float16, as it would be taken now
+           curves.png, fold.json    when it is done; the record is written last
 """
 
 from __future__ import annotations
