@@ -118,8 +118,7 @@ class FoldFolder:
             BundleError: where a weight does not fit float16.
         """
         before = self.read_metrics(until=int(metrics["epoch"]) - 1)
-        table = pd.concat([before, pd.DataFrame([metrics])], ignore_index=True) if len(before) else None
-        table = pd.DataFrame([metrics]) if table is None else table
+        table = pd.DataFrame([*before.to_dict("records"), metrics])
         write_text(self.folder / METRICS, table.to_csv(index=False, float_format="%.6g"))
         _write_bytes(self.folder / MEMBER, pack_weights(member, str(self.folder / MEMBER)))
         _write_bytes(self._checkpoint, checkpoint)
