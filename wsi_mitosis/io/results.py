@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
-from filelock import FileLock, Timeout
 
 from wsi_mitosis.core.candidates import hotspot_id
 from wsi_mitosis.core.reading import Reading, read_slide
-from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.annotations import (
     GeojsonStyle,
     ObjectType,
@@ -32,6 +28,7 @@ from wsi_mitosis.io.annotations import (
     write_geojson,
 )
 from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.io.folders import HeldFolder
 from wsi_mitosis.tables import FIGURE_COLUMNS, REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS
 from wsi_mitosis.units import Frame, Mpp
 
@@ -126,34 +123,8 @@ class Drawing:
     regions: RegionFile | None = None
 
 
-class ResultFolder:
-    """An output folder that this process holds. Use it as a context manager.
-
-    Args:
-        folder: Made if it does not exist.
-
-    Raises:
-        OutputError: where the folder cannot be written, or another run holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        remedy = "Name another by --out"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".wsi-mitosis.lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            wait = "Wait for the other run, or name another folder by --out"
-            raise OutputError("another run holds this folder", subject=folder, remedy=wait) from error
-        except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
-            raise OutputError(f"cannot be written: {error}", subject=folder, remedy=remedy) from error
-
-    def __enter__(self) -> ResultFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+class ResultFolder(HeldFolder):
+    """An output folder that this process holds. Use it as a context manager."""
 
     def figures_path(self, slide: str) -> Path:
         """The figures table of a slide, whether it exists or not."""
@@ -219,22 +190,6 @@ class ResultFolder:
             self._write_csv("regions.csv", REGION_COLUMNS, regions)
         else:
             (self.folder / "regions.csv").unlink(missing_ok=True)
-
-    def write_run(self, run: Mapping[str, Any]) -> None:
-        """Write `run.json`."""
-        write_text(
-            self.folder / "run.json", json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n"
-        )
-
-    def log(self, event: str, **facts: object) -> None:
-        """Append one event to `log.jsonl`, a whole line in one write."""
-        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
-        descriptor = os.open(self.folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
 
     def _write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
