@@ -1,4 +1,4 @@
-"""DICOM series: several files that are one slide."""
+"""DICOM series: several files that are one slide, and what their headers say."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.errors import UnreadableSlideError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydicom.dataset import Dataset
 
-@lru_cache(maxsize=100_000)
+DICOM_ENDING = ".dcm"
+BULK_ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"
+"""Microscopy Bulk Simple Annotations Storage, PS3.4 B.5."""
+
+
 def series_uid(path: Path) -> str | None:
     """SeriesInstanceUID of a file; None where it is no readable DICOM file or states none."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    return _identifiers(path)[0]
 
-    try:
-        with warnings.catch_warnings():
-            # over-long values and the like are the scanner's, and harmless; pydicom warns on looking at them
-            warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            return str(header.SeriesInstanceUID) if "SeriesInstanceUID" in header else None
-    except (InvalidDicomError, OSError):
-        return None
+
+def is_dicom(path: Path) -> bool:
+    """Whether a slide is a DICOM series."""
+    return path.suffix.lower() == DICOM_ENDING and series_uid(path) is not None
+
+
+def is_annotations(path: Path) -> bool:
+    """Whether a file holds bulk annotations of a slide, and so is none itself."""
+    return path.suffix.lower() == DICOM_ENDING and _identifiers(path)[1] == BULK_ANNOTATIONS
 
 
 def series_files(path: Path) -> list[Path]:
@@ -31,4 +38,50 @@ def series_files(path: Path) -> list[Path]:
     uid = series_uid(path)
     if uid is None:
         return [path]
-    return sorted(p for p in path.parent.iterdir() if p.suffix.lower() == ".dcm" and series_uid(p) == uid)
+    beside = (p for p in path.parent.iterdir() if p.suffix.lower() == DICOM_ENDING)
+    return sorted(p for p in beside if series_uid(p) == uid)
+
+
+def header_of_level0(path: Path, size_px0: tuple[int, int]) -> Dataset:
+    """The header, without pixels, of the series' instance whose total pixel matrix is level 0.
+
+    Args:
+        path: A file of the series.
+        size_px0: (width, height) of level 0, px.
+
+    Raises:
+        UnreadableSlideError: where the series has no such instance.
+    """
+    from pydicom import dcmread
+
+    wanted = ["ImageType", "TotalPixelMatrixColumns", "TotalPixelMatrixRows"]
+    for file in series_files(path):
+        found = dcmread(file, stop_before_pixels=True, specific_tags=list(wanted))
+        size = found.get("TotalPixelMatrixColumns"), found.get("TotalPixelMatrixRows")
+        if size == size_px0 and "VOLUME" in found.get("ImageType", ()):
+            return dcmread(file, stop_before_pixels=True)
+    raise UnreadableSlideError(
+        f"no file of its series has a VOLUME image of {size_px0[0]} x {size_px0[1]} px",
+        subject=path.name,
+        stage="reading DICOM headers",
+        remedy="Is the series complete, and all of it in one folder?",
+    )
+
+
+@lru_cache(maxsize=100_000)
+def _identifiers(path: Path) -> tuple[str | None, str | None]:
+    """SeriesInstanceUID and SOPClassUID of a file, each None where it states none."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        with warnings.catch_warnings():
+            # over-long values and the like are the scanner's, and harmless; pydicom warns on looking at them
+            warnings.simplefilter("ignore")
+            header = dcmread(
+                path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"]
+            )
+            series, kind = header.get("SeriesInstanceUID"), header.get("SOPClassUID")
+    except (InvalidDicomError, OSError):
+        return None, None
+    return None if series is None else str(series), None if kind is None else str(kind)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.io.slides.dicom import series_uid
+from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_annotations, series_uid
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.units import MPP_RANGE
 
@@ -59,9 +59,10 @@ class _Given:
 
     @property
     def is_slide(self) -> bool:
-        """By its ending, unless it is hidden or was come upon in a hidden folder."""
+        """By its ending, unless it is hidden, was come upon in a hidden folder, or holds annotations."""
         hidden = self.path.name.startswith(".") or self.in_hidden_folder
-        return not hidden and self.path.suffix.lower() in SLIDE_ENDINGS
+        named_so = not hidden and self.path.suffix.lower() in SLIDE_ENDINGS
+        return named_so and not is_annotations(self.path)
 
 
 def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSlides:
@@ -210,7 +211,7 @@ def _one_per_file(sources: Iterable[SlideSource]) -> list[SlideSource]:
 def _one_per_series(sources: Sequence[SlideSource]) -> list[SlideSource]:
     found: dict[object, SlideSource] = {}
     for source in sorted(sources, key=lambda s: (s.relative, str(s.path))):
-        uid = series_uid(source.path) if source.path.suffix.lower() == ".dcm" else None
+        uid = series_uid(source.path) if source.path.suffix.lower() == DICOM_ENDING else None
         key = source.path if uid is None else (source.path.parent, uid)
         found.setdefault(key, source)
     return list(found.values())

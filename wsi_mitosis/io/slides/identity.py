@@ -6,7 +6,7 @@ import configparser
 import hashlib
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.io.slides.dicom import series_files
+from wsi_mitosis.io.slides.dicom import DICOM_ENDING, series_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def slide_parts(path: Path) -> list[Path]:
         return [path, *sorted(part for part in folder.rglob("*") if part.is_file())]
     if ending in {".vms", ".vmu"}:
         return [path, *_named_parts(path)]
-    if ending == ".dcm":
+    if ending == DICOM_ENDING:
         return series_files(path)
     return [path]
 
