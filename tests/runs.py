@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.slide_files import textured, tiff_slide
-from wsi_mitosis.io.results import SlideRecord
-from wsi_mitosis.jobs.batch import BatchResult, SlideOutcome
+from wsi_mitosis.jobs.batch import BatchResult
+from wsi_mitosis.jobs.runs import Record, SlideOutcome
 from wsi_mitosis.specs import ClassifySpec
 from wsi_mitosis.workers import classify_batch
 
@@ -27,13 +27,13 @@ class Silent:
     def warn(self, message: str) -> None:
         self.messages.append(message)
 
-    def start(self, slides: int, candidates: int) -> None:
+    def start(self, slides: int, candidates: int | None) -> None:
         self.planned = slides, candidates
 
     def patches(self, number: int) -> None:
         self.classified += number
 
-    def finished(self, outcome: SlideOutcome, record: SlideRecord | None) -> None:
+    def finished(self, outcome: SlideOutcome[Any], record: Record | None) -> None:
         pass
 
 

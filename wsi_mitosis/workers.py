@@ -9,23 +9,27 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.crops import short_name
-from wsi_mitosis.jobs.batch import SlideOutcome, run_batch, run_task, run_tasks
+from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
+from wsi_mitosis.jobs.runs import SlideOutcome, Task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, run_folds, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.jobs.batch import BatchResult, Reporter, SlideTask
+    from wsi_mitosis.jobs.batch import BatchResult, SlideTask
+    from wsi_mitosis.jobs.classify import SlideResult
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
+    from wsi_mitosis.jobs.runs import Reporter
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
     from wsi_mitosis.specs import ClassifySpec, DatasetSpec, PlacementOptions, TrainSpec
@@ -41,6 +45,10 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """0 keeps a Ray that is this machine's alone on loopback, on Linux too; else it replaces 127.0.0.1 by the
 address that others reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
 KNOCK_SECONDS = 10.0
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+Model = TypeVar("Model")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -139,20 +147,9 @@ def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Pla
 
 def _execute(
     tasks: Sequence[SlideTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
-) -> Generator[SlideOutcome, None, None]:
-    options = spec.placement
-    if not tasks:
-        return
-    if stays_here(options, len(tasks)):
-        placement = Placement(0, options.cpus_per_worker or granted_cpus(), 0.0)
-        yield from run_tasks(tasks, _classifier(bundle, spec, placement), reporter.patches)
-        return
-    with ray_runtime(options.address) as ray:
-        have = ray.cluster_resources()
-        placement = place(options, len(tasks), int(have.get("CPU", 1)), have.get("GPU", 0.0))
-        if options.address is not None:
-            placement = _fitting_nodes(ray, placement, options)
-        yield from _on_ray(ray, tasks, bundle, spec, placement, reporter)
+) -> Generator[SlideOutcome[SlideResult], None, None]:
+    build = partial(_classifier, bundle, spec)
+    return _share_out(tasks, build, run_task, spec.placement, reporter)
 
 
 def _classifier(bundle: Bundle, spec: ClassifySpec, placement: Placement) -> Classifier:
@@ -160,6 +157,37 @@ def _classifier(bundle: Bundle, spec: ClassifySpec, placement: Placement) -> Cla
     return Classifier(
         bundle, spec.result, device=options.device, batch_size=options.batch_size, threads=placement.cpus
     )
+
+
+def _share_out(
+    tasks: Sequence[AnyTask],
+    build: Callable[[Placement], Model],
+    do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
+    options: PlacementOptions,
+    reporter: Reporter,
+) -> Generator[SlideOutcome[Result], None, None]:
+    """Do slides in this process or on Ray.
+
+    Args:
+        tasks: The slides, largest first.
+        build: Makes what a worker keeps from slide to slide.
+        do: Does one slide with it, and tells how many more patches are through.
+        options: Where.
+        reporter: Who is told of patches.
+    """
+    if not tasks:
+        return
+    if stays_here(options, len(tasks)):
+        model = build(Placement(0, options.cpus_per_worker or granted_cpus(), 0.0))
+        for task in tasks:
+            yield do(task, model, reporter.patches)
+        return
+    with ray_runtime(options.address) as ray:
+        have = ray.cluster_resources()
+        placement = place(options, len(tasks), int(have.get("CPU", 1)), have.get("GPU", 0.0))
+        if options.address is not None:
+            placement = _fitting_nodes(ray, placement, options)
+        yield from _on_ray(ray, tasks, build, do, placement, reporter)
 
 
 @contextmanager
@@ -221,19 +249,22 @@ def _fitting_nodes(ray: Any, placement: Placement, options: PlacementOptions) ->
 
 
 class SlideWorker:
-    """What runs in a Ray actor: one ensemble, one slide at a time, and a count that others may read."""
+    """What runs in a Ray actor: one model, one slide at a time, and a count that others may read."""
 
-    def __init__(self, bundle: Bundle, spec: ClassifySpec, placement: Placement) -> None:
-        self._classifier = _classifier(bundle, spec, placement)
+    def __init__(
+        self, build: Callable[[Placement], Any], do: Callable[..., Any], placement: Placement
+    ) -> None:
+        self._model, self._do = build(placement), do
         self._patches = 0
         self._lock = threading.Lock()
 
-    def run(self, task: SlideTask) -> SlideOutcome:
+    def run(self, task: Task) -> SlideOutcome[Any]:
         """Do one slide."""
-        return run_task(task, self._classifier, self._count)
+        outcome: SlideOutcome[Any] = self._do(task, self._model, self._count)
+        return outcome
 
     def patches(self) -> int:
-        """Patches classified since the last call."""
+        """Patches through the model since the last call."""
         with self._lock:
             number, self._patches = self._patches, 0
         return number
@@ -245,21 +276,21 @@ class SlideWorker:
 
 def _on_ray(
     ray: Any,
-    tasks: Sequence[SlideTask],
-    bundle: Bundle,
-    spec: ClassifySpec,
+    tasks: Sequence[AnyTask],
+    build: Callable[[Placement], Model],
+    do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
     placement: Placement,
     reporter: Reporter,
-) -> Iterator[SlideOutcome]:
-    """Actors take slides from one queue; each holds its ensemble as long as there are any."""
+) -> Iterator[SlideOutcome[Result]]:
+    """Actors take slides from one queue; each holds its model as long as there are any."""
     # a second thread in the actor answers `patches` while the first is at work
     actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_concurrency=2)(SlideWorker)
 
     def hire() -> Any:
-        return actor.remote(bundle, spec, placement)
+        return actor.remote(build, do, placement)
 
     waiting = deque(tasks)
-    busy: dict[Any, tuple[Any, SlideTask]] = {}
+    busy: dict[Any, tuple[Any, AnyTask]] = {}
 
     def give(worker: Any) -> None:
         if waiting:
@@ -305,13 +336,13 @@ class _Counts:
                 continue  # a worker that died: its slide's own outcome tells of it
 
 
-def _lost(task: SlideTask, error: Exception) -> SlideOutcome:
+def _lost(task: Task, error: Exception) -> SlideOutcome[Any]:
     """The worker died under the slide: out of memory, a crash in a decoder, a node that went away."""
     told = [line.strip() for line in str(error).splitlines() if line.strip()]
     return SlideOutcome(
         task.name,
         "failed",
-        error=f"{task.name}: classifying: its worker died ({type(error).__name__}: {told[-1][:200]}). "
+        error=f"{task.name}: its worker died ({type(error).__name__}: {told[-1][:200]}). "
         "Run again: what is done is kept; fewer --workers need less memory",
         details=str(error),
     )

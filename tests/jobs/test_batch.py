@@ -228,9 +228,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     slides, detections, out = three
 
-    def interrupted(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome]:  # type: ignore[no-untyped-def]
+    def interrupted(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome[batch.SlideResult]]:  # type: ignore[no-untyped-def]
         classifier = Classifier(bundle, options.result, device="cpu")
-        yield from batch.run_tasks(tasks[:1], classifier, reporter.patches)
+        yield batch.run_task(tasks[0], classifier, reporter.patches)
         raise KeyboardInterrupt
 
     result = batch.run_batch(spec(slides, detections, out, small_bundle), interrupted, Silent())
@@ -262,7 +262,7 @@ def test_largest_slides_go_first(three: tuple[list[Path], Path, Path], small_bun
     detections.write_text(detections.read_text() + "c.tiff,50,60,0.9\nc.tiff,70,60,0.9\nb.tiff,70,60,0.9\n")
     order: list[str] = []
 
-    def seen(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome]:  # type: ignore[no-untyped-def]
+    def seen(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome[batch.SlideResult]]:  # type: ignore[no-untyped-def]
         order.extend(task.name for task in tasks)
         yield from ()
 

@@ -12,9 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wsi_mitosis.io.results import SlideRecord
-    from wsi_mitosis.jobs.batch import SlideOutcome
     from wsi_mitosis.jobs.dataset import PartOutcome
+    from wsi_mitosis.jobs.runs import Record, SlideOutcome
     from wsi_mitosis.jobs.train import FoldProgress
 
 SIDES = ("training", "validation", "test")
@@ -23,7 +22,7 @@ PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
 
 
-def _never_asked(outcome: SlideOutcome, record: SlideRecord | None) -> int:
+def _never_asked(outcome: SlideOutcome[Any], record: Record | None) -> int:
     """Candidates of a finished slide that no patch will be counted for."""
     if outcome.status == "failed" or record is None:
         return 0
@@ -41,13 +40,15 @@ class Reporter:
     Args:
         quiet: Errors only.
         verbose: A line for every slide, at a terminal too.
+        unit: What goes through the model.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self._quiet, self._verbose = quiet, verbose
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, unit: str = "patches") -> None:
+        self._quiet, self._verbose, self._unit = quiet, verbose, unit
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = sys.stderr.isatty() and not quiet
-        self._slides = self._done = self._failed = self._patches = self._candidates = 0
+        self._slides = self._done = self._failed = self._patches = 0
+        self._candidates: int | None = None
         self._started = self._told = monotonic()
         self._progress: Progress | None = None
 
@@ -63,8 +64,8 @@ class Reporter:
         if not self._quiet:
             self._console.print(f"note: {message}", style="yellow", markup=False)
 
-    def start(self, slides: int, candidates: int) -> None:
-        """The work begins."""
+    def start(self, slides: int, candidates: int | None) -> None:
+        """The work begins; without a number of candidates the bar has no end."""
         self._slides, self._candidates = slides, candidates
         self._started = self._told = monotonic()
         if self._live:
@@ -78,41 +79,39 @@ class Reporter:
             self._task = self._progress.add_task(self._line(), total=candidates)
             self._progress.start()
         else:
-            self._say(f"{several(slides, 'slide')}, {several(candidates, 'candidate')}")
+            what = "" if candidates is None else f", {several(candidates, 'candidate')}"
+            self._say(several(slides, "slide") + what)
 
     def patches(self, number: int) -> None:
-        """So many more patches are classified."""
+        """So many more patches are through the model."""
         self._patches += number
         if self._progress is not None:
             self._progress.update(self._task, advance=number, description=self._line())
         elif monotonic() - self._told >= PLAIN_SECONDS:
             self._say(self._line())
 
-    def finished(self, outcome: SlideOutcome, record: SlideRecord | None) -> None:
+    def finished(self, outcome: SlideOutcome[Any], record: Record | None) -> None:
         """One slide is through."""
         self._done += 1
         self._failed += outcome.status == "failed"
-        if self._progress is not None:
+        if self._candidates is not None:
             self._candidates -= _never_asked(outcome, record)
+        if self._progress is not None:
             self._progress.update(self._task, description=self._line(), total=self._candidates)
         if outcome.error is not None:
             self._console.print(f"failed: {outcome.error}", style="red", markup=False)
         elif record is not None and (self._verbose or self._progress is None):
             self._say(self._slide_line(outcome, record))
 
-    def _slide_line(self, outcome: SlideOutcome, record: SlideRecord) -> str:
-        counts = record.counts
+    def _slide_line(self, outcome: SlideOutcome[Any], record: Record) -> str:
         what = "kept" if outcome.result is None else f"{outcome.seconds:.1f} s"
-        return (
-            f"[{self._done}/{self._slides}] {record.slide}: {counts['atypical']} atypical, "
-            f"{counts['typical']} typical, {counts['excluded']} excluded ({what})"
-        )
+        return f"[{self._done}/{self._slides}] {outcome.name}: {record.told} ({what})"
 
     def _line(self) -> str:
         seconds = max(monotonic() - self._started, 1e-6)
         return (
             f"{self._done}/{self._slides} slides, {self._failed} failed, "
-            f"{self._patches} patches, {self._patches / seconds:.0f}/s"
+            f"{self._patches} {self._unit}, {self._patches / seconds:.0f}/s"
         )
 
     def _say(self, line: str) -> None:

@@ -91,6 +91,11 @@ class SlideRecord:
     seconds: float
     warnings: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """The numbers in a few words."""
+        return ", ".join(f"{self.counts[name]} {name}" for name in ("atypical", "typical", "excluded"))
+
     def summary_row(self) -> dict[str, Any]:
         """The slide's row of `summary.csv`."""
         return {

@@ -6,38 +6,31 @@ This module knows no Ray: it hands tasks to an executor and takes outcomes from 
 from __future__ import annotations
 
 import hashlib
-import platform
-import resource
-import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.reading import Reading
-from wsi_mitosis.errors import DetectionsError, UnreadableSlideError, WsiMitosisError
+from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections import find_files, read_detections
 from wsi_mitosis.io.regions import RegionFile, read_regions
 from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
-from wsi_mitosis.io.slides import find_slides, identify
+from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
+from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.classify import Classifier
     from wsi_mitosis.specs import ClassifySpec
-    from wsi_mitosis.tables import Detections, SlideSource, Status
-
-LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
+    from wsi_mitosis.tables import Detections, SlideSource
 
 
 @dataclass(frozen=True)
@@ -61,49 +54,9 @@ class SlideTask:
         return len(self.detections.table), path.stat().st_size if path.exists() else 0
 
 
-@dataclass(frozen=True)
-class SlideOutcome:
-    """What became of one slide.
-
-    Attributes:
-        result: None where it failed, or where the result that stands is of the same key.
-        error: One line for the user; None if all went well.
-        details: Traceback of an error that no input explains.
-        seconds: Time it took.
-        peak_rss_mb: Largest resident memory so far of the process that did it, MB.
-    """
-
-    name: str
-    status: Literal["done", "failed"]
-    result: SlideResult | None = None
-    error: str | None = None
-    details: str | None = None
-    seconds: float = 0.0
-    peak_rss_mb: float | None = None
-
-
-class Reporter(Protocol):
-    """Whoever shows a run to the user."""
-
-    def warn(self, message: str) -> None:
-        """Tell something that the user should know."""
-        ...
-
-    def start(self, slides: int, candidates: int) -> None:
-        """The work begins."""
-        ...
-
-    def patches(self, number: int) -> None:
-        """So many more patches are classified."""
-        ...
-
-    def finished(self, outcome: SlideOutcome, record: SlideRecord | None) -> None:
-        """One slide is through; `record` is what stands of it in the output folder."""
-        ...
-
-
 Executor = Callable[
-    [Sequence[SlideTask], "Bundle", "ClassifySpec", Reporter], Generator[SlideOutcome, None, None]
+    [Sequence[SlideTask], "Bundle", "ClassifySpec", Reporter],
+    Generator[SlideOutcome[SlideResult], None, None],
 ]
 """Takes tasks, largest first, and yields an outcome for each as it ends."""
 
@@ -134,36 +87,20 @@ class Inputs:
         return (*self.detections, *self.failures, *self.absent)
 
 
-@dataclass
-class BatchResult:
+@dataclass(kw_only=True)
+class BatchResult(RunResult):
     """A run's end.
 
     Attributes:
         folder: The output folder.
-        statuses: Status by slide name, this run's slides only.
-        errors: One line for each failed slide.
-        kept: Slides whose result stood already.
         rows: The rows of `summary.csv`.
-        warnings: All that the user was told.
     """
 
     folder: Path
     bundle: str
     bundle_digest: str
     trained: bool
-    statuses: dict[str, Status] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def exit_status(self) -> int:
-        """0 all done, 1 some failed or were left, 130 interrupted."""
-        if self.interrupted:
-            return 130
-        return int(any(status in {"failed", "pending", "set_aside"} for status in self.statuses.values()))
 
 
 def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> BatchResult:
@@ -183,38 +120,19 @@ def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> Batc
     bundle = checked_bundle(spec.model)
     inputs = read_inputs(spec)
     with ResultFolder(Path(spec.output.folder)) as folder:
-        return _Run(spec, bundle, inputs, folder, reporter).through(execute)
+        run = _Run(spec, bundle, inputs, folder, reporter)
+        return run.through(lambda tasks: execute(tasks, bundle, spec, reporter))
 
 
-def run_tasks(
-    tasks: Sequence[SlideTask], classifier: Classifier, on_patches: Callable[[int], None]
-) -> Iterator[SlideOutcome]:
-    """Do tasks one after the other in this process."""
-    for task in tasks:
-        yield run_task(task, classifier, on_patches)
-
-
-def run_task(task: SlideTask, classifier: Classifier, on_patches: Callable[[int], None]) -> SlideOutcome:
-    """Do one slide; whatever goes wrong with it is its outcome, and never the batch's end."""
-    started = perf_counter()
-    result, error, details = None, None, None
-    try:
-        result = classifier.classify(
+def run_task(
+    task: SlideTask, classifier: Classifier, on_patches: Callable[[int], None]
+) -> SlideOutcome[SlideResult]:
+    """Do one slide."""
+    return attempt(
+        task.name,
+        lambda: classifier.classify(
             task.source, task.name, task.detections, known_key=task.known_key, on_patches=on_patches
-        )
-    except WsiMitosisError as failure:
-        error = str(failure)
-    except Exception as failure:  # noqa: BLE001 - a slide's failure is that slide's alone; the traceback is kept
-        error = f"{task.name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
-        details = traceback.format_exc()
-    return SlideOutcome(
-        name=task.name,
-        status="done" if error is None else "failed",
-        result=result,
-        error=error,
-        details=details,
-        seconds=perf_counter() - started,
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux, getrusage(2)
+        ),
     )
 
 
@@ -334,37 +252,19 @@ def _described(path: Path, detections: Detections) -> dict[str, str]:
     }
 
 
-def _standing_names(records: Mapping[str, SlideRecord], sources: Sequence[SlideSource]) -> dict[str, str]:
-    """Names that the folder holds, by path; a slide that was moved since keeps its name.
-
-    A slide that is gone keeps its name too: another of the same file name must not take its results' place.
-    """
-    here = {record.source for record in records.values()}
-    newcomers = [source for source in sources if str(source.path) not in here]
-    names = {}
-    for name, record in records.items():
-        path = Path(record.source)
-        namesakes = [] if path.exists() else [s for s in newcomers if s.path.name == path.name]
-        moved = next((source for source in namesakes if _is_same(source, record)), None)
-        names[record.source if moved is None else str(moved.path)] = name
-    return names
-
-
-def _is_same(source: SlideSource, record: SlideRecord) -> bool:
-    try:
-        return identify(source.path) == record.identity
-    except UnreadableSlideError:
-        return False  # it will fail under a name of its own
-
-
-class _Run:
-    """One run's state, from the lock of the folder to its last file."""
-
+class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
     def __init__(
         self, spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFolder, reporter: Reporter
     ) -> None:
-        self.spec, self.bundle, self.inputs = spec, bundle, inputs
-        self.folder, self.reporter = folder, reporter
+        manifest = bundle.manifest
+        result = BatchResult(
+            folder=folder.folder,
+            bundle=manifest.name,
+            bundle_digest=bundle.digest,
+            trained=manifest.trained,
+        )
+        super().__init__(folder, result, folder.records(), reporter, fail_fast=spec.output.fail_fast)
+        self.spec, self.inputs, self.folder = spec, inputs, folder
         output = spec.output
         self.drawing = Drawing(
             "detection" if output.objects == "detections" else "annotation",
@@ -372,34 +272,13 @@ class _Run:
             HotspotShape(output.hotspot_area, output.hotspot_sides) if output.hotspot_area else None,
             output.hotspots,
         )
-        self.records = folder.records()
         self.earlier = folder.earlier_rows()
-        self.names = allot_names(inputs.sources, _standing_names(self.records, inputs.sources))
-        manifest = bundle.manifest
-        self.result = BatchResult(folder.folder, manifest.name, bundle.digest, manifest.trained)
+        self.names = allot_names(inputs.sources, standing_names(self.records, inputs.sources))
         self.regions = {self.names[source]: regions for source, regions in inputs.regions.items()}
         self.readings: dict[str, Reading] = {}
-        self.started = datetime.now(UTC)
-        self.identities: dict[str, str] = {}
 
-    def through(self, execute: Executor) -> BatchResult:
-        """Do the work and leave the folder consistent, whatever happens."""
-        try:
-            tasks = self._tasks()
-            self._begin(tasks)
-            with closing(execute(tasks, self.bundle, self.spec, self.reporter)) as outcomes:
-                for outcome in outcomes:
-                    self._take(outcome)
-                    if outcome.status == "failed" and self.spec.output.fail_fast:
-                        self._warn(f"stopped at the first failed slide ({outcome.name}), as asked")
-                        break
-        except KeyboardInterrupt:
-            self.result.interrupted = True
-        finally:
-            self._end()
-        return self.result
-
-    def _tasks(self) -> list[SlideTask]:
+    def tasks(self) -> list[SlideTask]:
+        """Every slide that has candidates."""
         again = self.spec.output.overwrite
         tasks = []
         for source, detections in self.inputs.detections.items():
@@ -409,7 +288,8 @@ class _Run:
             tasks.append(SlideTask(source, name, detections, known))
         return sorted(tasks, key=lambda task: task.size, reverse=True)
 
-    def _begin(self, tasks: Sequence[SlideTask]) -> None:
+    def begin(self, tasks: Sequence[SlideTask]) -> None:
+        """Tell what there is to do, and what can never be done."""
         statuses = self.result.statuses
         statuses |= {task.name: "pending" for task in tasks}
         statuses |= {self.names[source]: "no_detections" for source in self.inputs.absent}
@@ -417,53 +297,23 @@ class _Run:
             "start", program=__version__, slides=len(self.inputs.sources), bundle=self.result.bundle
         )
         for note in self.inputs.notes:
-            self._warn(note)
+            self.warn(note)
         if not self.result.trained:
-            self._warn(f"bundle {self.result.bundle} is untrained: its labels mean nothing")
+            self.warn(f"bundle {self.result.bundle} is untrained: its labels mean nothing")
         for source, error in self.inputs.failures.items():
-            self._take(SlideOutcome(self.names[source], "failed", error=error))
+            self.take(SlideOutcome(self.names[source], "failed", error=error))
         self._write_run(None)
         self.reporter.start(len(tasks), sum(len(task.detections.table) for task in tasks))
 
-    def _take(self, outcome: SlideOutcome) -> None:
+    def keep(self, outcome: SlideOutcome[SlideResult]) -> dict[str, float]:
+        """Write a slide's files; where they stand, draw them again if they are drawn another way."""
         name = outcome.name
-        stages: dict[str, float] = {}
-        if outcome.status == "done":
-            outcome, stages = self._kept_or_written(outcome)
-        self.result.statuses[name] = outcome.status
-        if outcome.error is not None:
-            self.result.errors[name] = outcome.error
-            self.folder.log("failed", slide=name, error=outcome.error, details=outcome.details)
-        else:
-            record = self.records[name]
-            self.identities[name] = record.identity
-            self.folder.log(
-                "done",
-                slide=name,
-                kept=name in self.result.kept,
-                seconds=outcome.seconds,
-                stages=stages,
-                peak_rss_mb=outcome.peak_rss_mb,
-                **record.counts,
-            )
-            for message in record.warnings:
-                self._warn(message)
-        self.reporter.finished(outcome, self.records.get(name))
-
-    def _kept_or_written(self, outcome: SlideOutcome) -> tuple[SlideOutcome, dict[str, float]]:
-        """The outcome once its files stand, and seconds by stage; failed where they cannot be written."""
-        started, name = perf_counter(), outcome.name
-        try:
-            if outcome.result is not None:
-                self.records[name] = self._write(outcome.result)
-                return outcome, {**outcome.result.seconds, "writing": perf_counter() - started}
-            if not self.folder.is_drawn(self.records[name], self._drawing(name)):
-                self.folder.redraw(self.records[name], self._drawing(name))
-            self.result.kept.add(name)
-            return outcome, {}
-        except Exception as failure:  # noqa: BLE001 - as in `run_task`: that slide's alone, traceback kept
-            told = f"{name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
-            return replace(outcome, status="failed", error=told, details=traceback.format_exc()), {}
+        if outcome.result is not None:
+            self.records[name] = self._write(outcome.result)
+            return outcome.result.seconds
+        if not self.folder.is_drawn(self.records[name], self._drawing(name)):
+            self.folder.redraw(self.records[name], self._drawing(name))
+        return {}
 
     def _drawing(self, name: str) -> Drawing:
         return replace(self.drawing, regions=self.regions.get(name))
@@ -489,7 +339,8 @@ class _Run:
         self.folder.write_slide(record, result.figures, self._drawing(result.slide))
         return record
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Write what is told of all slides together."""
         standing = (name for name in self.records if self.result.statuses.get(name) != "failed")
         found = {name: self.folder.reading(name) for name in standing}
         self.readings = {name: reading for name, reading in found.items() if reading is not None}
@@ -507,7 +358,7 @@ class _Run:
         if missing:
             area = f"{self.spec.output.hotspot_area:g} mm^2"
             told = f"{len(missing)} of {len(mine)} slides have no hotspot of {area}; run.json says why"
-            self._warn(told if len(missing) > 1 else f"no hotspot: {missing[0].hotspot_reason}")
+            self.warn(told if len(missing) > 1 else f"no hotspot: {missing[0].hotspot_reason}")
 
     def _rows(self) -> list[dict[str, Any]]:
         """Every slide of the folder: tables that stand, then this run's other states, then earlier ones."""
@@ -523,39 +374,17 @@ class _Run:
         return list(rows.values())
 
     def _write_run(self, ended: datetime | None) -> None:
-        self.folder.write_run(
-            {
-                "program": "wsi-mitosis",
-                "version": __version__,
-                "use": "research use only",
-                "bundle": self.result.bundle,
-                "bundle_digest": self.result.bundle_digest,
-                "trained": self.result.trained,
-                "parameters": self.spec.model_dump(mode="json"),
-                "detections": self.inputs.files,
-                "slides": [self._described(source) for source in self.inputs.sources],
-                "libraries": {name: metadata.version(name) for name in LIBRARIES},
-                "python": platform.python_version(),
-                "warnings": self.result.warnings,
-                "started": self.started.isoformat(timespec="seconds"),
-                "ended": ended.isoformat(timespec="seconds") if ended else None,
-                "exit_status": self.result.exit_status if ended else None,
-            }
+        self.write_run(
+            ended,
+            bundle=self.result.bundle,
+            bundle_digest=self.result.bundle_digest,
+            trained=self.result.trained,
+            parameters=self.spec.model_dump(mode="json"),
+            detections=self.inputs.files,
+            slides=[self._described(source) for source in self.inputs.sources],
         )
 
     def _described(self, source: SlideSource) -> dict[str, Any]:
         name = self.names[source]
-        return {
-            "slide": name,
-            "path": str(source.path),
-            "identity": self.identities.get(name),
-            "status": self.result.statuses.get(name),
-            "kept": name in self.result.kept,
-            "error": self.result.errors.get(name),
-            "no_hotspot": self.readings.get(name, Reading()).hotspot_reason,
-        }
-
-    def _warn(self, message: str) -> None:
-        self.result.warnings.append(message)
-        self.folder.log("warning", message=message)
-        self.reporter.warn(message)
+        reason = self.readings.get(name, Reading()).hotspot_reason
+        return {**self.described(name, source), "no_hotspot": reason}
