@@ -31,6 +31,7 @@ MOST_PLAIN_OBJECTS = 20_000
 """Above this the file is gzipped; QuPath reads `.geojson.gz`."""
 COLOURS = {"atypical": (220, 20, 60), "typical": (0, 114, 178)}
 """Told apart by the colour-blind: crimson, and the blue of Okabe and Ito's palette."""
+HOTSPOT_CLASS = "Hotspot"
 HOTSPOT_COLOUR = (255, 140, 0)
 
 
@@ -84,6 +85,11 @@ def write_geojson(
     return path
 
 
+def class_name(label: str, *, trained: bool) -> str:
+    """The class of a figure in QuPath; one whose label means nothing says so."""
+    return f"{'Mitosis' if trained else 'Untrained'}: {label.capitalize()}"
+
+
 def geojson_paths(stem: Path) -> tuple[Path, Path]:
     """The plain and the gzipped file that a slide's figures may stand in."""
     return stem.with_name(f"{stem.name}.geojson"), stem.with_name(f"{stem.name}.geojson.gz")
@@ -133,7 +139,6 @@ def _feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any]:
     }
     if math.isfinite(figure.detector_score):
         measurements["Detector score"] = float(figure.detector_score)
-    family = "Mitosis" if style.trained else "Untrained"
     centre = figure.x_px0 - style.origin_px0[0], figure.y_px0 - style.origin_px0[1]
     return {
         "type": "Feature",
@@ -142,7 +147,7 @@ def _feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any]:
         "properties": {
             "objectType": style.object_type,
             "classification": {
-                "name": f"{family}: {figure.label.capitalize()}",
+                "name": class_name(figure.label, trained=style.trained),
                 "color": COLOURS[figure.label],
             },
             "measurements": measurements,
@@ -163,7 +168,7 @@ def _hotspot_feature(
             "objectType": "annotation",
             "name": name,
             "isLocked": True,
-            "classification": {"name": "Hotspot", "color": HOTSPOT_COLOUR},
+            "classification": {"name": HOTSPOT_CLASS, "color": HOTSPOT_COLOUR},
             "measurements": {
                 "Mitosis count": hotspot.mitoses,
                 "Atypical count": hotspot.atypical,
