@@ -246,6 +246,7 @@ class OutputOptions(Spec):
         hotspot_aspect: Width to height of a hotspot; the turned one is tried as well.
         hotspots: How many at most.
         regions: GeoJSON of the regions to count in: a file, or a folder with one per slide.
+        dicom: Write DICOM annotations as well, for slides that are DICOM.
     """
 
     folder: str = "wsi-mitosis-results"
@@ -255,6 +256,8 @@ class OutputOptions(Spec):
     hotspot_aspect: str = "4:3"
     hotspots: int = Field(default=1, ge=1, le=100)
     regions: str | None = None
+    dicom: bool = False
+    qupath_project: bool = False
     overwrite: bool = False
     fail_fast: bool = False
 

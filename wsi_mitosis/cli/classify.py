@@ -26,8 +26,8 @@ def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> d
 
 
 OUTPUT = (
-    *("objects", "geojson_frame", "overwrite", "fail_fast"),
-    *("hotspot_area", "hotspot_aspect", "hotspots", "regions"),
+    *("objects", "geojson_frame", "qupath_project", "overwrite", "fail_fast"),
+    *("hotspot_area", "hotspot_aspect", "hotspots", "regions", "dicom"),
 )
 EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()
@@ -103,6 +103,14 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     metavar="PATH",
     help="GeoJSON of regions from QuPath, a file or a folder with one per slide: counted each, and "
     "hotspots are sought inside them only.",
+)
+@click.option(
+    "--dicom", is_flag=True, help="For DICOM slides also annotations as DICOM; wants wsi-mitosis[dicom]."
+)
+@click.option(
+    "--qupath-project",
+    is_flag=True,
+    help="Write a QuPath project with the slides, the class colours, and a script that imports the figures.",
 )
 @options.placement
 @click.option("--overwrite", is_flag=True, help="Compute again what is done.")

@@ -28,6 +28,7 @@ from wsi_mitosis.io.annotations import (
     write_geojson,
 )
 from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.io.dicom_annotations import is_of, write_dicom
 from wsi_mitosis.io.folders import HeldFolder
 from wsi_mitosis.tables import FIGURE_COLUMNS, REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS
 from wsi_mitosis.units import Frame, Mpp
@@ -119,6 +120,7 @@ class Drawing:
         hotspot: Shape of the hotspots; None for none.
         hotspots: How many at most.
         regions: The slide's regions; None for the whole slide.
+        dicom: A file of the DICOM slide that annotations are to be written for; None for none.
     """
 
     objects: ObjectType
@@ -126,6 +128,7 @@ class Drawing:
     hotspot: HotspotShape | None = None
     hotspots: int = 1
     regions: RegionFile | None = None
+    dicom: Path | None = None
 
 
 class ResultFolder(HeldFolder):
@@ -135,6 +138,10 @@ class ResultFolder(HeldFolder):
         """The figures table of a slide, whether it exists or not."""
         return self.folder / "figures" / f"{slide}.parquet"
 
+    def dicom_path(self, slide: str) -> Path:
+        """The DICOM annotations of a slide, whether they exist or not."""
+        return self.folder / "dicom" / f"{slide}.dcm"
+
     def records(self) -> dict[str, SlideRecord]:
         """What stands in the folder, by slide name; read from the tables' metadata alone."""
         tables = sorted((self.folder / "figures").rglob("*.parquet"))
@@ -142,9 +149,11 @@ class ResultFolder(HeldFolder):
         return {record.slide: record for record in found if record is not None}
 
     def is_drawn(self, record: SlideRecord, drawing: Drawing) -> bool:
-        """Whether the slide's GeoJSON stands, of this very result and drawn this way."""
+        """Whether the slide's GeoJSON stands, of this very result and drawn this way; DICOM where wanted."""
         found = self._geojson(record.slide)
         if len(found) != 1 or (stated := read_provenance(found[0])) is None or "reading" not in stated:
+            return False
+        if self._unannotated(record, drawing) is not None:
             return False
         return {**stated, "reading": None} == {**_provenance(record, drawing), "reading": None}
 
@@ -155,7 +164,7 @@ class ResultFolder(HeldFolder):
         return Reading.from_json(stated["reading"]) if stated and stated.get("reading") else None
 
     def write_slide(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
-        """Write the slide's GeoJSON and, last, its figures table.
+        """Write the slide's GeoJSON, its DICOM annotations where wanted and, last, its figures table.
 
         Args:
             record: The slide's result.
@@ -163,12 +172,16 @@ class ResultFolder(HeldFolder):
             drawing: How the GeoJSON is drawn.
         """
         self._draw(record, figures, drawing)
+        self.dicom_path(record.slide).unlink(missing_ok=True)  # of an earlier result
+        self._annotate(record, figures, drawing)
         with replacing(self.figures_path(record.slide)) as temporary:
             pq.write_table(_figures_table(figures, record), temporary)
 
     def redraw(self, record: SlideRecord, drawing: Drawing) -> None:
-        """Write a done slide's GeoJSON again, drawn another way; nothing is computed."""
-        self._draw(record, read_figures(self.figures_path(record.slide)), drawing)
+        """Write a done slide's GeoJSON again, drawn another way, and what it lacks; nothing is computed."""
+        figures = read_figures(self.figures_path(record.slide))
+        self._draw(record, figures, drawing)
+        self._annotate(record, figures, drawing)
 
     def earlier_rows(self) -> dict[str, dict[str, str]]:
         """The rows of the summary that stands in the folder, by slide."""
@@ -221,6 +234,15 @@ class ResultFolder(HeldFolder):
         )
         named = [(hotspot_id(record.identity, n), spot) for n, spot in enumerate(reading.hotspots, start=1)]
         write_geojson(self._geojson_stem(record.slide), figures, mpp, style, named)
+
+    def _annotate(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
+        if (slide := self._unannotated(record, drawing)) is not None:
+            write_dicom(self.dicom_path(record.slide), slide, figures, record)
+
+    def _unannotated(self, record: SlideRecord, drawing: Drawing) -> Path | None:
+        """The slide that DICOM annotations are still to be written for; of no figures there can be none."""
+        stand = not record.counts["classified"] or is_of(self.dicom_path(record.slide), record)
+        return None if stand else drawing.dicom
 
     def _geojson(self, slide: str) -> list[Path]:
         return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]

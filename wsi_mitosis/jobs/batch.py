@@ -17,11 +17,14 @@ from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.reading import Reading
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, OutputError
 from wsi_mitosis.io.detections import find_files, read_detections
+from wsi_mitosis.io.dicom_annotations import check_installed
+from wsi_mitosis.io.qupath import check_project, project_path, write_project
 from wsi_mitosis.io.regions import RegionFile, read_regions
 from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
 from wsi_mitosis.io.slides import find_slides
+from wsi_mitosis.io.slides.dicom import is_dicom
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
 from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
 from wsi_mitosis.version import __version__
@@ -117,9 +120,13 @@ def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> Batc
     Raises:
         InputError: where nothing can be started.
     """
+    if spec.output.dicom:
+        check_installed()
     bundle = checked_bundle(spec.model)
     inputs = read_inputs(spec)
     with ResultFolder(Path(spec.output.folder)) as folder:
+        if spec.output.qupath_project:
+            check_project(folder.folder)
         run = _Run(spec, bundle, inputs, folder, reporter)
         return run.through(lambda tasks: execute(tasks, bundle, spec, reporter))
 
@@ -275,6 +282,7 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
         self.earlier = folder.earlier_rows()
         self.names = allot_names(inputs.sources, standing_names(self.records, inputs.sources))
         self.regions = {self.names[source]: regions for source, regions in inputs.regions.items()}
+        self.dicom = {self.names[s]: s.path for s in inputs.sources if output.dicom and is_dicom(s.path)}
         self.readings: dict[str, Reading] = {}
 
     def tasks(self) -> list[SlideTask]:
@@ -316,7 +324,7 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
         return {}
 
     def _drawing(self, name: str) -> Drawing:
-        return replace(self.drawing, regions=self.regions.get(name))
+        return replace(self.drawing, regions=self.regions.get(name), dicom=self.dicom.get(name))
 
     def _write(self, result: SlideResult) -> SlideRecord:
         record = SlideRecord(
@@ -345,9 +353,12 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
         found = {name: self.folder.reading(name) for name in standing}
         self.readings = {name: reading for name, reading in found.items() if reading is not None}
         self._tell_of_missing_hotspots()
+        self._tell_of_missing_dicom()
         self.result.rows = self._rows()
         self.folder.write_summary(self.result.rows)
         self.folder.write_readings(self.readings)
+        if self.spec.output.qupath_project:
+            self._write_project()
         self._write_run(datetime.now(UTC))
         self.folder.log("end", exit_status=self.result.exit_status)
 
@@ -359,6 +370,33 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
             area = f"{self.spec.output.hotspot_area:g} mm^2"
             told = f"{len(missing)} of {len(mine)} slides have no hotspot of {area}; run.json says why"
             self.warn(told if len(missing) > 1 else f"no hotspot: {missing[0].hotspot_reason}")
+
+    def _tell_of_missing_dicom(self) -> None:
+        """Once for all slides, with `--dicom`: other slides are normal, and so are slides without figures."""
+        if not self.spec.output.dicom:
+            return
+        done = [name for name, status in self.result.statuses.items() if status == "done"]
+        figures = {name: self.records[name].counts["classified"] for name in done if name in self.dicom}
+        others, empty = len(done) - len(figures), list(figures.values()).count(0)
+        for number, why in ((others, "no DICOM slides"), (empty, "no figures on them")):
+            if number:
+                self.warn(f"no DICOM annotations for {number} of {len(done)} slides: {why}")
+
+    def _write_project(self) -> None:
+        """With every slide of the folder, also those without figures: whoever looks wants to see them too."""
+        slides = {name: Path(record.source) for name, record in self.records.items()}
+        slides |= {self.names[source]: source.path for source in self.inputs.sources}
+        families = {self.result.trained, *(record.trained for record in self.records.values())}
+        try:
+            absent = write_project(self.folder.folder, slides, self.drawing.frame, families)
+        except (OutputError, OSError) as failure:  # changed since `check_project`, or the disk is full
+            name = str(project_path(Path()))
+            told = str(failure) if isinstance(failure, OutputError) else f"{name}: writing: {failure}"
+            self.result.errors[name] = told
+            self.folder.log("failed", file=name, error=told)
+        else:
+            if absent:
+                self.warn(f"not in the QuPath project, for nothing opens them: {', '.join(absent)}")
 
     def _rows(self) -> list[dict[str, Any]]:
         """Every slide of the folder: tables that stand, then this run's other states, then earlier ones."""
