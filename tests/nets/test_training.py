@@ -190,6 +190,15 @@ def test_a_single_task_has_no_other_losses(sides: tuple[Figures, Figures]) -> No
     assert metrics["training_total"] == metrics["training_classification"] > 0
 
 
+def test_a_residual_unit_starts_as_the_identity() -> None:
+    network = build_network(tiny_recipe()).eval()
+    for block in (network.member.backbone.d0, network.member.backbone.d1):
+        features = torch.rand(2, block.shortcut.in_channels, 8, 8)
+        closed = block.blk_bna(block.shortcut(features))
+        assert closed.any()
+        assert torch.equal(block(features), closed)
+
+
 def test_given_weights_are_where_it_starts() -> None:
     torch.manual_seed(5)
     encoder = {k: v + 1 for k, v in Backbone(2).state_dict().items() if v.is_floating_point()}

@@ -180,7 +180,9 @@ def train(
 def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None) -> TrainedNetwork:
     """The network of a recipe before its first step; the same seed gives the same weights.
 
-    Convolutions after He et al. 2015 (normal, fan out), where no initial weights are given.
+    Where no initial weights are given: convolutions after He et al. 2015 (normal, fan out), and the last one
+    of each residual unit zero, so that a unit starts as the identity (as the zero gamma of Goyal et al. 2017,
+    "Accurate, Large Minibatch SGD", section 5.1).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -189,6 +191,9 @@ def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = Non
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for name, parameter in network.named_parameters():
+            if name.endswith("conv3.weight"):
+                nn.init.zeros_(parameter)
     if encoder is not None:
         member.backbone.load_state_dict(encoder, strict=False)  # all but batch norm's counters
     return network
