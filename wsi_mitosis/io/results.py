@@ -282,6 +282,11 @@ def _origin(bounds: tuple[int, int, int, int] | None, frame: Frame) -> tuple[int
     return bounds[:2] if bounds is not None and frame == "qupath" else (0, 0)
 
 
+def _shown_size(record: SlideRecord, frame: Frame) -> tuple[int, int]:
+    """(width, height) of the image that lies in the frame, px: the whole slide, or QuPath's crop of it."""
+    return record.bounds[2:] if record.bounds is not None and frame == "qupath" else record.size_px0
+
+
 def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
     return {
         "bundle": record.bundle,
@@ -291,6 +296,7 @@ def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
         "result_key": record.key,
         "objects": drawing.objects,
         "frame": drawing.frame,
+        "image_px": list(_shown_size(record, drawing.frame)),
         "hotspot_area_mm2": drawing.hotspot.area_mm2 if drawing.hotspot else 0,
         "hotspot_aspect": list(drawing.hotspot.aspect) if drawing.hotspot else None,
         "hotspots": drawing.hotspots if drawing.hotspot else 0,

@@ -114,7 +114,7 @@ class RunResult:
 
     Attributes:
         statuses: Status by slide name, this run's slides only.
-        errors: One line for each failed slide.
+        errors: One line for each failed slide, and for a file of the whole run that failed.
         kept: Slides whose result stood already.
         warnings: All that the user was told.
     """
@@ -130,7 +130,8 @@ class RunResult:
         """0 all done, 1 some failed or were left, 130 interrupted."""
         if self.interrupted:
             return 130
-        return int(any(status in {"failed", "pending", "set_aside"} for status in self.statuses.values()))
+        left = any(status in {"failed", "pending", "set_aside"} for status in self.statuses.values())
+        return int(left or bool(self.errors))
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
