@@ -155,7 +155,9 @@ def _matrix(pixels: NDArray[np.uint8], mpp: float, level: int, seed: str) -> Dat
         WholeSlideMicroscopyImageFrameTypeSequence=[_dataset(FrameType=kind)],
         OpticalPathIdentificationSequence=[_dataset(OpticalPathIdentifier="1")],
     )
-    origin = _dataset(XOffsetInSlideCoordinateSystem=20.0, YOffsetInSlideCoordinateSystem=40.0)
+    # the corner of all levels lies at (20, 40) mm, and what is stated is the centre of the first pixel
+    first = {axis: round(corner - spacing / 2, 9) for axis, corner in (("X", 20), ("Y", 40))}
+    origin = _dataset(**{f"{axis}OffsetInSlideCoordinateSystem": offset for axis, offset in first.items()})
     organization = _dataset(DimensionOrganizationUID=_uid(seed, "dimensions"))
     return _dataset(
         ImageType=kind,

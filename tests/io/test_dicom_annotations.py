@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from highdicom.spatial import ImageToReferenceTransformer, ReferenceToImageTransformer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -142,6 +143,18 @@ def test_a_point_lies_on_the_pixel_that_the_classifier_saw(tmp_path: Path) -> No
     frame = int(y) // source.Rows * across + int(x) // source.Columns
     pixel = source.pixel_array[frame, int(y) % source.Rows, int(x) % source.Columns]
     assert pixel.tolist() == [10, 20, 30]
+
+
+def test_a_viewer_finds_a_point_on_another_level(series: Path, tmp_path: Path) -> None:
+    """Over millimetres on the slide, by highdicom: at half its place, without a shift of half a pixel."""
+    write_dicom(tmp_path / "a.dcm", series, figures(), record(series))
+    points = by_pydicom(tmp_path / "a.dcm")["Mitosis: Atypical"]
+    levels = {file.InstanceNumber: file for file in map(pydicom.dcmread, series.parent.iterdir())}
+    to_slide, to_level1 = (
+        transformer.for_image(levels[number], for_total_pixel_matrix=True)
+        for transformer, number in ((ImageToReferenceTransformer, 1), (ReferenceToImageTransformer, 2))
+    )
+    np.testing.assert_allclose(to_level1(to_slide(points))[:, :2], points / 2, atol=1e-5)
 
 
 def test_probabilities_and_votes_are_coded_measurements_of_each_figure(series: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """A slide's figures as DICOM Microscopy Bulk Simple Annotations, a series of the slide's own study.
 
-Figures are points in the Total Pixel Matrix of the slide's level 0 (2D, VOLUME), in double precision. That is
-the frame of the figures table: PS3.3 C.37.1.2.1.1 counts in pixels relative to the Total Pixel Matrix, whose
-origin for graphics of sub-pixel resolution is the top left corner of the top left pixel (C.18.6, C.10.5.1.2:
-that corner is 0\\0, its opposite 1\\1), as is the origin of level 0 here. Slide coordinates (3D) in mm would
-come back with the rounding of the spacing's decimals.
+Figures are points in the total pixel matrix of the slide's level 0 (2D, VOLUME; PS3.3 C.37.1.2.1.1), in
+double precision. In such coordinates the corner of the top left pixel is 0\\0 and its opposite corner 1\\1
+(C.18.6; so do highdicom's `ImageToReferenceTransformer` and the viewer Slim read them): that is the frame of
+the figures table. Millimetres on the slide (3D) would hang on an origin and a spacing that headers of real
+slides lack or round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.results import SlideRecord
 
 SCHEME = "99WSIMITOSIS"
-"""Our private codes (PS3.16 8.2: such a scheme's designator begins with 99). DICOM's context group for what
+"""Our private codes (PS3.16 8: such a scheme's designator begins with 99). DICOM's context group for what
 is annotated on microscopy, CID 8135, knows cells and nuclei and no mitotic figures, and its dictionaries
 (those of pydicom 3.0) have no code for one, typical or atypical, nor for the votes of an ensemble."""
 UID_NAMESPACE = uuid.UUID("b2e1c8b0-6a75-5c0e-8f0a-3d6f6c1b7a52")
