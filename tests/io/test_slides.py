@@ -431,6 +431,19 @@ def read_whole(path: Path) -> np.ndarray:
         return slide.window(0, 0, 0, *slide.size_px0, 0).pixels
 
 
+@pytest.mark.parametrize(("write", "levels"), [(tiff_slide, 1), (tiff_slide, 3), (ome_slide, 1)])
+def test_an_overview_that_only_a_huge_level_gives_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path], levels: int
+) -> None:
+    monkeypatch.setattr("wsi_mitosis.io.slides.slide.MOST_OVERVIEW_PX", 175 * 125)
+    path = write(tmp_path / "a.tif", IMAGE, 0.25, *((levels,) if levels > 1 else ()))
+    with open_slide(path) as slide:
+        if levels == 3:
+            assert slide.thumbnail(175).shape == (125, 175, 3)
+        with pytest.raises(UnreadableSlideError, match="smaller levels"):
+            slide.thumbnail(300)
+
+
 @pytest.mark.parametrize("what", ["pixels", "thumbnail"])
 def test_a_slide_with_a_broken_tile_opens_and_fails_by_name_when_read(tmp_path: Path, what: str) -> None:
     # quickhash reads the smallest level only, so the broken tile of level 0 is met when it is read

@@ -11,7 +11,7 @@ import openslide
 from PIL import Image
 
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import Level, Region
+from wsi_mitosis.io.slides.slide import Level, Region, check_overview
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class OpenSlideBackend:
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        nearest = self._slide.get_best_level_for_downsample(max(self._slide.dimensions) / max_px)
+        check_overview(self._path.name, *self._slide.level_dimensions[nearest])
         try:
             return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
         except openslide.OpenSlideError as error:

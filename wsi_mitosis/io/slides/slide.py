@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from wsi_mitosis.errors import UnreadableSlideError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,6 +47,26 @@ class Region(NamedTuple):
     origin: tuple[float, float]
 
 
+MOST_OVERVIEW_PX = 64_000_000
+"""Pixels decoded at once for an overview at most, half a GB as RGBA and RGB; a slide without small levels has
+more."""
+
+
+def check_overview(name: str, width: int, height: int) -> None:
+    """Refuse an overview whose level has too many pixels to be decoded at once.
+
+    Raises:
+        UnreadableSlideError: saying what would help.
+    """
+    if width * height > MOST_OVERVIEW_PX:
+        raise UnreadableSlideError(
+            f"for an overview all of a level of {width} x {height} px would have to be decoded",
+            subject=name,
+            stage="reading the overview",
+            remedy="Save the slide with smaller levels too, a pyramid, to see one",
+        )
+
+
 class Backend(Protocol):
     """A library that reads one open slide. Safe to call from several threads."""
 
@@ -78,7 +100,11 @@ class Backend(Protocol):
         ...
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`.
+
+        Raises:
+            UnreadableSlideError: where it cannot be decoded, or only from more than MOST_OVERVIEW_PX.
+        """
         ...
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import Level, Region
+from wsi_mitosis.io.slides.slide import Level, Region, check_overview
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class TiatoolboxBackend:
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         longest = max(self.levels[0].width, self.levels[0].height)
+        fine_enough = (
+            size for size in self._reader.info.level_dimensions if max(size) >= min(max_px, longest)
+        )
+        check_overview(self._name, *(int(side) for side in min(fine_enough, key=max)))
         with self._decoding():
             pixels = self._reader.slide_thumbnail(resolution=min(1.0, max_px / longest), units="baseline")
         return _rgb8(self._name, np.asarray(pixels))

@@ -1,0 +1,149 @@
+"""Folders of results as `classify` leaves them, written without a model: quick, and with labels that vary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.core.candidates import figure_ids
+from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.reading import Reading
+from wsi_mitosis.core.summary import count
+from wsi_mitosis.core.voting import tally
+from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.slides import open_native
+
+MEMBERS = 5
+
+
+@dataclass(frozen=True)
+class Done:
+    """A slide to put into the folder: its file, its figures' centres, and how it is told."""
+
+    path: Path
+    xy: Sequence[tuple[float, float]]
+    trained: bool = True
+    excluded: int = 0
+    mpp: tuple[float, float] = (0.25, 0.25)
+    warnings: tuple[str, ...] = ()
+
+
+def figures_of(identity: str, done: Done, seed: int = 0) -> pd.DataFrame:
+    """Figures with the votes of MEMBERS that often disagree, then candidates excluded by their score."""
+    generator = np.random.default_rng(seed)
+    x, y = np.array(done.xy, dtype=np.float64).reshape(-1, 2).T
+    base = generator.beta(0.5, 1.2, (len(x), 1))
+    votes = tally(np.clip(base + generator.normal(0, 0.16, (len(x), MEMBERS)), 0.001, 0.999), 0.5)
+    figures = pd.DataFrame(
+        {
+            "slide": done.path.name,
+            "candidate_id": [f"c{n}" for n in range(len(x))],
+            "figure_id": figure_ids(identity, x, y),
+            "x_px0": x,
+            "y_px0": y,
+            "detector_score": generator.uniform(0.5, 1, len(x)),
+            "p_atypical": votes.p_atypical,
+            "votes_atypical": pd.array(votes.votes_atypical, dtype="Int16"),
+            "votes_cast": pd.array(votes.votes_cast, dtype="Int16"),
+            "label": np.where(votes.is_atypical, "atypical", "typical"),
+            "excluded_reason": None,
+        }
+    )
+    weak = pd.DataFrame(
+        {"slide": done.path.name, "candidate_id": "weak", "excluded_reason": ["score"] * done.excluded}
+    )
+    weak[["x_px0", "y_px0", "detector_score"]] = 5.0, 5.0, 0.1
+    return (
+        pd.concat([figures, weak.astype({"x_px0": float})], ignore_index=True) if done.excluded else figures
+    )
+
+
+def results_folder(
+    folder: Path,
+    slides: Sequence[Done],
+    others: Sequence[dict[str, str]] = (),
+    *,
+    shape: HotspotShape | None = None,
+    frame: str = "qupath",
+    mine: Sequence[str] | None = None,
+    **run: Any,
+) -> Path:
+    """Write a folder of results.
+
+    Args:
+        folder: Where.
+        slides: Those that are done.
+        others: Rows of `summary.csv` of those that are not.
+        shape: Of their hotspots.
+        frame: In which they are drawn.
+        mine: The slides of the last run; all of them where None.
+        run: Changes of `run.json`.
+    """
+    drawing = Drawing("detection", frame, shape)  # type: ignore[arg-type]
+    with ResultFolder(folder) as held:
+        rows: list[dict[str, Any]] = [dict(row) for row in others]
+        readings: dict[str, Reading] = {}
+        for number, done in enumerate(slides):
+            record, figures = _record(done, number)
+            held.write_slide(record, figures, drawing)
+            readings[record.slide] = held.reading(record.slide) or Reading()
+            rows.append(record.summary_row() | readings[record.slide].hotspot_columns())
+        held.write_summary(rows)
+        held.write_readings(readings)
+        names = [row["slide"] for row in rows] if mine is None else mine
+        held.write_run(
+            {
+                "version": "0.1.0",
+                "started": "2026-01-02T03:04:05+00:00",
+                "ended": "2026-01-02T03:14:05+00:00",
+                "exit_status": 0,
+                "warnings": [],
+                "parameters": {
+                    "input": {"slides": ["/secret/slides"], "detections": "/secret/dets.csv"},
+                    "result": {"min_score": None, "tta": None},
+                    "output": {"folder": str(folder), "hotspot_area": 2.0},
+                },
+                "slides": [{"slide": name} for name in names],
+            }
+            | run
+        )
+    return folder
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return told
+
+
+def _record(done: Done, seed: int) -> tuple[SlideRecord, pd.DataFrame]:
+    with open_native(done.path) as slide:
+        identity, size, bounds = slide.identity, slide.size_px0, slide.bounds
+    figures = figures_of(identity, done, seed)
+    record = SlideRecord(
+        slide=done.path.name,
+        source=str(done.path.absolute()),
+        key="k" * 64,
+        identity=identity,
+        size_px0=size,
+        mpp=done.mpp,
+        mpp_source="slide",
+        bounds=None if bounds is None else tuple(bounds),
+        bundle="nano µ" if done.trained else "untrained-tiny",
+        bundle_digest=("a" if done.trained else "b") * 64,
+        trained=done.trained,
+        program="0.1.0",
+        counts=count(figures).columns(),
+        seconds=1.5,
+        warnings=done.warnings,
+    )
+    return record, figures
