@@ -140,7 +140,7 @@ def test_it_is_a_provider_whose_version_names_its_weights(
 
 @pytest.mark.parametrize("hub", [False, True])
 def test_either_a_file_or_the_hub(weights: Path, hub: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nuclick, "_fetched", lambda: pytest.fail("nothing is fetched unless said"))
+    monkeypatch.setattr(nuclick, "fetch_weights", lambda *_: pytest.fail("nothing is fetched unless said"))
     with pytest.raises(InputError, match=r"loading NuClick: .*--nuclick-weights, or hub") as caught:
         NuClick(weights if hub else None, hub=hub)
     assert ("hub are given" if hub else "no weights") in str(caught.value)

@@ -15,8 +15,8 @@ from wsi_mitosis.nets.backbone import PUBLISHED_WIDTH, Backbone
 if TYPE_CHECKING:
     from pathlib import Path
 
-WRAPPED_UNDER = "desc"
-"""Where HoVer-Net's `*.tar` files hold the state dict, beside the optimiser's."""
+WRAPPED_UNDER = ("desc", "model")
+"""Where HoVer-Net's `*.tar` files and KongNet's checkpoints hold the state dict, beside others."""
 UNREADABLE = (
     AssertionError,
     AttributeError,
@@ -70,7 +70,7 @@ def read_state_dict(path: Path, stage: str, remedy: str) -> dict[str, Any]:
     """Unpickle a checkpoint without running code.
 
     Args:
-        path: The checkpoint: a state dict, or HoVer-Net's dictionary with one in it.
+        path: The checkpoint: a state dict, or a dictionary with one in it under a name of WRAPPED_UNDER.
         stage: What is being done, for messages.
         remedy: What to give instead, for messages.
 
@@ -91,7 +91,9 @@ def read_state_dict(path: Path, stage: str, remedy: str) -> dict[str, Any]:
     except UNREADABLE as error:
         cause = f"is no checkpoint, or is damaged ({type(error).__name__})"
         raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
-    state = loaded.get(WRAPPED_UNDER, loaded) if isinstance(loaded, dict) else None
+    state = loaded
+    if isinstance(loaded, dict):
+        state = next((loaded[name] for name in WRAPPED_UNDER if name in loaded), loaded)
     if not isinstance(state, dict):
         raise InputError("holds no state dict", subject=path, stage=stage, remedy=remedy)
     return {str(name).removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import warnings
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,12 +12,13 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.masks import FigureMask, central, checked, flagged
 from wsi_mitosis.errors import DatasetError, InputError
-from wsi_mitosis.nets.checkpoints import read_state_dict
 from wsi_mitosis.nets.members import resolve_device
+from wsi_mitosis.nets.tiatoolbox import fetch_weights, quietly, sha256, with_weights
 from wsi_mitosis.nets.views import to_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -72,10 +69,10 @@ class NuClick:
                 remedy=REMEDY,
             )
         self.device = resolve_device(device)
-        path = _fetched() if weights is None else weights
+        path = fetch_weights(MODEL, STAGE, REMEDY) if weights is None else weights
         # not the model's own `to`, which spreads it over all GPUs where there are several
         self._model = nn.Module.to(_network(path), self.device)
-        self.version = f"{ALGORITHM}-{_sha256(path)[:12]}"
+        self.version = f"{ALGORITHM}-{sha256(path)[:12]}"
 
     def segment(self, crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> list[FigureMask]:
         """Segment the figure at the centre of each crop.
@@ -160,62 +157,14 @@ def _postprocessed(prediction: NDArray[np.float32], **options: Any) -> NDArray[n
 
 
 def _network(path: Path) -> nn.Module:
-    """The network with a file's weights, on the CPU.
-
-    TIAToolbox's own loader would unpickle the file with torch's defaults; ours never runs code.
-    """
-    state = read_state_dict(path, STAGE, REMEDY)
+    """The network with a file's weights, on the CPU."""
     network: nn.Module = _architecture()(num_input_channels=CHANNELS, num_output_channels=1)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        cause = " ".join(str(error).split())
-        raise InputError(
-            f"does not fit the network: {cause[:200]}", subject=path, stage=STAGE, remedy=REMEDY
-        ) from error
-    return network
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _fetched() -> Path:
-    """TIAToolbox's weights from its hub, or from where it put them before."""
-    with _quietly():
-        from huggingface_hub.errors import EntryNotFoundError
-        from tiatoolbox.models import architecture
-    try:
-        return Path(architecture.fetch_pretrained_weights(MODEL))
-    except (OSError, EntryNotFoundError) as error:  # the hub's other errors are OSErrors
-        cause = f"cannot be fetched ({type(error).__name__})"
-        raise InputError(cause, subject=f"{MODEL}.pth", stage=STAGE, remedy=REMEDY) from error
+    return with_weights(network, path, STAGE, REMEDY)
 
 
 @cache
 def _architecture() -> Any:
     """TIAToolbox's class."""
-    with _quietly():
+    with quietly():
         from tiatoolbox.models.architecture import nuclick
     return nuclick.NuClick
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """An import of TIAToolbox that changes nothing for others.
-
-    It gives the root logger handlers where it has none, one of them on stdout, turns warnings into log
-    lines, and its dependencies warn of one another.
-    """
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.addHandler(logging.NullHandler())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(capture=False)
