@@ -247,6 +247,7 @@ class OutputOptions(Spec):
         hotspots: How many at most.
         regions: GeoJSON of the regions to count in: a file, or a folder with one per slide.
         dicom: Write DICOM annotations as well, for slides that are DICOM.
+        report: Write `report.html`.
     """
 
     folder: str = "wsi-mitosis-results"
@@ -257,6 +258,7 @@ class OutputOptions(Spec):
     hotspots: int = Field(default=1, ge=1, le=100)
     regions: str | None = None
     dicom: bool = False
+    report: bool = True
     qupath_project: bool = False
     overwrite: bool = False
     fail_fast: bool = False
@@ -310,6 +312,30 @@ class ClassifySpec(Spec):
     output: OutputOptions = OutputOptions()
     placement: PlacementOptions = PlacementOptions()
     model: str | None = None
+
+
+class DetectSpec(Spec):
+    """One `detect` run.
+
+    Attributes:
+        slides: Files, folders, globs or lists.
+        out: The CSV.
+        model: TIAToolbox's name of the detector.
+        weights: A checkpoint, or `hub` to fetch it; what was fetched before where None.
+        min_score: Probability above which a peak is a candidate; the detector's own where None.
+        mpp: um/px for slides that state none or an absurd one.
+    """
+
+    slides: tuple[str, ...] = Field(min_length=1)
+    out: str = "dets.csv"
+    recursive: bool = False
+    model: str = "KongNet_Det_MIDOG_1"
+    weights: str | None = None
+    min_score: float | None = Field(default=None, ge=0, lt=1)
+    mpp: float | None = Field(default=None, ge=0.05, le=20)
+    overwrite: bool = False
+    fail_fast: bool = False
+    placement: PlacementOptions = PlacementOptions()
 
 
 class DatasetSpec(Spec):

@@ -18,6 +18,7 @@ from wsi_mitosis.io.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
+from wsi_mitosis.jobs.detect import SlideDetector, detect_task, run_detection
 from wsi_mitosis.jobs.runs import SlideOutcome, Task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, run_folds, train
 
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.classify import SlideResult
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
+    from wsi_mitosis.jobs.detect import DetectResult, DetectTask, SlideCandidates
     from wsi_mitosis.jobs.runs import Reporter
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
-    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, PlacementOptions, TrainSpec
+    from wsi_mitosis.nets.detector import DetectorModel
+    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, PlacementOptions, TrainSpec
 
 CPUS_PER_WORKER = 4
 """Where there is no GPU: one worker's reading threads and model keep about this many cores busy."""
@@ -63,6 +66,11 @@ class Placement:
 def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
     """Classify many slides; see `jobs.batch.run_batch`."""
     return run_batch(spec, _execute, reporter)
+
+
+def detect_batch(spec: DetectSpec, reporter: Reporter) -> DetectResult:
+    """Search many slides for candidates; see `jobs.detect.run_detection`."""
+    return run_detection(spec, _execute_detection, reporter)
 
 
 def build_dataset(spec: DatasetSpec, reporter: BuildReporter) -> BuildResult:
@@ -157,6 +165,17 @@ def _classifier(bundle: Bundle, spec: ClassifySpec, placement: Placement) -> Cla
     return Classifier(
         bundle, spec.result, device=options.device, batch_size=options.batch_size, threads=placement.cpus
     )
+
+
+def _execute_detection(
+    tasks: Sequence[DetectTask], model: DetectorModel, spec: DetectSpec, reporter: Reporter
+) -> Generator[SlideOutcome[SlideCandidates], None, None]:
+    build = partial(_slide_detector, model, spec)
+    return _share_out(tasks, build, detect_task, spec.placement, reporter)
+
+
+def _slide_detector(model: DetectorModel, spec: DetectSpec, placement: Placement) -> SlideDetector:
+    return SlideDetector(model, spec, threads=placement.cpus)
 
 
 def _share_out(

@@ -11,7 +11,9 @@ from wsi_mitosis.errors import WsiMitosisError
 from wsi_mitosis.version import __version__
 
 COMMANDS = (
+    "detect",
     "classify",
+    "report",
     "recount",
     "predict",
     "evaluate",

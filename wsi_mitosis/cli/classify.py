@@ -26,7 +26,7 @@ def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> d
 
 
 OUTPUT = (
-    *("objects", "geojson_frame", "qupath_project", "overwrite", "fail_fast"),
+    *("objects", "geojson_frame", "report", "qupath_project", "overwrite", "fail_fast"),
     *("hotspot_area", "hotspot_aspect", "hotspots", "regions", "dicom"),
 )
 EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
@@ -63,8 +63,8 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
 )
 @options.model
 @click.option("--out", default="wsi-mitosis-results", show_default=True, metavar="DIR", help="Results.")
-@click.option("--mpp", type=float, help="um/px for slides that state none, or an absurd one.")
-@click.option("--recursive", is_flag=True, help="Search folders with their sub-folders.")
+@options.mpp
+@options.recursive
 @options.vote
 @options.tta
 @click.option(
@@ -112,9 +112,10 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     is_flag=True,
     help="Write a QuPath project with the slides, the class colours, and a script that imports the figures.",
 )
+@click.option("--no-report", "report", is_flag=True, flag_value=False, default=True, help="Leave out report.html.")
 @options.placement
-@click.option("--overwrite", is_flag=True, help="Compute again what is done.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first failed slide.")
+@options.overwrite
+@options.fail_fast
 @options.as_json
 @options.quiet
 @options.verbose
@@ -160,6 +161,8 @@ def run_and_render(spec: ClassifySpec, *, as_json: bool, quiet: bool, verbose: b
 
     with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose) as reporter:
         result = classify_batch(spec, reporter)
+    for name in sorted(result.errors.keys() - result.statuses.keys()):  # of slides, the reporter has told
+        click.secho(f"failed: {result.errors[name]}", fg="red", err=True)
     if as_json:
         click.echo(_as_json(result))
     elif not quiet:
@@ -188,19 +191,15 @@ def _as_json(result: BatchResult) -> str:
 
 
 def _as_text(result: BatchResult) -> str:
-    from wsi_mitosis.cli.progress import several
+    from wsi_mitosis.cli.progress import ended, several
 
     counted = [row for row in result.rows if row["slide"] in result.statuses and row["status"] == "done"]
     atypical, classified = (sum(row[name] for row in counted) for name in ("atypical", "classified"))
-    by_status = {status: list(result.statuses.values()).count(status) for status in result.statuses.values()}
-    states = ", ".join(f"{number} {status}" for status, number in sorted(by_status.items()))
+    told = "report.html, " if result.report is not None else ""
     lines = [
-        f"{several(len(result.statuses), 'slide')}: {states}"
-        + (f" ({len(result.kept)} kept)" if result.kept else ""),
+        *ended(result),
         f"{several(classified, 'figure')}: {atypical} atypical, {classified - atypical} typical",
-        *(f"failed: {error}" for error in result.errors.values()),
-        *(["interrupted: run the same command again to go on from here"] if result.interrupted else []),
         *([] if result.trained else ["UNTRAINED BUNDLE: these labels mean nothing"]),
-        f"Results in {result.folder} (summary.csv, geojson/, figures/). Research use only.",
+        f"Results in {result.folder} ({told}summary.csv, geojson/, figures/). Research use only.",
     ]
     return "\n".join(lines)

@@ -60,6 +60,10 @@ vote = click.option(
     show_default=True,
     help="early: stop asking members once the majority is certain; same labels.",
 )
+mpp = click.option("--mpp", type=float, help="um/px for slides that state none, or an absurd one.")
+recursive = click.option("--recursive", is_flag=True, help="Search folders with their sub-folders.")
+overwrite = click.option("--overwrite", is_flag=True, help="Compute again what is done.")
+fail_fast = click.option("--fail-fast", is_flag=True, help="Stop at the first failed slide.")
 as_json = click.option("--json", "as_json", is_flag=True, help="The result as one JSON object on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="More detail.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wsi_mitosis.jobs.dataset import PartOutcome
-    from wsi_mitosis.jobs.runs import Record, SlideOutcome
+    from wsi_mitosis.jobs.runs import Record, RunResult, SlideOutcome
     from wsi_mitosis.jobs.train import FoldProgress
 
 SIDES = ("training", "validation", "test")
@@ -32,6 +33,18 @@ def _never_asked(outcome: SlideOutcome[Any], record: Record | None) -> int:
 def several(number: int, noun: str) -> str:
     """`1 slide`, `2 slides`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def ended(result: RunResult) -> list[str]:
+    """What became of a run's slides, in lines."""
+    counts = Counter(result.statuses.values())
+    states = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    kept = f" ({len(result.kept)} kept)" if result.kept else ""
+    return [
+        f"{several(len(result.statuses), 'slide')}: {states}{kept}",
+        *(f"failed: {error}" for error in result.errors.values()),
+        *(["interrupted: run the same command again to go on from here"] if result.interrupted else []),
+    ]
 
 
 class Reporter:
@@ -63,6 +76,10 @@ class Reporter:
         """Tell something that the user should know."""
         if not self._quiet:
             self._console.print(f"note: {message}", style="yellow", markup=False)
+
+    def say(self, message: str) -> None:
+        """Tell what is being done."""
+        self._say(message)
 
     def start(self, slides: int, candidates: int | None) -> None:
         """The work begins; without a number of candidates the bar has no end."""

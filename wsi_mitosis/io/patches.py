@@ -103,10 +103,10 @@ def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, 
         return PatchPlan(size_px, spec.pad_value, 0, True, (1.0, 1.0), 1.0, levels[0].tile_px, 1.0)
     if enlarging > MOST_ENLARGING * (1 + MPP_ROUNDING):
         raise MppError(
-            f"{mpp.mean:g} um/px would be enlarged {enlarging:.1f} times to the bundle's {spec.mpp:g}",
+            f"{mpp.mean:g} um/px would be enlarged {enlarging:.1f} times to the model's {spec.mpp:g}",
             subject=name,
             stage="planning patches",
-            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or name a bundle of this scale",
+            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or take a model of this scale",
         )
     fitting = [i for i, of in enumerate(levels) if of.downsample <= min(ratio) * (1 + LEVEL_SLACK)]
     level = max(fitting, key=lambda i: levels[i].downsample, default=0)

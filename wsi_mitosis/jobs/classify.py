@@ -204,7 +204,7 @@ class Classifier:
             bundle=self.bundle.manifest.name,
             bundle_digest=self.bundle.digest,
             trained=self.bundle.manifest.trained,
-            warnings=(*slide.warnings, *_enlarging_warning(name, plan)),
+            warnings=(*slide.warnings, *enlarging_warning(name, plan)),
             seconds={
                 "opening": opened - started,
                 "candidates": prepared - opened,
@@ -345,11 +345,12 @@ def _table_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(table.columns).encode() + rows.tobytes()).hexdigest()
 
 
-def _enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
+def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
+    """What to say of a slide that is coarser than the model wants; nothing of a little."""
     if plan.enlarging <= WARN_ENLARGING:
         return ()
     return (
-        f"{name}: its pixels are enlarged {plan.enlarging:.2f} times to the bundle's scale; "
+        f"{name}: its pixels are enlarged {plan.enlarging:.2f} times to the model's scale; "
         "details that the scanner did not record are missing",
     )
 

@@ -1,0 +1,219 @@
+"""Candidates on slides by a stub in KongNet's place: where, how often, and what a run leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.detector_files import MODEL, spotted_slide, stub_network
+from tests.runs import Silent
+from wsi_mitosis.errors import InputError, OutputError
+from wsi_mitosis.jobs import detect
+from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates, SlideDetector
+from wsi_mitosis.jobs.runs import SlideOutcome
+from wsi_mitosis.nets import detector
+from wsi_mitosis.specs import DetectSpec
+from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.workers import detect_batch
+
+SIZE_UM = (460.0, 300.0)
+SPOTS = (
+    *((60.0, 60.0, 0.6), (80.3, 60.2, 0.9), (100.0, 200.0, 0.75)),
+    *((224.0, 30.0, 0.8), (223.8, 60.0, 0.8), (224.3, 90.0, 0.8), (230.0, 120.0, 0.8)),  # a seam: 224 um
+    *((100.0, 224.0, 0.8), (224.0, 224.0, 0.85), (229.9, 250.0, 0.7)),  # the other, and where they cross
+    *((1.0, 100.0, 0.8), (459.0, 299.0, 0.9), (300.0, 0.6, 0.7), (458.5, 1.5, 0.65)),  # the slide's border
+)
+"""x, y in um, and a probability; the nearest two are 20 um apart."""
+TOLERANCE_PX = 0.75
+"""Of the network's px: half a px from a spot's centre to its px's, more where 8 bits make two px equal."""
+
+
+@pytest.fixture(autouse=True)
+def a_stub_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "_loaded", stub_network)
+    monkeypatch.setattr(detector, "find_detector", lambda *_: MODEL)
+
+
+def spec(slides: list[Path], out: Path, **options: Any) -> DetectSpec:
+    placement = {"workers": 0, "device": "cpu"}
+    data = {"slides": [str(s) for s in slides], "out": str(out), "placement": placement, **options}
+    return DetectSpec.parse(data, "test")
+
+
+def run(slides: list[Path], out: Path, **options: Any) -> DetectResult:
+    return detect_batch(spec(slides, out, **options), Silent())
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def found(path: Path, **options: Any) -> SlideCandidates:
+    searched = SlideDetector(MODEL, spec([path], Path("no.csv"), **options), threads=1)
+    result = searched.detect(SlideSource(path, path.name), path.name)
+    assert result is not None
+    return result
+
+
+@pytest.mark.parametrize("mpp", [(0.5, 0.5), (0.25, 0.25), (0.23, 0.23), (0.25, 0.4)])
+def test_each_figure_is_found_once_where_it_is(tmp_path: Path, mpp: tuple[float, float]) -> None:
+    result = found(spotted_slide(tmp_path / "a.tiff", SIZE_UM, SPOTS, mpp))
+    table = result.candidates
+    assert len(table) == len(SPOTS) == result.record.candidates
+    at_um = table[["x", "y"]].to_numpy() * mpp
+    for x, y, dark in SPOTS:
+        nearest = np.abs(at_um - (x, y)).max(axis=1).argmin()
+        assert np.abs(at_um[nearest] - (x, y)).max() <= TOLERANCE_PX * 0.5, (x, y)
+        # of the network's px the darkest covers some of the spot's slope
+        assert table["score"][nearest] == pytest.approx(1 - (1 - dark) * 235 / 255, abs=0.04)
+    assert table["score"].between(0, 1).all()
+    assert table["id"].is_unique
+    assert list(table["y"]) == sorted(table["y"])
+
+
+def test_min_score_is_the_peaks_probability(tmp_path: Path) -> None:
+    slide = spotted_slide(tmp_path / "a.tiff", (100, 80), [(30, 30, 0.5), (70, 40, 0.9)])
+    assert len(found(slide).candidates) == 2
+    assert len(found(slide, min_score=0.8).candidates) == 1
+    assert found(slide, min_score=0.99).candidates.empty
+
+
+def test_glass_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*_: object) -> None:
+        raise AssertionError("glass was looked at")
+
+    monkeypatch.setattr(SlideDetector, "_ready", unwanted)
+    assert found(spotted_slide(tmp_path / "a.tiff", (100, 80), [])).candidates.empty
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[list[Path], Path]:
+    """A slide with two figures, an unreadable one, and one without a figure."""
+    two = spotted_slide(tmp_path / "a.tiff", (100, 80), [(30, 30, 0.5), (70, 40, 0.9)])
+    bad = tmp_path / "b.tiff"
+    bad.write_bytes(b"no slide")
+    return [
+        two,
+        bad,
+        spotted_slide(tmp_path / "c.tiff", (90, 80), [(40, 40, 0.2)]),
+    ], tmp_path / "out/dets.csv"
+
+
+def test_a_failed_slide_is_not_one_without_candidates(three: tuple[list[Path], Path]) -> None:
+    slides, out = three
+    result = run(slides, out)
+    assert result.exit_status == 1
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
+    assert result.candidates == {"a.tiff": 2, "c.tiff": 0}
+    assert [(row["slide"], float(row["x"]), float(row["y"])) for row in rows(out)] == [
+        ("a.tiff", pytest.approx(120, abs=2), pytest.approx(120, abs=2)),
+        ("a.tiff", pytest.approx(280, abs=2), pytest.approx(160, abs=2)),
+    ]
+    assert list(rows(out)[0]) == ["slide", "x", "y", "score", "id"]
+    parts = out.with_name("dets.csv.parts")
+    assert sorted(path.name for path in parts.glob("*.parquet")) == ["a.tiff.parquet", "c.tiff.parquet"]
+    told = json.loads((parts / "run.json").read_text())
+    assert {s["slide"]: s["status"] for s in told["slides"]} == result.statuses
+    assert told["weights_sha256"] == MODEL.sha256
+    assert sorted(path.name for path in out.parent.iterdir()) == ["dets.csv", "dets.csv.parts"]
+
+
+def test_fail_fast_stops_there(three: tuple[list[Path], Path]) -> None:
+    slides, out = three
+    result = run(slides, out, fail_fast=True)
+    assert list(result.statuses.values()).count("failed") == 1
+    assert result.exit_status == 1
+
+
+def test_an_interrupted_run_goes_on(three: tuple[list[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    slides, out = three
+
+    def interrupted(tasks, model, options, reporter) -> Iterator[SlideOutcome[SlideCandidates]]:  # type: ignore[no-untyped-def]
+        yield detect.detect_task(tasks[0], SlideDetector(model, options, threads=1), reporter.patches)
+        raise KeyboardInterrupt
+
+    cut = detect.run_detection(spec([slides[0], slides[2]], out), interrupted, Silent())
+    assert cut.exit_status == 130
+    assert sorted(cut.statuses.values()) == ["done", "pending"]
+    assert {row["slide"] for row in rows(out)} == {name for name, s in cut.statuses.items() if s == "done"}
+    whole = run([slides[0], slides[2]], out)
+    assert (whole.exit_status, len(whole.kept)) == (0, 1)
+    content = out.read_bytes()
+    monkeypatch.setattr(SlideDetector, "_search", lambda *_: pytest.fail("computed again"))
+    assert len(run([slides[0], slides[2]], out).kept) == 2
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", ["overwrite", "min_score", "weights", "mpp", "pixels"])
+def test_what_changes_a_result_is_computed_again(
+    three: tuple[list[Path], Path], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    (slide, _, _), out = three
+    run([slide], out)
+    options: dict[str, Any] = {"overwrite": {"overwrite": True}, "min_score": {"min_score": 0.8}}.get(
+        change, {}
+    )
+    slides = [slide]
+    if change == "weights":
+        other = detector.DetectorModel(**{**vars(MODEL), "sha256": "1" * 64})
+        monkeypatch.setattr(detector, "find_detector", lambda *_: other)
+    if change == "mpp":
+        slides = [slide.with_name("list.csv")]
+        slides[0].write_text("slide,mpp\na.tiff,0.26\n")
+    if change == "pixels":
+        spotted_slide(slide, (100, 80), [(30, 30, 0.5)])
+    result = run(slides, out, **options)
+    assert (result.exit_status, result.kept) == (0, set())
+    assert len(rows(out)) == (1 if change in {"min_score", "pixels"} else 2)
+
+
+def test_a_pixel_size_is_never_guessed(tmp_path: Path) -> None:
+    slide = spotted_slide(tmp_path / "a.tiff", (100, 80), [(30, 30, 0.8)], stated=False)
+    out = tmp_path / "dets.csv"
+    refused = run([slide], out)
+    assert refused.exit_status == 1
+    assert "states no pixel size" in refused.errors["a.tiff"]
+    assert "--mpp" in refused.errors["a.tiff"]
+    assert rows(out) == []
+    assert run([slide], out, mpp=0.25).exit_status == 0
+    assert len(rows(out)) == 1
+
+
+def test_a_slide_that_fails_later_leaves_the_csv(three: tuple[list[Path], Path]) -> None:
+    (slide, _, other), out = three
+    run([slide, other], out)
+    slide.write_bytes(b"broken")
+    assert run([slide, other], out).exit_status == 1
+    assert rows(out) == []
+
+
+def test_slides_of_one_file_name_are_told_apart_also_when_one_comes_later(tmp_path: Path) -> None:
+    first = spotted_slide(tmp_path / "s/one/x.tiff", (60, 50), [(20, 20, 0.8)])
+    out = tmp_path / "dets.csv"
+    run([first], out)
+    assert [row["slide"] for row in rows(out)] == ["x.tiff"]
+    second = spotted_slide(tmp_path / "s/two/x.tiff", (60, 50), [(40, 30, 0.8)])
+    assert len(run([first, second], out).kept) == 1
+    assert [row["slide"] for row in rows(out)] == ["one/x.tiff", "two/x.tiff"]
+
+
+def test_one_writer_at_a_time_and_no_folder_for_a_file(
+    three: tuple[list[Path], Path], tmp_path: Path
+) -> None:
+    slides, out = three
+    with detect.CandidateFolder(out), pytest.raises(OutputError, match="another run holds"):
+        run(slides, out)
+    with pytest.raises(OutputError, match="is a folder"):
+        run(slides, tmp_path)
+
+
+def test_no_slides_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        run([tmp_path / "nothing"], tmp_path / "dets.csv")

@@ -1,0 +1,334 @@
+"""Candidates on many slides by a detector. It knows no Ray: it hands tasks to an executor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.core.candidates import figure_ids
+from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
+from wsi_mitosis.io.candidates import CandidateFolder, CandidateRecord
+from wsi_mitosis.io.patches import plan_patches, stream_patches
+from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
+from wsi_mitosis.jobs.classify import enlarging_warning
+from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
+from wsi_mitosis.specs import DetectSpec, InputSpec
+from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.version import DETECTION_VERSION, __version__
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.io.patches import PatchPlan
+    from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.nets.detector import Detector, DetectorModel
+
+CPU_BATCH = 1
+GPU_BATCH = 16
+"""Tiles per batch: one takes a CPU seconds and about 1 GB; 16 are about as much work as 256 patches."""
+MARGIN_PX = 32
+"""Of a tile of 512 px at 0.5 um/px: 16 um, so that a figure at a tile's seam is whole in both tiles."""
+GLASS = 255
+"""What lies outside the slide, as TIAToolbox pads."""
+DECIMALS = 2
+"""Coordinates are told apart at 0.01 px throughout."""
+SCORE_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class DetectTask:
+    """One slide to search.
+
+    Attributes:
+        name: What it is called in the folder of parts.
+        known_key: Key of the result that stands there, unless it is to be computed again.
+    """
+
+    source: SlideSource
+    name: str
+    known_key: str | None
+
+
+@dataclass(frozen=True)
+class SlideCandidates:
+    """One slide, searched.
+
+    Attributes:
+        record: What is told of it.
+        candidates: `x`, `y` (level-0 px, slide frame), `score` (0..1), `id`; sorted by y, then x.
+    """
+
+    record: CandidateRecord
+    candidates: pd.DataFrame
+
+
+@dataclass(kw_only=True)
+class DetectResult(RunResult):
+    """A run's end.
+
+    Attributes:
+        out: The CSV.
+        model: The detector's name.
+        weights_sha256: Of its weights.
+        candidates: How many, by slide; this run's done slides.
+    """
+
+    out: Path
+    model: str
+    weights_sha256: str
+    candidates: dict[str, int]
+
+
+Executor = Callable[
+    [Sequence[DetectTask], "DetectorModel", DetectSpec, Reporter],
+    Generator[SlideOutcome[SlideCandidates], None, None],
+]
+"""Takes tasks, largest first, and yields an outcome for each as it ends."""
+
+
+class SlideDetector:
+    """A detector with its options, ready for one slide after the other.
+
+    The network is loaded when the first tile needs it.
+
+    Args:
+        model: A checked detector.
+        spec: The run's options.
+        threads: CPU threads for reading and for the model; all granted ones where None.
+    """
+
+    def __init__(self, model: DetectorModel, spec: DetectSpec, *, threads: int | None = None) -> None:
+        from wsi_mitosis.nets.members import resolve_device, use_threads
+
+        self.model, self.mpp = model, spec.mpp
+        self.min_score = model.threshold if spec.min_score is None else spec.min_score
+        self.threads = threads or len(os.sched_getaffinity(0))
+        use_threads(self.threads)
+        self.device = resolve_device(spec.placement.device)
+        on_gpu = self.device.startswith("cuda")
+        self.batch_size = spec.placement.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
+        self._detector: Detector | None = None
+
+    def detect(
+        self,
+        source: SlideSource,
+        name: str,
+        *,
+        known_key: str | None = None,
+        on_tiles: Callable[[int], None] | None = None,
+    ) -> SlideCandidates | None:
+        """Search one slide.
+
+        Args:
+            source: The slide.
+            name: What the slide is called in the result.
+            known_key: The key of a result that exists already.
+            on_tiles: Told how many more tiles are through.
+
+        Returns:
+            The result, or None where the one that exists is of the same key.
+
+        Raises:
+            InputError: where the weights cannot be read any more.
+            SlideError: where the slide cannot be read or its pixel size not be used.
+        """
+        started = perf_counter()
+        with open_slide(source.path, given_mpp=self.mpp, list_mpp=source.mpp) as slide:
+            key = self._key(slide)
+            if key == known_key:
+                return None
+            plan = plan_patches(name, slide.levels, slide.mpp, self._input(), self.model.tile_px)
+            found = self._search(slide, plan, on_tiles)
+        found[:, :2] = found[:, :2].round(DECIMALS)
+        table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
+        record = CandidateRecord(
+            slide=name,
+            source=str(source.path),
+            key=key,
+            identity=slide.identity,
+            size_px0=slide.size_px0,
+            mpp=slide.mpp,
+            mpp_source=slide.mpp_source,
+            model=self.model.name,
+            weights_sha256=self.model.sha256,
+            min_score=self.min_score,
+            program=__version__,
+            candidates=len(table),
+            seconds=perf_counter() - started,
+            warnings=(*slide.warnings, *enlarging_warning(name, plan)),
+        )
+        return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
+
+    def _input(self) -> InputSpec:
+        """No tolerance: a tile of the wrong scale would shift what is far from its centre."""
+        return InputSpec(
+            patch_px=self.model.tile_px, mpp=self.model.mpp, mpp_tolerance=0, pad_value=GLASS, scale=1
+        )
+
+    def _key(self, slide: Slide) -> str:
+        """Digest of all that the result depends on: whatever changes one must stand here."""
+        parts = {
+            "slide": slide.identity,
+            "mpp": [*slide.mpp, slide.mpp_source],
+            "reader": slide.backend.name,
+            "model": self.model.name,
+            "weights": self.model.sha256,
+            "min_score": self.min_score,
+            "device": self.device.partition(":")[0],
+            "precision": "float32",
+            "algorithm": DETECTION_VERSION,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _search(
+        self, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None] | None
+    ) -> NDArray[np.float64]:
+        """(N, 3) x, y, level-0 px, slide frame, and probability."""
+        distance_px = self.model.min_distance_px
+        tiling = Tiling(
+            size_px0=slide.size_px0,
+            scale=(plan.step[0] * plan.downsample, plan.step[1] * plan.downsample),
+            tile_px=plan.size_px,
+            margin_px=MARGIN_PX,
+            sight_px=distance_px + 1,
+        )
+        centres = tiling.centres()
+        found = [np.empty((0, 3))]
+        tiles = stream_patches(
+            slide, plan, centres[:, 0], centres[:, 1], batch_size=self.batch_size, threads=self.threads
+        )
+        for batch in tiles:
+            asked = may_hold_figures(batch.pixels)
+            if asked.any():
+                peaks = self._ready().peaks(batch.pixels[asked], self.min_score)
+                rows = batch.rows[asked]
+                found += [tiling.placed(centres[row], seen) for row, seen in zip(rows, peaks, strict=True)]
+            if on_tiles is not None:
+                on_tiles(len(batch.rows))
+        return merged(np.concatenate(found), slide.mpp, distance_px * self.model.mpp)
+
+    def _ready(self) -> Detector:
+        if self._detector is None:
+            from wsi_mitosis.nets.detector import Detector
+
+            self._detector = Detector(self.model, self.device)
+        return self._detector
+
+
+def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> DetectResult:
+    """Search many slides for candidates into one CSV.
+
+    A failed slide leaves the others alone. After an interrupt what is done stands, the rest (the slides under
+    work among it) is `pending`, and the result says so.
+
+    Args:
+        spec: The run.
+        execute: Who does the slides.
+        reporter: Who tells the user.
+
+    Raises:
+        InputError: where nothing can be started.
+    """
+    from wsi_mitosis.nets.detector import find_detector
+
+    found = find_slides(spec.slides, recursive=spec.recursive)
+    model = find_detector(spec.model, spec.weights)
+    with CandidateFolder(Path(spec.out)) as folder:
+        run = _Run(spec, model, found, folder, reporter)
+        return run.through(lambda tasks: execute(tasks, model, spec, reporter))
+
+
+def detect_task(
+    task: DetectTask, detector: SlideDetector, on_tiles: Callable[[int], None]
+) -> SlideOutcome[SlideCandidates]:
+    """Do one slide."""
+    return attempt(
+        task.name,
+        lambda: detector.detect(task.source, task.name, known_key=task.known_key, on_tiles=on_tiles),
+    )
+
+
+class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
+    def __init__(
+        self,
+        spec: DetectSpec,
+        model: DetectorModel,
+        found: FoundSlides,
+        folder: CandidateFolder,
+        reporter: Reporter,
+    ) -> None:
+        result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256, candidates={})
+        super().__init__(folder, result, folder.records(), reporter, fail_fast=spec.fail_fast)
+        self.spec, self.found, self.folder = spec, found, folder
+        self.names = allot_names(found.sources, standing_names(self.records, found.sources))
+
+    def tasks(self) -> list[DetectTask]:
+        """Every slide; how large the files are tells how long they take."""
+        largest_first = sorted(self.names, key=lambda source: source.path.stat().st_size, reverse=True)
+        return [DetectTask(source, name := self.names[source], self._known(name)) for source in largest_first]
+
+    def _known(self, name: str) -> str | None:
+        record = self.records.get(name)
+        return None if record is None or self.spec.overwrite else record.key
+
+    def begin(self, tasks: Sequence[DetectTask]) -> None:
+        """Tell what there is to do."""
+        self.result.statuses |= {task.name: "pending" for task in tasks}
+        self.folder.log("start", program=__version__, slides=len(tasks), model=self.result.model)
+        if self.found.skipped:
+            self.warn(f"{self.found.skipped} files that are no slides were passed over")
+        self._write_run(None)
+        self.reporter.start(len(tasks), None)
+
+    def keep(self, outcome: SlideOutcome[SlideCandidates]) -> dict[str, float]:
+        """Write a slide's table, which takes the place of an earlier one."""
+        if outcome.result is not None:
+            self.folder.write_slide(outcome.result.record, outcome.result.candidates)
+            self.records[outcome.name] = outcome.result.record
+        return {}
+
+    def end(self) -> None:
+        """Write the CSV of every slide in the folder whose last word is not a failure."""
+        statuses = self.result.statuses
+        self.result.candidates = {
+            name: self.records[name].candidates for name, status in statuses.items() if status == "done"
+        }
+        self.folder.write_csv(self._names_in_csv())
+        self._write_run(datetime.now(UTC))
+        self.folder.log("end", exit_status=self.result.exit_status)
+
+    def _names_in_csv(self) -> dict[str, str]:
+        """Names by which `classify` tells the slides apart, by those in the folder.
+
+        The folder's names stay as they are from run to run; a plain `a.svs` among them is ambiguous once
+        another `a.svs` has come.
+        """
+        here = {name: source.path for source, name in self.names.items()}
+        paths = {
+            name: here.get(name, Path(record.source))
+            for name, record in self.records.items()
+            if self.result.statuses.get(name) != "failed"
+        }
+        sources = {name: SlideSource(path, path.name) for name, path in paths.items()}
+        told = allot_names(tuple(sources.values()), {})
+        return {name: told[source] for name, source in sources.items()}
+
+    def _write_run(self, ended: datetime | None) -> None:
+        self.write_run(
+            ended,
+            model=self.result.model,
+            weights_sha256=self.result.weights_sha256,
+            parameters=self.spec.model_dump(mode="json"),
+            slides=[self.described(name, source) for source, name in self.names.items()],
+        )
