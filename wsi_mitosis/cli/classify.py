@@ -112,7 +112,9 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     is_flag=True,
     help="Write a QuPath project with the slides, the class colours, and a script that imports the figures.",
 )
-@click.option("--no-report", "report", is_flag=True, flag_value=False, default=True, help="Leave out report.html.")
+@click.option(
+    "--no-report", "report", is_flag=True, flag_value=False, default=True, help="Leave out report.html."
+)
 @options.placement
 @options.overwrite
 @options.fail_fast

@@ -6,6 +6,7 @@ This module knows no Ray: it hands tasks to an executor and takes outcomes from 
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.slides.dicom import is_dicom
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
+from wsi_mitosis.jobs.report import FILE as REPORT
+from wsi_mitosis.jobs.report import make_report
 from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
 from wsi_mitosis.version import __version__
 
@@ -97,6 +100,7 @@ class BatchResult(RunResult):
     Attributes:
         folder: The output folder.
         rows: The rows of `summary.csv`.
+        report: The report; None where there is none.
     """
 
     folder: Path
@@ -104,6 +108,7 @@ class BatchResult(RunResult):
     bundle_digest: str
     trained: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
+    report: Path | None = None
 
 
 def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> BatchResult:
@@ -360,6 +365,7 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
         if self.spec.output.qupath_project:
             self._write_project()
         self._write_run(datetime.now(UTC))
+        self._write_report()
         self.folder.log("end", exit_status=self.result.exit_status)
 
     def _tell_of_missing_hotspots(self) -> None:
@@ -397,6 +403,34 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
         else:
             if absent:
                 self.warn(f"not in the QuPath project, for nothing opens them: {', '.join(absent)}")
+
+    def _write_report(self) -> None:
+        """Last, for it may take minutes: all else stands by then, and its failure loses nothing but itself.
+
+        A report that this run does not renew is removed: it would tell other numbers than `summary.csv`.
+        """
+        path = self.folder.folder / REPORT
+        try:
+            path.unlink(missing_ok=True)
+            if self.result.interrupted or not self.spec.output.report:
+                return
+            self.reporter.say(f"making {REPORT}")
+            made = make_report(self.folder)
+        except KeyboardInterrupt:
+            self.result.interrupted = True
+        except Exception as failure:  # noqa: BLE001 - the results stand; the traceback is kept
+            told = (
+                f"{REPORT}: {type(failure).__name__}: {failure}. `wsi-mitosis report {path.parent}` makes it"
+            )
+            self.result.errors[REPORT] = told
+            self.folder.log("failed", file=REPORT, error=told, details=traceback.format_exc())
+        else:
+            self.result.report = path
+            self.folder.log("report", seconds=made.seconds, size_bytes=made.size_bytes)
+            for message in made.told():
+                self.warn(message)
+            return
+        self._write_run(datetime.now(UTC))
 
     def _rows(self) -> list[dict[str, Any]]:
         """Every slide of the folder: tables that stand, then this run's other states, then earlier ones."""

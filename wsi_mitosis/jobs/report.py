@@ -75,6 +75,13 @@ class ReportResult:
     size_bytes: int
     seconds: float
 
+    def told(self) -> list[str]:
+        """What the user should know, a line each."""
+        missing = len(self.without_picture)
+        if missing > 1:
+            return [*self.notes, f"{missing} slides have no picture in {FILE}, which says why"]
+        return [*self.notes, *self.without_picture.values()]
+
 
 def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
     """Make the report of a folder of results again.

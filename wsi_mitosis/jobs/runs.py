@@ -95,6 +95,10 @@ class Reporter(Protocol):
         """Tell something that the user should know."""
         ...
 
+    def say(self, message: str) -> None:
+        """Tell what is being done."""
+        ...
+
     def start(self, slides: int, candidates: int | None) -> None:
         """The work begins; `candidates` is how many patches there are, where that is known."""
         ...
