@@ -143,6 +143,9 @@ def test_an_interrupted_run_goes_on(three: tuple[list[Path], Path], monkeypatch:
     assert cut.exit_status == 130
     assert sorted(cut.statuses.values()) == ["done", "pending"]
     assert {row["slide"] for row in rows(out)} == {name for name, s in cut.statuses.items() if s == "done"}
+    out.unlink()  # as a kill would have left it, and half a table beside
+    out.with_name("dets.csv.parts").joinpath(".1-c.tiff.parquet").write_bytes(b"PAR1")
+    out.with_name("dets.csv.parts").joinpath("a.parquet").write_bytes(b"PAR1")
     whole = run([slides[0], slides[2]], out)
     assert (whole.exit_status, len(whole.kept)) == (0, 1)
     content = out.read_bytes()
