@@ -38,6 +38,7 @@ def command(folder: str, model: str | None, *, quiet: bool) -> int:
         click.echo(
             f"\nThe slide:      {files.slide}\n"
             f"Its candidates: {files.candidates} (dark nuclei, not detected mitoses)\n"
+            f"The report:     {files.results / 'report.html'}\n"
             f"The figures:    {files.overview} (circles: red atypical, blue typical)\n\n"
             f"In QuPath: drag {files.slide} into the window, then drag\n"
             f"{files.results / 'geojson' / (files.slide.name + '.geojson')} onto the image."
