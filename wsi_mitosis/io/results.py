@@ -241,8 +241,9 @@ class ResultFolder(HeldFolder):
 
     def _unannotated(self, record: SlideRecord, drawing: Drawing) -> Path | None:
         """The slide that DICOM annotations are still to be written for; of no figures there can be none."""
-        stand = not record.counts["classified"] or is_of(self.dicom_path(record.slide), record)
-        return None if stand else drawing.dicom
+        if drawing.dicom is None or not record.counts["classified"]:
+            return None
+        return None if is_of(self.dicom_path(record.slide), record) else drawing.dicom
 
     def _geojson(self, slide: str) -> list[Path]:
         return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
