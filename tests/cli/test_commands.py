@@ -113,15 +113,17 @@ def test_columns_can_be_named(inputs: list[object]) -> None:
 
 
 def test_a_pipeline_does_what_the_options_do(inputs: list[object], small_bundle: Path) -> None:
-    call(*inputs, "--out", "by-options")
+    call(*inputs, "--out", "by-options", "--qupath-project")
     Path("pipeline.toml").write_text(
         f'model = "{small_bundle}"\n[input]\nslides = ["slides"]\ndetections = "d.csv"\n'
-        '[output]\nfolder = "by-file"\n[placement]\nworkers = 0\n'
+        '[output]\nfolder = "by-file"\nqupath_project = true\n[placement]\nworkers = 0\n'
     )
     told = call("run", Path("pipeline.toml").absolute())
     assert told.exit_code == 0, told.output
     for name in ("geojson/a.tiff.geojson", "geojson/b.tiff.geojson"):
         assert Path("by-file", name).read_bytes() == Path("by-options", name).read_bytes()
+    for folder in ("by-file", "by-options"):
+        assert Path(folder, "qupath/project.qpproj").is_file()
 
 
 def test_an_unknown_key_in_a_pipeline_is_refused_by_name(inputs: list[object]) -> None:
