@@ -6,6 +6,7 @@
 // What you drew stays. So does what you made of the figures since they were brought in: those that you gave
 // another class, moved, renamed or described are not replaced, those that you deleted do not come back.
 // To have all of them again as wsi-mitosis wrote them, set keepReview to false, or add: --args discard-review
+// An image that has no type yet becomes H&E.
 //
 // This file is written anew by every run of wsi-mitosis with --qupath-project.
 
