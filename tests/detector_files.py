@@ -10,8 +10,6 @@ import numpy as np
 import torch
 
 from tests.slide_files import tiff_of_resolution
-from wsi_mitosis.jobs.detect import SlideDetector
-from wsi_mitosis.nets import detector
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.nets.tiatoolbox import quietly
 
@@ -56,11 +54,3 @@ def stub_network(*_: object) -> Any:
             return torch.logit(1 - light, eps=1e-4)
 
     return Dark()
-
-
-class StubbedDetector(SlideDetector):
-    """As a Ray worker builds it, far from any monkeypatch."""
-
-    def _ready(self) -> detector.Detector:
-        detector._loaded = stub_network
-        return super()._ready()

@@ -177,6 +177,15 @@ def test_what_changes_a_result_is_computed_again(
     assert len(rows(out)) == (1 if change in {"min_score", "pixels"} else 2)
 
 
+def test_a_second_run_adds_and_says_where_it_mixes(three: tuple[list[Path], Path]) -> None:
+    (slide, _, other), out = three
+    assert not any("mixes" in warning for warning in run([slide], out).warnings)
+    spotted_slide(other, (90, 80), [(40, 40, 0.95)])
+    result = run([other], out, min_score=0.8)
+    assert any("dets.csv mixes candidates of 2" in warning for warning in result.warnings)
+    assert [row["slide"] for row in rows(out)] == ["a.tiff", "a.tiff", "c.tiff"]
+
+
 def test_a_pixel_size_is_never_guessed(tmp_path: Path) -> None:
     slide = spotted_slide(tmp_path / "a.tiff", (100, 80), [(30, 30, 0.8)], stated=False)
     out = tmp_path / "dets.csv"

@@ -304,9 +304,16 @@ class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
         self.result.candidates = {
             name: self.records[name].candidates for name, status in statuses.items() if status == "done"
         }
+        self._tell_of_mixture()
         self.folder.write_csv(self._names_in_csv())
         self._write_run(datetime.now(UTC))
         self.folder.log("end", exit_status=self.result.exit_status)
+
+    def _tell_of_mixture(self) -> None:
+        """A second run adds to the CSV, and no column says how a slide was searched."""
+        ways = {(record.model, record.weights_sha256, record.min_score) for record in self.records.values()}
+        if len(ways) > 1:
+            self.warn(f"{self.folder.out.name} mixes candidates of {len(ways)} weights or least scores")
 
     def _names_in_csv(self) -> dict[str, str]:
         """Names by which `classify` tells the slides apart, by those in the folder.

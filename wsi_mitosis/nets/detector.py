@@ -8,6 +8,8 @@ forward pass) is done here as well, by the same functions. Its whole-slide mode 
   by how full the machine is, not the job), and intermediate stores beside its output;
 - rounds positions to whole px of the network and gives a px's corner for its centre;
 - is one call: no progress of ours, nothing to stop at.
+
+Its patch mode (2.1.3) gives x for y and y for x.
 """
 
 from __future__ import annotations
