@@ -16,6 +16,7 @@ from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.reading import Reading
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.core.voting import tally
+from wsi_mitosis.io.regions import RegionFile
 from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
 from wsi_mitosis.io.slides import open_native
 
@@ -71,6 +72,7 @@ def results_folder(
     *,
     shape: HotspotShape | None = None,
     frame: str = "qupath",
+    regions: RegionFile | None = None,
     mine: Sequence[str] | None = None,
     **run: Any,
 ) -> Path:
@@ -82,10 +84,11 @@ def results_folder(
         others: Rows of `summary.csv` of those that are not.
         shape: Of their hotspots.
         frame: In which they are drawn.
+        regions: Of each slide.
         mine: The slides of the last run; all of them where None.
         run: Changes of `run.json`.
     """
-    drawing = Drawing("detection", frame, shape)  # type: ignore[arg-type]
+    drawing = Drawing("detection", frame, shape, regions=regions)  # type: ignore[arg-type]
     with ResultFolder(folder) as held:
         rows: list[dict[str, Any]] = [dict(row) for row in others]
         readings: dict[str, Reading] = {}

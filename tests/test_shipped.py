@@ -72,6 +72,18 @@ def test_every_recipe_is_installed() -> None:
     assert recipes == {f"train/{path.name}" for path in (ROOT / "train").glob("*.toml")}
 
 
+def test_the_reports_template_is_installed_with_the_package() -> None:
+    """Hatch takes all of a package but what git ignores, unless it is told otherwise."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["wsi_mitosis"]
+    assert set(wheel) == {"packages", "force-include"}
+    templates = sorted((ROOT / "wsi_mitosis/io/templates").iterdir())
+    assert [path.name for path in templates] == ["report.css", "report.html.j2", "report.js"]
+    ignored = subprocess.run(["git", "check-ignore", *templates], cwd=ROOT, capture_output=True, check=False)
+    assert ignored.stdout == b""
+
+
 def test_relative_paths_start_at_the_pipelines_folder(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('[input]\nslides = ["s/*.svs", "/abs/x.svs"]\ndetections = "d"\n')
     (tmp_path / "r.toml").write_text(

