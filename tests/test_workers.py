@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, summary
 from wsi_mitosis import workers
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.specs import PlacementOptions
+from wsi_mitosis.jobs.detect import SlideDetector
+from wsi_mitosis.nets import detector
+from wsi_mitosis.nets.detector import DetectorModel
+from wsi_mitosis.specs import DetectSpec, PlacementOptions
 from wsi_mitosis.workers import Placement, classify_batch, granted_cpus, place, stays_here
 
 ONE_CPU = {"cpus_per_worker": 1}
@@ -173,6 +177,34 @@ def test_a_dead_worker_costs_its_slide_and_no_other(
     )
     assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done", "d.tiff": "done"}
     assert "its worker died (" in summary(out)["b.tiff"]["error"]
+
+
+class CertainDetector(SlideDetector):
+    """Finds one figure on every slide, without a network."""
+
+    def _search(self, slide, _, on_tiles):  # type: ignore[no-untyped-def]
+        on_tiles(1)
+        return np.array([[slide.size_px0[0] / 2, 20.0, 0.9]])
+
+
+def test_detection_is_shared_out_like_classification(
+    four: tuple[list[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DetectorModel("stub", tmp_path / "none.pth", "0" * 64, 512, 0.5, 21, 0.4)
+    monkeypatch.setattr(detector, "find_detector", lambda *_: model)
+    monkeypatch.setattr(workers, "SlideDetector", CertainDetector)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    slides, out, reporter = [str(slide) for slide in four[0][:2]], tmp_path / "dets.csv", Silent()
+    placement = {"workers": 2, "cpus_per_worker": 1, "device": "cpu"}
+    asked = DetectSpec.parse({"slides": slides, "out": str(out), "placement": placement}, "test")
+    result = workers.detect_batch(asked, reporter)
+    assert result.errors == {}
+    assert result.candidates == {"a.tiff": 1, "b.tiff": 1}
+    assert [line.split(",")[:4] for line in out.read_text().splitlines()[1:]] == [
+        ["a.tiff", "300.0", "20.0", "0.9"],
+        ["b.tiff", "300.0", "20.0", "0.9"],
+    ]
+    assert reporter.classified == 2
 
 
 def test_a_local_ray_listens_on_loopback_only() -> None:
