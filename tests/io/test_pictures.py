@@ -55,7 +55,7 @@ def test_a_figures_picture_is_32_um_wide_with_the_figure_in_its_middle(tmp_path:
     assert red.shape == ((128, 128) if mpp < 0.3 else (64, 64))
     down, across = np.nonzero(red)
     for axis in (across, down):
-        assert (axis.max() - axis.min() + 1) / len(red) == pytest.approx(0.25, abs=0.04)
+        assert axis.max() - axis.min() + 1 == pytest.approx(len(red) / 4, abs=2)  # a blurred edge is a px
         assert (axis.max() + axis.min() + 1) / 2 / len(red) == pytest.approx(0.5, abs=0.02)
 
 
