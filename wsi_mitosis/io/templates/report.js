@@ -39,7 +39,7 @@
     const target = document.getElementById(location.hash.slice(1));
     if (!target) return;
     const folded = target.closest("details");
-    if (folded) folded.open = true;
+    if (folded) folded.open = true; // not every browser unfolds by itself
     target.scrollIntoView();
     target.focus({ preventScroll: true });
   };
