@@ -14,7 +14,6 @@ from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.nets.tiatoolbox import quietly
 
 GLASS = 235
-SIGMA_UM = 3.0
 MODEL = DetectorModel("stub", Path("/no/file.pth"), "0" * 64, 512, 0.5, 21, 0.4)
 Spots = Sequence[tuple[float, float, float]]
 """x, y in um from the slide's corner, and how dark, 0..1."""
@@ -25,17 +24,19 @@ def spotted_slide(
     size_um: tuple[float, float],
     spots: Spots,
     mpp: tuple[float, float] = (0.25, 0.25),
-    **state: Any,
+    *,
+    sigma_um: float = 3.0,
+    stated: bool = True,
 ) -> Path:
-    """A generic TIFF of round dark spots on glass; `stated=False` leaves out the pixel size."""
+    """A generic TIFF of round dark spots on glass, which may leave out the pixel size."""
     x, y = ((np.arange(round(length / step)) + 0.5) * step for length, step in zip(size_um, mpp, strict=True))
     light = np.full((len(y), len(x)), float(GLASS))
     for across, down, dark in spots:
-        shape = np.exp(-((y[:, None] - down) ** 2 + (x - across) ** 2) / (2 * SIGMA_UM**2))
+        shape = np.exp(-((y[:, None] - down) ** 2 + (x - across) ** 2) / (2 * sigma_um**2))
         light -= dark * GLASS * shape
     image = np.repeat(light.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return tiff_of_resolution(path, image, mpp if state.get("stated", True) else None)
+    return tiff_of_resolution(path, image, mpp if stated else None)
 
 
 def stub_network(*_: object) -> Any:

@@ -78,6 +78,14 @@ def test_each_figure_is_found_once_where_it_is(tmp_path: Path, mpp: tuple[float,
     assert list(table["y"]) == sorted(table["y"])
 
 
+def test_the_flank_that_another_tile_sees_of_a_figure_is_no_figure(tmp_path: Path) -> None:
+    """The second tile begins at 208 um: there it sees a slope, too far from the top to be merged with it."""
+    slide = spotted_slide(tmp_path / "a.tiff", (300, 100), [(194, 50, 0.9)], (0.5, 0.5), sigma_um=15.0)
+    table = found(slide).candidates
+    assert len(table) == 1
+    assert table["x"][0] == pytest.approx(194 / 0.5, abs=2)
+
+
 def test_min_score_is_the_peaks_probability(tmp_path: Path) -> None:
     slide = spotted_slide(tmp_path / "a.tiff", (100, 80), [(30, 30, 0.5), (70, 40, 0.9)])
     assert len(found(slide).candidates) == 2
