@@ -151,6 +151,8 @@ def test_a_header_that_does_not_serve_fails_its_slide_alone(
     assert "StudyInstanceUID" in result.errors[NAME]
     assert result.errors[NAME].endswith("run without --dicom")
     assert not annotations_of(tmp_path / "out").exists()
+    without = run([tmp_path / "s"], detections, tmp_path / "out", small_bundle)
+    assert without.kept == {NAME, tiffs[0].name}, "what was computed is not lost"
 
 
 def test_a_moved_slide_is_annotated_where_it_is_now(

@@ -1,7 +1,7 @@
 """The output folder: one file per slide and kind, each whole or absent, and one writer at a time.
 
-A slide's figures table is written last and carries the key of its result in its metadata: where it stands,
-the slide is done. Everything else in the folder is derived from these tables.
+A slide's figures table is written after its GeoJSON and carries the key of its result in its metadata: where
+it stands, the slide is done. Everything else in the folder is derived from these tables.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class ResultFolder(HeldFolder):
         return Reading.from_json(stated["reading"]) if stated and stated.get("reading") else None
 
     def write_slide(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
-        """Write the slide's GeoJSON, its DICOM annotations where wanted and, last, its figures table.
+        """Write the slide's GeoJSON, then its figures table, then DICOM annotations where wanted.
 
         Args:
             record: The slide's result.
@@ -173,9 +173,9 @@ class ResultFolder(HeldFolder):
         """
         self._draw(record, figures, drawing)
         self.dicom_path(record.slide).unlink(missing_ok=True)  # of an earlier result
-        self._annotate(record, figures, drawing)
         with replacing(self.figures_path(record.slide)) as temporary:
             pq.write_table(_figures_table(figures, record), temporary)
+        self._annotate(record, figures, drawing)  # a header that does not serve must not cost the result
 
     def redraw(self, record: SlideRecord, drawing: Drawing) -> None:
         """Write a done slide's GeoJSON again, drawn another way, and what it lacks; nothing is computed."""
