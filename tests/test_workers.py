@@ -187,12 +187,17 @@ class CertainDetector(SlideDetector):
         return np.array([[slide.size_px0[0] / 2, 20.0, 0.9]])
 
 
+def certain_detector(model: DetectorModel, spec: DetectSpec, placement: Placement) -> CertainDetector:
+    """By its own name in this module: what is patched here is not patched in a worker's process."""
+    return CertainDetector(model, spec, threads=placement.cpus)
+
+
 def test_detection_is_shared_out_like_classification(
     four: tuple[list[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = DetectorModel("stub", tmp_path / "none.pth", "0" * 64, 512, 0.5, 21, 0.4)
     monkeypatch.setattr(detector, "find_detector", lambda *_: model)
-    monkeypatch.setattr(workers, "SlideDetector", CertainDetector)
+    monkeypatch.setattr(workers, "_slide_detector", certain_detector)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     slides, out, reporter = [str(slide) for slide in four[0][:2]], tmp_path / "dets.csv", Silent()
     placement = {"workers": 2, "cpus_per_worker": 1, "device": "cpu"}

@@ -277,10 +277,10 @@ class SlideWorker:
         self._patches = 0
         self._lock = threading.Lock()
 
-    def run(self, task: Task) -> SlideOutcome[Any]:
-        """Do one slide."""
+    def run(self, task: Task) -> tuple[SlideOutcome[Any], int]:
+        """Do one slide; gives its outcome, and the patches that nobody has asked for yet."""
         outcome: SlideOutcome[Any] = self._do(task, self._model, self._count)
-        return outcome
+        return outcome, self.patches()
 
     def patches(self) -> int:
         """Patches through the model since the last call."""
@@ -325,14 +325,14 @@ def _on_ray(
         for reference in ready:
             worker, task = busy.pop(reference)
             try:
-                outcome = ray.get(reference)
+                outcome, patches = ray.get(reference)
             except ray.exceptions.RayError as error:
-                outcome = _lost(task, error)
+                outcome, patches = _lost(task, error), 0
                 worker = hire() if waiting else None
-            if worker is not None:
-                counts.poll([worker])
+            reporter.patches(patches)
             yield outcome
             give(worker)
+    counts.take(POLL_SECONDS)
 
 
 class _Counts:
@@ -346,7 +346,13 @@ class _Counts:
         for worker in workers:
             if worker not in self._asked.values():
                 self._asked[worker.patches.remote()] = worker
-        ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
+        self.take(0)
+
+    def take(self, seconds: float) -> None:
+        """Tell of the answers that are there, or come in so long."""
+        if not self._asked:
+            return
+        ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=seconds)
         for reference in ready:
             del self._asked[reference]
             try:
