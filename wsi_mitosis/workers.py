@@ -336,7 +336,7 @@ def _on_ray(
 
 
 class _Counts:
-    """Collects the workers' counts without waiting for them."""
+    """Collects the workers' counts without holding up the slides."""
 
     def __init__(self, ray: Any, tell: Callable[[int], None]) -> None:
         self._ray, self._tell = ray, tell
