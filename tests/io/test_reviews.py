@@ -72,10 +72,10 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_agreement_stands_only_beside_tables_of_its_own(tmp_path: Path) -> None:
-    write_recount(tmp_path / "r", [], [], {"kappa": 1.0})
+    write_recount(tmp_path / "r", [], [], [], {"kappa": 1.0})
     assert json.loads((tmp_path / "r/agreement.json").read_text()) == {"kappa": 1.0}
     (tmp_path / "r/changes.csv").unlink()
     (tmp_path / "r/changes.csv").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        write_recount(tmp_path / "r", [], [], {"kappa": 0.5})
+        write_recount(tmp_path / "r", [], [], [], {"kappa": 0.5})
     assert not (tmp_path / "r/agreement.json").exists()

@@ -13,11 +13,12 @@ import pytest
 from tests.runs import CANDIDATES, candidates_csv, run, slides_in, summary
 from tests.slide_files import leica_slide, textured
 from wsi_mitosis.core.candidates import figure_ids
+from wsi_mitosis.core.regions import ALL_REGIONS
 from wsi_mitosis.errors import DetectionsError, InputError
 from wsi_mitosis.io.results import ResultFolder
-from wsi_mitosis.io.reviews import RECOUNT_COLUMNS
+from wsi_mitosis.io.reviews import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS
 from wsi_mitosis.jobs.recount import recount
-from wsi_mitosis.tables import CHANGE_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 
 NEW_ID = "0f0c2c1e-6f0b-5c1e-9a52-1d5f0f6f2a10"
 HOTSPOT = {"hotspot_area": 0.005, "hotspots": 1}
@@ -227,19 +228,79 @@ def test_a_slide_that_classify_has_left_failed_is_not_recounted(
     assert "left this slide failed" in recount(results, tmp_path / "rev").errors["a.tiff"]
 
 
-def test_a_hotspot_inside_regions_is_left_out_and_told(tmp_path: Path, small_bundle: Path) -> None:
-    slides = slides_in(tmp_path / "slides", ["a.tiff"])
-    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
-    ring = [[0, 0], [600, 0], [600, 500], [0, 500], [0, 0]]
-    region = _point(0, 0, "Tumor")
-    region["geometry"] = {"type": "Polygon", "coordinates": [ring]}
-    _write(tmp_path / "regions", "a", [region])
-    output = {**HOTSPOT, "regions": str(tmp_path / "regions")}
-    assert run(slides, detections, tmp_path / "out", small_bundle, output=output).exit_status == 0
-    _write(tmp_path / "rev", "a", _figures(tmp_path / "out", "a.tiff"))
-    result = recount(tmp_path / "out", tmp_path / "rev")
-    assert any("inside regions" in warning for warning in result.warnings)
-    assert result.rows[0]["hotspot_mitoses"] == ""
+def _in_region(tmp_path: Path, bundle: Path, *, hotspot: bool = True) -> Path:
+    """Results of two slides, the first with two regions: one of its upper left, one that excludes."""
+    slides = slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff", "b.tiff"])
+    regions = []
+    for name, (left, top, right, bottom) in {"Tumor": (0, 0, 450, 350), "Necrosis": (0, 0, 50, 50)}.items():
+        region = _point(0, 0, name)
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        region["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+        region["properties"]["objectType"] = "annotation"
+        regions.append(region)
+    _write(tmp_path / "regions", "a", regions)
+    output = {**(HOTSPOT if hotspot else {}), "regions": str(tmp_path / "regions")}
+    assert run(slides, detections, tmp_path / "out", bundle, output=output).exit_status == 0
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("hotspot", [True, False])
+def test_regions_are_counted_again(tmp_path: Path, small_bundle: Path, hotspot: bool) -> None:
+    out = _in_region(tmp_path, small_bundle, hotspot=hotspot)
+    figures = _figures(out, "a.tiff")
+    far = [_point(500 + 5 * i, 400, "NMF", f"{i}{NEW_ID[1:]}") for i in range(6)]
+    excluded = _point(25, 25, "AMF", f"a{NEW_ID[1:]}")
+    _write(tmp_path / "rev", "a", [*figures, *far, excluded, _point(350, 120, "AMF", f"b{NEW_ID[1:]}")])
+    result = recount(out, tmp_path / "rev")
+
+    machine, rows = _table(out / "regions.csv"), _table(out / "reviewed/regions.csv")
+    assert tuple(rows[0]) == RECOUNT_REGION_COLUMNS
+    assert [(row["slide"], row["region"]) for row in rows] == [
+        ("a.tiff", "Region 1"),
+        ("a.tiff", ALL_REGIONS),
+    ]
+    for row, before in zip(rows, machine, strict=True):
+        assert {name: row[f"machine_{name}"] for name in REGION_COUNTS} == {
+            n: before[n] for n in REGION_COUNTS
+        }
+        assert int(row["mitoses"]) == int(before["mitoses"]) + 1
+        assert int(row["atypical"]) == int(before["atypical"]) + 1
+        density = int(row["mitoses"]) / float(row["area_mm2"])
+        assert float(row["mitoses_per_mm2"]) == pytest.approx(density, rel=1e-4)
+        assert row["area_mm2"] == before["area_mm2"]
+        assert row["reviewed"] == "true"
+    reviewed = result.rows[0]
+    if hotspot:  # the six figures outside are the densest, and no hotspot counts them
+        assert 0 < reviewed["hotspot_mitoses"] <= int(rows[-1]["mitoses"])
+        assert reviewed["hotspot_x_px0"] < 450
+        assert reviewed["hotspot_y_px0"] < 350
+    else:
+        assert reviewed["hotspot_mitoses"] == ""
+
+
+def test_regions_without_a_review_keep_the_machines_numbers(tmp_path: Path, small_bundle: Path) -> None:
+    out = _in_region(tmp_path, small_bundle)
+    _write(tmp_path / "rev", "b", _figures(out, "b.tiff"))
+    recount(out, tmp_path / "rev")
+    machine, rows = _table(out / "regions.csv"), _table(out / "reviewed/regions.csv")
+    assert [{name: row[name] for name in REGION_COLUMNS} for row in rows] == machine
+    assert {row["reviewed"] for row in rows} == {"false"}
+
+
+def test_a_recount_without_regions_leaves_no_table_of_an_earlier_one(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    out = _in_region(tmp_path, small_bundle)
+    _write(tmp_path / "rev", "a", _figures(out, "a.tiff"))
+    recount(out, tmp_path / "rev")
+    assert (out / "reviewed/regions.csv").exists()
+    slides, detections = [tmp_path / "slides"], tmp_path / "d.csv"
+    assert (
+        run(slides, detections, out, small_bundle, output=HOTSPOT).exit_status == 0
+    )  # drawn again, as a whole
+    recount(out, tmp_path / "rev")
+    assert not (out / "reviewed/regions.csv").exists()
 
 
 @pytest.mark.parametrize("frame", ["qupath", "slide"])

@@ -80,8 +80,9 @@ def command(
     figures, and neither are areas over 50 um wide. Any other object is an error that names it, until --label
     says what its class means.
 
-    DIR/reviewed/ gets summary.csv (the numbers as reviewed, the machine's beside them), changes.csv and
-    agreement.json (Cohen's kappa and the confusion between ensemble and reviewer). Nothing else is written.
+    DIR/reviewed/ gets summary.csv (the numbers as reviewed, the machine's beside them), changes.csv,
+    agreement.json (Cohen's kappa and the confusion between ensemble and reviewer) and, where slides have
+    regions, regions.csv. Nothing else is written.
 
     \b
     Example:  wsi-mitosis recount results --reviewed exported
@@ -123,6 +124,7 @@ def _as_json(result: RecountResult) -> str:
             "exit_status": result.exit_status,
             "summary": result.rows,
             "changes": result.changes,
+            "regions": result.regions,
             "agreement": result.agreement,
             "errors": result.errors,
             "warnings": result.warnings,

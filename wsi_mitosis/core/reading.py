@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from wsi_mitosis.core.hotspots import Hotspot, HotspotShape, find_hotspots
-from wsi_mitosis.core.regions import count_regions, inside_regions
+from wsi_mitosis.core.regions import Region, count_regions, inside_regions
 from wsi_mitosis.core.voting import agreement
 from wsi_mitosis.tables import REVIEW_COLUMNS
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.core.regions import Region
     from wsi_mitosis.units import Mpp
 
 REVIEW_MOST = 50
@@ -34,12 +33,14 @@ class Reading:
         hotspot_reason: Why there is none; None where there is one or none was asked for.
         review: The rows of `review.csv` (REVIEW_COLUMNS without `slide`).
         regions: The rows of `regions.csv` (REGION_COLUMNS without `slide`).
+        drawn: The regions themselves, level-0 px, slide frame; None where the whole slide was read.
     """
 
     hotspots: tuple[Hotspot, ...] = ()
     hotspot_reason: str | None = None
     review: tuple[dict[str, Any], ...] = ()
     regions: tuple[dict[str, Any], ...] = ()
+    drawn: tuple[Region, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The reading as plain data."""
@@ -48,13 +49,19 @@ class Reading:
             "hotspot_reason": self.hotspot_reason,
             "review": list(self.review),
             "regions": list(self.regions),
+            "drawn": None if self.drawn is None else [region.as_json() for region in self.drawn],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reading:
         """Back from `as_json`."""
-        hotspots = tuple(Hotspot(**hotspot) for hotspot in data["hotspots"])
-        return cls(hotspots, data["hotspot_reason"], tuple(data["review"]), tuple(data["regions"]))
+        return cls(
+            hotspots=tuple(Hotspot(**hotspot) for hotspot in data["hotspots"]),
+            hotspot_reason=data["hotspot_reason"],
+            review=tuple(data["review"]),
+            regions=tuple(data["regions"]),
+            drawn=None if data["drawn"] is None else tuple(map(Region.from_json, data["drawn"])),
+        )
 
     def hotspot_columns(self) -> dict[str, float | int]:
         """The first hotspot by its names among SUMMARY_COLUMNS; empty without one."""
@@ -94,18 +101,60 @@ def read_slide(
     classified = figures[figures["label"].notna()].reset_index(drop=True)
     x, y = (classified[name].to_numpy(np.float64) for name in ("x_px0", "y_px0"))
     atypical = (classified["label"] == "atypical").to_numpy(bool)
-    inside = np.ones(len(x), dtype=bool)
+    reading = read_places(
+        x, y, atypical, size_px0=size_px0, mpp=mpp, shape=shape, hotspots=hotspots, regions=regions
+    )
+    inside = _inside(regions, x, y, size_px0)
+    held = np.stack(
+        [inside & spot.holds(x, y) for spot in reading.hotspots] or [np.zeros(len(x), dtype=bool)]
+    )
+    return replace(reading, review=review_list(classified, held))
+
+
+def read_places(
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    atypical: NDArray[np.bool_],
+    *,
+    size_px0: tuple[int, int],
+    mpp: Mpp,
+    shape: HotspotShape | None,
+    hotspots: int = 1,
+    regions: Sequence[Region] | None = None,
+) -> Reading:
+    """Read one slide as far as its figures' places and labels go: all but the review list.
+
+    Args:
+        x_px0: (N,) figures' centres, level-0 px, slide frame.
+        y_px0: (N,) likewise.
+        atypical: (N,) whether the figure is atypical.
+        size_px0: As for `read_slide`.
+        mpp: Likewise.
+        shape: Likewise.
+        hotspots: Likewise.
+        regions: Likewise.
+    """
+    inside = _inside(regions, x_px0, y_px0, size_px0)
     counted: tuple[dict[str, Any], ...] = ()
     if regions is not None:
-        inside = inside_regions(regions, x, y, size_px0)
-        counted = count_regions(regions, x, y, atypical, size_px0=size_px0, mpp=mpp)
+        counted = count_regions(regions, x_px0, y_px0, atypical, size_px0=size_px0, mpp=mpp)
     found: tuple[tuple[Hotspot, ...], str | None] = ((), None)
     if shape is not None:
-        found = find_hotspots(
-            x[inside], y[inside], atypical[inside], shape, size_px0=size_px0, mpp=mpp, number=hotspots
-        )
-    held = np.stack([inside & spot.holds(x, y) for spot in found[0]] or [np.zeros(len(x), dtype=bool)])
-    return Reading(*found, review=review_list(classified, held), regions=counted)
+        there = x_px0[inside], y_px0[inside], atypical[inside]
+        found = find_hotspots(*there, shape, size_px0=size_px0, mpp=mpp, number=hotspots)
+    return Reading(*found, regions=counted, drawn=None if regions is None else tuple(regions))
+
+
+def _inside(
+    regions: Sequence[Region] | None,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    size_px0: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """(N,) which figures hotspots count."""
+    if regions is None:
+        return np.ones(len(x_px0), dtype=bool)
+    return inside_regions(regions, x_px0, y_px0, size_px0)
 
 
 def review_list(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +40,21 @@ class Region:
     def excludes(self) -> bool:
         """Whether it is cut out: QuPath's ignored classes end in `*`, and EXCLUDING are named."""
         return self.class_name.endswith("*") or self.class_name.casefold() in EXCLUDING
+
+    def as_json(self) -> dict[str, Any]:
+        """The region as plain data, its geometry as GeoJSON has it; nothing is rounded."""
+        import shapely
+
+        geometry = json.loads(shapely.to_geojson(self.geometry))
+        return {"region": self.name, "class": self.class_name, "geometry": geometry}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Region:
+        """Back from `as_json`."""
+        import shapely
+
+        geometry = shapely.from_geojson(json.dumps(data["geometry"]))
+        return cls(data["region"], data["class"], geometry)
 
 
 def count_regions(

@@ -12,7 +12,7 @@ from wsi_mitosis.errors import DetectionsError, OutputError
 from wsi_mitosis.io.annotations import geojson_paths, read_provenance
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.detections import find_files, read_detections
-from wsi_mitosis.tables import CHANGE_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +31,9 @@ RECOUNT_COLUMNS = (
     *(f"machine_{name}" for name in SUMMARY_COLUMNS if name != "slide"),
     *_BESIDE,
 )
+REGION_COUNTS = ("mitoses", "atypical", "typical", "mitoses_per_mm2")
+"""What a review changes of a region."""
+RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGION_COUNTS), "reviewed")
 
 
 def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource, list[Path]]:
@@ -97,14 +100,16 @@ def write_recount(
     folder: Path,
     rows: Iterable[Mapping[str, Any]],
     changes: Iterable[Mapping[str, Any]],
+    regions: Sequence[Mapping[str, Any]],
     agreement: Mapping[str, Any],
 ) -> None:
-    """Write `summary.csv`, `changes.csv` and last `agreement.json`: where it stands, all are of one recount.
+    """Write the tables and last `agreement.json`: where it stands, all are of one recount.
 
     Args:
         folder: Made if it does not exist.
         rows: By RECOUNT_COLUMNS; a column that a row lacks is an empty cell.
         changes: By CHANGE_COLUMNS.
+        regions: By RECOUNT_REGION_COLUMNS; without any there is no `regions.csv`.
         agreement: Plain data.
 
     Raises:
@@ -114,6 +119,10 @@ def write_recount(
         (folder / "agreement.json").unlink(missing_ok=True)
         write_text(folder / "summary.csv", _csv(RECOUNT_COLUMNS, rows))
         write_text(folder / "changes.csv", _csv(CHANGE_COLUMNS, changes))
+        if regions:
+            write_text(folder / "regions.csv", _csv(RECOUNT_REGION_COLUMNS, regions))
+        else:
+            (folder / "regions.csv").unlink(missing_ok=True)
         text = json.dumps(agreement, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / "agreement.json", f"{text}\n")
     except OSError as error:

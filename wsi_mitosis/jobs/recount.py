@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_mitosis.core.candidates import figure_ids
-from wsi_mitosis.core.hotspots import HotspotShape, find_hotspots
-from wsi_mitosis.core.reading import Reading
+from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.reading import Reading, read_places
 from wsi_mitosis.core.recount import (
     CHANGES,
     Review,
@@ -26,6 +26,7 @@ from wsi_mitosis.errors import DetectionsError, InputError, OutputError, SlideEr
 from wsi_mitosis.io.results import ResultFolder, SlideRecord, read_figures
 from wsi_mitosis.io.reviews import (
     FOLDER,
+    REGION_COUNTS,
     digest_of,
     drawn_as,
     find_reviews,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsi_mitosis.core.regions import Region
     from wsi_mitosis.core.summary import Counts
     from wsi_mitosis.tables import ReviewLabel
     from wsi_mitosis.units import Frame
@@ -62,7 +64,7 @@ class SlideRecount:
     Attributes:
         table: As from `core.recount.compare`.
         counts: The reviewed numbers.
-        hotspot: The reviewed hotspot, by its names among SUMMARY_COLUMNS; empty without one.
+        reading: The reviewed hotspot and regions.
         path: The reviewed file.
         frame: The frame that its coordinates were taken in.
         notes: What the user should know.
@@ -70,7 +72,7 @@ class SlideRecount:
 
     table: pd.DataFrame
     counts: Counts
-    hotspot: dict[str, float | int]
+    reading: Reading
     path: Path
     frame: Frame
     notes: tuple[str, ...]
@@ -84,6 +86,7 @@ class RecountResult:
         folder: Where it was written.
         rows: The rows of `summary.csv`.
         changes: The rows of `changes.csv`.
+        regions: The rows of `regions.csv`; none where no slide has regions.
         agreement: `agreement.json`.
         errors: One line for each slide whose review cannot be used.
         details: Tracebacks of errors that no input explains, by slide.
@@ -93,6 +96,7 @@ class RecountResult:
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    regions: list[dict[str, Any]] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
@@ -164,9 +168,13 @@ class _Recount:
         self.distance_um, self.frame, self.labels, self.tell = distance_um, frame, labels, tell
         self.records = folder.records()
         self.machine = _machine_rows(folder.earlier_rows(), self.records)
-        for name, row in self.machine.items():
-            reading = folder.reading(name) if row["status"] == "done" else None
-            row.update(reading.hotspot_columns() if reading is not None else {})
+        self.readings = {
+            name: reading
+            for name, row in self.machine.items()
+            if row["status"] == "done" and (reading := folder.reading(name)) is not None
+        }
+        for name, reading in self.readings.items():
+            self.machine[name].update(reading.hotspot_columns())
         self.result = RecountResult(folder.folder / FOLDER)
         self.done: dict[str, SlideRecount] = {}
 
@@ -226,9 +234,12 @@ class _Recount:
         frame: Frame = self.frame or ("slide" if drawn.get("frame") == "slide" else "qupath")
         review = self._review(record, path, frame, figures)
         table = compare(figures, review, mpp=mpp, distance_um=self.distance_um)
-        hotspot, reason = _hotspot(record, table, drawn)
+        machine = self.readings.get(record.slide, Reading())
+        reading = _read(record, table, drawn, machine.drawn)
+        why = reading.hotspot_reason
+        reason = () if why is None else (f"{record.slide}: no hotspot: {why}",)
         notes = (*review.notes, *self._doubts(record, path, table, mpp), *reason)
-        return SlideRecount(table, counted(table, record.counts), hotspot, path, frame, notes)
+        return SlideRecount(table, counted(table, record.counts), reading, path, frame, notes)
 
     def _review(self, record: SlideRecord, path: Path, frame: Frame, figures: pd.DataFrame) -> Review:
         detections, mpp = read_review(path), Mpp(*record.mpp)
@@ -266,8 +277,9 @@ class _Recount:
         result = self.result
         result.rows = [self._row(name) for name in sorted(self.machine)]
         result.changes = [row for name in sorted(self.done) for row in _changes(name, self._identified(name))]
+        result.regions = [row for name in sorted(self.readings) for row in self._regions(name)]
         result.agreement = self._agreement()
-        write_recount(result.folder, result.rows, result.changes, result.agreement)
+        write_recount(result.folder, result.rows, result.changes, result.regions, result.agreement)
 
     def _identified(self, name: str) -> pd.DataFrame:
         """The slide's table, where an added figure whose object has no id is called by its place."""
@@ -287,9 +299,21 @@ class _Recount:
             changes = one.table["change"].value_counts()
             told = {"reviewed": "true", **{change: str(changes.get(change, 0)) for change in CHANGES}}
             # neither the time nor the hotspot of the machine is the review's
-            row |= dict.fromkeys(("seconds", *_HOTSPOT), "") | one.counts.columns() | one.hotspot
+            row |= dict.fromkeys(("seconds", *_HOTSPOT), "") | one.counts.columns()
+            row |= one.reading.hotspot_columns()
         beside = {f"machine_{key}": value for key, value in machine.items() if key != "slide"}
         return {**row, **beside, **told}
+
+    def _regions(self, name: str) -> Iterator[dict[str, Any]]:
+        """The slide's regions as reviewed, the machine's numbers beside them."""
+        if name in self.result.errors:
+            return
+        machine = self.readings[name].regions
+        reviewed = self.done[name].reading.regions if name in self.done else machine
+        told = {"reviewed": str(name in self.done).lower()}
+        for row, before in zip(reviewed, machine, strict=True):
+            beside = {f"machine_{column}": before[column] for column in REGION_COUNTS}
+            yield {"slide": name, **row, **beside, **told}
 
     def _agreement(self) -> dict[str, Any]:
         records = self.records.values()
@@ -337,27 +361,21 @@ def _machine_rows(
     return machine
 
 
-def _hotspot(
-    record: SlideRecord, table: pd.DataFrame, drawn: Mapping[str, Any]
-) -> tuple[dict[str, float | int], tuple[str, ...]]:
-    """The reviewed figures' hotspot, of the shape that the slide was drawn with; or why there is none."""
+def _read(
+    record: SlideRecord, table: pd.DataFrame, drawn: Mapping[str, Any], regions: Sequence[Region] | None
+) -> Reading:
+    """The reviewed figures' hotspot and regions, as the slide was drawn with them."""
     area_mm2, aspect = drawn.get("hotspot_area_mm2"), drawn.get("hotspot_aspect")
-    if not area_mm2 or not aspect:
-        return {}, ()
-    if drawn.get("regions_sha256"):
-        told = "the machine's hotspot was sought inside regions; after a review there is none"
-        return {}, (f"{record.slide}: {told}",)
     left = table[table["label_reviewed"].notna()]
-    found = find_hotspots(
+    return read_places(
         left["x_px0"].to_numpy(np.float64),
         left["y_px0"].to_numpy(np.float64),
         (left["label_reviewed"] == "atypical").to_numpy(bool),
-        HotspotShape(area_mm2, (aspect[0], aspect[1])),
         size_px0=record.size_px0,
         mpp=Mpp(*record.mpp),
+        shape=HotspotShape(area_mm2, (aspect[0], aspect[1])) if area_mm2 and aspect else None,
+        regions=regions,
     )
-    reason = () if found.reason is None else (f"{record.slide}: no hotspot: {found.reason}",)
-    return Reading(found.hotspots).hotspot_columns(), reason
 
 
 def _check_inside(record: SlideRecord, review: Review) -> None:
