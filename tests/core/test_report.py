@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.report_files import Done, figures_of
 from wsi_mitosis.core.hotspots import Hotspot
+from wsi_mitosis.core.regions import Region
 from wsi_mitosis.core.report import (
     CROP_UM,
     VIEW_UNITS,
@@ -129,6 +131,20 @@ def test_a_view_is_in_units_of_the_longer_physical_side() -> None:
     assert view.um_per_unit == 2
     assert view.box(Hotspot(3000, 2400, 800, 400, 0.04, 3, 1)) == pytest.approx((250, 100, 100, 100))
     assert view.scale_bar == (100, "200 µm")
+
+
+def test_an_outline_is_every_ring_of_a_region_without_corners_that_nobody_sees() -> None:
+    view = View.of((20_000, 20_000), (1000, 2000, 10_000, 5_000), Mpp(0.25, 0.5))  # 10 px across, 5 px down
+    frame = shapely.box(2000, 2500, 6000, 4500) - shapely.box(3000, 3000, 4000, 3500)
+    fine = shapely.segmentize(frame, 1.0)
+    there = shapely.MultiPolygon([fine, shapely.box(7000, 2500, 8000, 3000)])
+    assert there.length > 10_000  # and so many corners, of which twelve are drawn
+    outline = view.outline(Region("r", "", there))
+    rings = [ring.split("L") for ring in outline.removesuffix("Z").removeprefix("M").split("ZM")]
+    assert sorted(sorted(ring) for ring in rings) == sorted(
+        sorted(f"{x} {y}" for x in across for y in down)
+        for across, down in (((100, 500), (100, 500)), ((200, 300), (200, 300)), ((600, 700), (100, 200)))
+    )
 
 
 @pytest.mark.parametrize("bounds", [None, (0, 0, 0, 0), (700, 0, 100, 100), (0, 0, 600, 500)])

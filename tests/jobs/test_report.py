@@ -166,8 +166,12 @@ def test_why_there_is_no_hotspot_is_told(tmp_path: Path) -> None:
     assert "no hotspot none was asked for" in told(page_of(tmp_path / "none"))
 
 
-def test_regions_are_told_and_that_the_hotspot_was_sought_inside_them_only(tmp_path: Path) -> None:
-    regions = RegionFile(tmp_path, "f" * 64, (Region("left <half>", "Tumor", shapely.box(0, 0, 300, 500)),))
+def test_regions_are_told_and_drawn_and_that_the_hotspot_was_sought_inside_them_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Region("left <half>", "Tumor", shapely.box(0, 0, 300, 500))
+    necrosis = Region("necrosis", "Ignore*", shapely.box(300, 0, 600, 250))
+    regions = RegionFile(tmp_path, "f" * 64, (left, necrosis))
     slides = slides_in(tmp_path / "slides", ["a.tiff"])
     done = [Done(slides[0], [(100, 100), (120, 110), (500, 400)])]
     report(results_folder(tmp_path / "out", done, shape=SMALL, regions=regions))
@@ -176,11 +180,23 @@ def test_regions_are_told_and_that_the_hotspot_was_sought_inside_them_only(tmp_p
     assert "Hotspot, sought inside the regions only" in text
     assert "left <half> Tumor 0.009375 mm² 2" in text
     assert "all regions 0.009375 mm² 2" in text
+    drawn = re.findall(
+        r'<g class="(region.*?)"><title>(.*?)</title>.*?<path d="(.*?)"/></g>', page_of(tmp_path / "out")
+    )
+    assert [(kind, title) for kind, title, _ in drawn] == [
+        ("region", "left &lt;half&gt;, Tumor"),
+        ("region excluded", "necrosis, Ignore*"),
+    ]
+    assert set(drawn[0][2][1:-1].split("L")) == {"0 0", "500 0", "500 833", "0 833"}  # of 600 px, 1000 units
+    assert "region left out" in text
     large = HotspotShape(2.0)
     report(results_folder(tmp_path / "large", done, shape=large, regions=regions))
     assert "; sought inside the regions only" in told(page_of(tmp_path / "large"))
     report(results_folder(tmp_path / "whole", done, shape=SMALL))
-    assert "regions" not in told(page_of(tmp_path / "whole"))
+    assert "region" not in told(page_of(tmp_path / "whole"))
+    monkeypatch.setattr("wsi_mitosis.io.report.report.REGIONS_DRAWN", 1)
+    report(tmp_path / "out")
+    assert "1 more regions are not drawn" in told(page_of(tmp_path / "out"))
 
 
 def test_places_are_those_that_qupath_shows(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.core.hotspots import Hotspot
     from wsi_mitosis.core.reading import Reading
+    from wsi_mitosis.core.regions import Region
     from wsi_mitosis.units import Mpp
 
 Places = TypeVar("Places", float, NDArray[np.float64])
@@ -34,6 +35,8 @@ CROP_MPP = 0.25
 VIEW_UNITS = 1000
 """Longer side of an overview's drawing, units."""
 BINS = 20
+REGIONS_DRAWN = 100
+"""Regions on an overview; `regions.csv` counts the others too."""
 REVIEW_SHOWN = 10
 """Figures of the review list that a report names; `review.csv` has the others."""
 NOTHING = "–"
@@ -156,6 +159,16 @@ class View:
         right = self.across(hotspot.x_px0 + hotspot.width_px0)
         return left, top, right - left, self.down(hotspot.y_px0 + hotspot.height_px0) - top
 
+    def outline(self, region: Region) -> str:
+        """A region's rings as path data of SVG, in units, without the corners that nobody could see."""
+        import shapely
+
+        drawn = shapely.transform(
+            region.geometry, lambda xy: np.column_stack([self.across(xy[:, 0]), self.down(xy[:, 1])])
+        )
+        rings = shapely.get_rings(shapely.get_parts(shapely.simplify(drawn, 1.0)))
+        return "".join(f"M{_corners(ring)}Z" for ring in rings)
+
     @property
     def scale_bar(self) -> tuple[float, str]:
         """Its length in units, about a fifth of the width, and what it says."""
@@ -214,7 +227,6 @@ class Section:
     Attributes:
         row: Its row of the table, which names the section.
         reading: Hotspots, regions, the review list.
-        in_regions: Whether hotspots were sought inside regions only.
         view: How the overview is drawn.
         coordinates: How places are told.
         overview: A data URI, or None.
@@ -230,7 +242,6 @@ class Section:
 
     row: Row
     reading: Reading
-    in_regions: bool
     view: View
     coordinates: Coordinates
     overview: str | None
@@ -279,6 +290,11 @@ class Page:
     def untrained(self) -> int:
         """Slides whose labels mean nothing."""
         return sum(not row.trained for row in self.rows)
+
+
+def _corners(ring: Any) -> str:
+    """The corners of a closed ring, the last one left out."""
+    return "L".join(f"{x:.0f} {y:.0f}" for x, y in ring.coords[:-1])
 
 
 def round_length(most: float) -> float:

@@ -61,6 +61,7 @@ def render(page: report.Page) -> str:
         page=page,
         columns=COLUMNS,
         crop_um=report.CROP_UM,
+        regions_drawn=report.REGIONS_DRAWN,
         review_shown=report.REVIEW_SHOWN,
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704 - our own files

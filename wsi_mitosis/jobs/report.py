@@ -212,7 +212,6 @@ class _Report:
         return Section(
             row=row,
             reading=reading,
-            in_regions=drawn.get("regions_sha256") is not None,
             view=view,
             coordinates=Coordinates.drawn(str(drawn.get("frame", "qupath")), record.bounds, mpp),
             overview=picture,
