@@ -169,6 +169,7 @@ class FoldRecord(Spec):
         validation_balanced_accuracy: Of the stored weights with the recipe's views; None where a class is
             absent.
         validation_auroc: Likewise.
+        ensemble: The views and the threshold of these two scores; None where unknown.
         seconds: Spent in epochs, over all runs.
     """
 
@@ -187,6 +188,7 @@ class FoldRecord(Spec):
     validation_loss: float
     validation_balanced_accuracy: float | None
     validation_auroc: float | None
+    ensemble: EnsembleSpec | None = None
     precision: str
     device: str
     threads: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,28 @@ def test_a_choice_of_members_trains_nothing_again(
     worst = max(result.records, key=lambda record: record.validation_loss)
     kept = [member.test_domain for member in chosen.bundle.manifest.member]
     assert kept == [domain for domain in DOMAINS if domain != worst.test_domain]
+
+
+def test_other_views_score_the_folds_anew_and_train_nothing(
+    whole: tuple[TrainResult, Any], store: Store, tmp_path: Path
+) -> None:
+    """The manifest's figures are those of the views that the bundle has."""
+    result, _ = whole
+    shutil.copytree(result.work, tmp_path / "work")
+    views = {"threshold": 0.999, "zooms": [1.25]}
+    other = write_recipe(tmp_path / "other.toml", tiny_recipe(ensemble=views))
+    chosen, told = trained(other, store, tmp_path / "other", work=str(tmp_path / "work"))
+    assert all(progress.kept for progress in told.told)
+    assert chosen.bundle is not None
+    assert chosen.bundle.manifest.ensemble.zooms == (1.25,)
+    for record, before, member in zip(
+        chosen.records, result.records, chosen.bundle.manifest.member, strict=True
+    ):
+        assert (record.key, record.sha256) == (before.key, before.sha256)
+        assert record.validation_balanced_accuracy == 0.5  # nothing is atypical at this threshold
+        assert record.validation_auroc != before.validation_auroc
+        assert member.validation_balanced_accuracy == 0.5
+        assert FoldFolder(tmp_path / "work" / record.fold, record.key).read_record() == record
 
 
 def test_a_changed_member_file_is_not_taken_for_done(store: Store, recipe: Path, tmp_path: Path) -> None:

@@ -350,6 +350,9 @@ def _trained(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
     folder = FoldFolder(task.folder, task.key)
     epochs = task.recipe.optimiser.epochs
     if (record := folder.read_record()) is not None:
+        if record.ensemble != task.recipe.ensemble:
+            record = record.model_copy(update=_stored_scores(task, folder, open_store(task.store)))
+            folder.write_record(record)
         yield FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
         return
     from wsi_mitosis.nets.checkpoints import load_encoder
@@ -384,7 +387,6 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
     metrics = folder.read_metrics()
     last = metrics.iloc[-1]
     chosen = metrics[metrics["epoch"] == last["chosen_epoch"]].iloc[0]
-    balanced_accuracy, auroc = _stored_scores(task, folder, store)
     return FoldRecord(
         fold=task.fold.name,
         key=task.key,
@@ -399,8 +401,7 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
         epoch=int(chosen["epoch"]),
         epochs=int(last["epoch"]),
         validation_loss=float(chosen["validation_total"]),
-        validation_balanced_accuracy=balanced_accuracy,
-        validation_auroc=auroc,
+        **_stored_scores(task, folder, store),
         precision=str(last["precision"]),
         device=str(last["device"]),
         threads=threads,
@@ -409,8 +410,8 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
     )
 
 
-def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> tuple[float | None, float | None]:
-    """Balanced accuracy and AUROC of the stored weights on the validation domain, as a bundle would vote."""
+def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> dict[str, Any]:
+    """What a record says of the stored weights on the validation domain, where they vote as in a bundle."""
     from wsi_mitosis.nets.members import Ensemble
 
     fields = manifest_fields(task.recipe, store, task.fold.name, "")
@@ -422,7 +423,11 @@ def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> tuple[fl
     votes = predict_crops(store.images(task.fold.validation_rows), ensemble, bundle)
     labels = store.samples["label"].to_numpy()[task.fold.validation_rows]
     scores = score(labels, votes.is_atypical, votes.p_atypical)
-    return scores.balanced_accuracy, scores.auroc
+    return {
+        "validation_balanced_accuracy": scores.balanced_accuracy,
+        "validation_auroc": scores.auroc,
+        "ensemble": task.recipe.ensemble,
+    }
 
 
 def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
