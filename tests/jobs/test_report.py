@@ -23,6 +23,7 @@ from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.regions import RegionFile
 from wsi_mitosis.io.results import ResultFolder
 from wsi_mitosis.jobs import report as job
+from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.jobs.report import report
 
 SMALL = HotspotShape(0.0018)
@@ -156,6 +157,29 @@ def test_an_untrained_bundle_is_said_loudly_and_of_its_slides_only(tmp_path: Pat
     results_folder(tmp_path / "good", done[1:])
     report(tmp_path / "good")
     assert "UNTRAINED" not in page_of(tmp_path / "good")
+
+
+def test_a_review_is_told_beside_the_machines_numbers_while_it_is_of_this_result(pair: Path) -> None:
+    document = json.loads((pair / "geojson/a.tiff.geojson").read_text())
+    left = [f for f in document["features"] if f["properties"]["classification"]["name"] != "Hotspot"][3:]
+    review = pair.parent / "reviewed by hand"
+    review.mkdir()
+    (review / "a.geojson").write_text(json.dumps(left))
+    rows = {row["slide"]: row for row in recount(pair, review).rows}
+    report(pair)
+    first, second = (section(page_of(pair), number) for number in (1, 2))
+    row = rows["a.tiff"]
+    assert f"After review: {row['atypical']} atypical of 27 figures" in told(first)
+    assert f"{row['hotspot_mitoses']} figures, {row['hotspot_atypical']} atypical." in told(first)
+    assert "0 relabelled, 3 removed, 0 added." in told(first)
+    assert "After review" not in told(second)
+
+    rewritten = (pair / "reviewed/summary.csv").read_text().replace(str(row["bundle_digest"]), "e" * 64)
+    (pair / "reviewed/summary.csv").write_text(rewritten)
+    report(pair)
+    first = told(section(page_of(pair), 1))
+    assert "After review" not in first
+    assert "an earlier result of this slide" in first
 
 
 def test_why_there_is_no_hotspot_is_told(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ def _as_text(result: RecountResult, *, verbose: bool) -> str:
         ),
         f"Cohen's kappa of ensemble and reviewer: {_kappa(agreement)}",
         *agreement["notes"],
-        f"Results in {result.folder} (summary.csv, changes.csv, agreement.json). Research use only.",
+        f"Results in {result.folder}; `wsi-mitosis report {result.folder.parent}` shows them.",
+        "Research use only.",
     ]
     return "\n".join(lines)
 

@@ -40,6 +40,8 @@ REGIONS_DRAWN = 100
 REVIEW_SHOWN = 10
 """Figures of the review list that a report names; `review.csv` has the others."""
 NOTHING = "–"
+_FINGERPRINT = ("candidates", "classified", "atypical", "mean_agreement")
+"""Numbers that another result of the same slide would hardly share all."""
 
 
 class Bar(NamedTuple):
@@ -221,6 +223,21 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Reviewed:
+    """What a recount made of a slide.
+
+    Attributes:
+        is_current: Whether what was reviewed is the result that stands.
+        numbers: As of a Row, as reviewed.
+        changes: How many figures were relabelled, removed, added.
+    """
+
+    is_current: bool
+    numbers: Mapping[str, float | None]
+    changes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Section:
     """All that the page shows of one slide.
 
@@ -236,6 +253,7 @@ class Section:
         tiles: The gallery.
         probabilities, votes: Histograms.
         excluded: Candidates that are no figures, by reason.
+        reviewed: What a recount made of it; None without one.
         facts: Name and value of what a reader may want to check.
         warnings: What was told of this slide.
     """
@@ -253,6 +271,7 @@ class Section:
     probabilities: Sequence[Bar]
     votes: Sequence[Bar]
     excluded: Mapping[str, int]
+    reviewed: Reviewed | None
     facts: Sequence[tuple[str, str]]
     warnings: Sequence[str]
 
@@ -321,6 +340,21 @@ def table_row(row: Mapping[str, Any], section: str | None = None) -> Row:
         error=str(row.get("error") or ""),
         numbers={name: _number(row.get(name)) for name in numeric},
         section=section,
+    )
+
+
+def reviewed_of(row: Mapping[str, Any], recounted: Mapping[str, Any] | None) -> Reviewed | None:
+    """A slide's row of a recount beside its row of `summary.csv`; cells may be text.
+
+    It is current where the machine's numbers that it was made beside are those that stand.
+    """
+    if recounted is None:
+        return None
+    same = all(_number(row.get(name)) == _number(recounted[f"machine_{name}"]) for name in _FINGERPRINT)
+    return Reviewed(
+        is_current=same and row.get("bundle_digest") == recounted["machine_bundle_digest"],
+        numbers=table_row(recounted).numbers,
+        changes={change: int(recounted[change]) for change in ("relabelled", "removed", "added")},
     )
 
 

@@ -85,6 +85,15 @@ def drawn_as(results: Path, slide: str) -> dict[str, Any]:
     return {}
 
 
+def read_recount(results: Path) -> dict[str, dict[str, str]]:
+    """The reviewed slides' rows of the recount in a folder of results; empty without a whole one."""
+    folder = results / FOLDER
+    if not (folder / "agreement.json").is_file() or not (folder / "summary.csv").is_file():
+        return {}
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return {row["slide"]: row for row in csv.DictReader(file) if row["reviewed"] == "true"}
+
+
 def is_our_own(path: Path) -> bool:
     """Whether `classify` wrote a file: its mark is lost when QuPath exports."""
     return read_provenance(path) is not None

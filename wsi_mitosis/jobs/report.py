@@ -25,6 +25,7 @@ from wsi_mitosis.core.report import (
     marks,
     parameters,
     probability_bars,
+    reviewed_of,
     table_row,
     vote_bars,
 )
@@ -32,7 +33,7 @@ from wsi_mitosis.errors import InputError, OutputError, WsiMitosisError
 from wsi_mitosis.io.pictures import crops, open_classified, overview
 from wsi_mitosis.io.report import write_report
 from wsi_mitosis.io.results import ResultFolder, SlideRecord, read_figures
-from wsi_mitosis.io.reviews import drawn_as
+from wsi_mitosis.io.reviews import drawn_as, read_recount
 from wsi_mitosis.units import Mpp
 from wsi_mitosis.version import __version__
 
@@ -131,7 +132,7 @@ class _Report:
         self.folder, self.started = folder, perf_counter()
         self.records = folder.records()
         self.rows = _standing_rows(folder, self.records)
-        self.run = _last_run(folder.folder)
+        self.run, self.recounted = _last_run(folder.folder), read_recount(folder.folder)
         done = [name for name, row in self.rows.items() if row["status"] == "done" and name in self.records]
         chosen = self._chosen(done, globs)
         self.names = chosen[:MOST_SLIDES]
@@ -225,6 +226,7 @@ class _Report:
             probabilities=probability_bars(classified),
             votes=vote_bars(classified),
             excluded={str(k): int(n) for k, n in figures["excluded_reason"].value_counts().items()},
+            reviewed=reviewed_of(self.rows[record.slide], self.recounted.get(record.slide)),
             facts=_facts(record, drawn),
             warnings=record.warnings,
         )
