@@ -107,7 +107,7 @@ def test_errors_are_told_and_give_2(stack: Path, small_bundle: Path, tmp_path: P
     assert (missing.exit_code, missing.stdout) == (2, "")
     assert "none.tif: reading crops" in missing.stderr
     assert DEFAULT_BUNDLE in call("predict", stack, "--json", "--model", "nonesuch").stderr
-    too_small = call("predict", stack, "--json")
+    too_small = call("predict", stack, "--json", "--model", "untrained-tiny")
     assert too_small.exit_code == 2
     assert "smaller than the 64 px" in too_small.stderr
 
@@ -116,7 +116,7 @@ def test_models_list_names_every_shipped_bundle() -> None:
     told = call("models", "list")
     assert told.exit_code == 0
     assert [line.split()[0] for line in told.stdout.splitlines()] == names("models")
-    untrained = next(line for line in told.stdout.splitlines() if line.startswith(DEFAULT_BUNDLE))
+    untrained = next(line for line in told.stdout.splitlines() if line.startswith("untrained-tiny"))
     assert UNTRAINED in untrained
     listed = json.loads(call("models", "list", "--json").stdout)["bundles"]
     assert [bundle["name"] for bundle in listed] == names("models")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DEFAULT_BUNDLE = "untrained-tiny"
+DEFAULT_BUNDLE = "amibr-nano"
 SCHEMA = 1
 MANIFEST, CARD = "manifest.toml", "CARD.md"
 GET_AGAIN = "Take the bundle from its source again"
