@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_mitosis.core.recount import CHANGES
 from wsi_mitosis.core.voting import agreement
 from wsi_mitosis.tables import SUMMARY_COLUMNS
 
@@ -354,7 +355,7 @@ def reviewed_of(row: Mapping[str, Any], recounted: Mapping[str, Any] | None) -> 
     return Reviewed(
         is_current=same and row.get("bundle_digest") == recounted["machine_bundle_digest"],
         numbers=table_row(recounted).numbers,
-        changes={change: int(recounted[change]) for change in ("relabelled", "removed", "added")},
+        changes={change: int(recounted[change]) for change in CHANGES},
     )
 
 
