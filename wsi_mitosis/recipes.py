@@ -49,13 +49,14 @@ class OptimiserSpec(Spec):
     """How it is minimised.
 
     Attributes:
-        name: `adam` (decay as an L2 term) or `adamw` (decoupled).
+        name: `adam` (decay as an L2 term), `adamw` (decoupled), or `muon`: that for the hidden convolutions,
+            `adamw` for the rest.
         learning_rate: The highest, where the schedule changes it.
         schedule: `constant`, or `one-cycle`: up for the share `warm_up` of all steps, then down to nearly 0.
         batch: Samples per step; the last, smaller batch of an epoch is left out.
     """
 
-    name: Literal["adam", "adamw"]
+    name: Literal["adam", "adamw", "muon"]
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     schedule: Literal["constant", "one-cycle"]

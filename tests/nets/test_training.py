@@ -49,8 +49,15 @@ def assert_same(first: Epoch, second: Epoch) -> None:
     assert all(np.array_equal(first.chosen[name], second.chosen[name]) for name in first.chosen)
 
 
-def test_a_training_that_goes_on_ends_as_one_that_was_never_broken(sides: tuple[Figures, Figures]) -> None:
-    sections = {"optimiser": {"epochs": 3}, "selection": {"epoch": "best"}, "dropout": 0.3}
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "muon"])
+def test_a_training_that_goes_on_ends_as_one_that_was_never_broken(
+    sides: tuple[Figures, Figures], optimiser: str
+) -> None:
+    sections = {
+        "optimiser": {"name": optimiser, "epochs": 3},
+        "selection": {"epoch": "best"},
+        "dropout": 0.3,
+    }
     unbroken = run(sides, **sections)
     for broken_after in (1, 2):
         torch.manual_seed(broken_after)  # whatever the process had drawn before
@@ -145,15 +152,6 @@ def test_the_rate_rises_and_falls_to_nothing_or_stays(sides: tuple[Figures, Figu
     assert rates[-1] < 1e-6
     constant = run(sides, optimiser={"schedule": "constant", "learning_rate": 1e-4})
     assert {epoch.metrics["learning_rate"] for epoch in constant} == {1e-4}
-
-
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
-def test_the_optimiser_is_the_recipes(name: str, kind: type) -> None:
-    recipe = tiny_recipe(optimiser={"name": name, "weight_decay": 0.25, "learning_rate": 2e-4})
-    optimiser = training._optimiser(build_network(recipe), recipe)
-    assert type(optimiser) is kind
-    assert optimiser.defaults["weight_decay"] == 0.25
-    assert optimiser.defaults["lr"] == 2e-4
 
 
 def test_soft_targets_lie_between_majority_and_experts() -> None:

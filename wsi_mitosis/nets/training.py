@@ -24,6 +24,7 @@ from wsi_mitosis.nets.augment import Crops, augment
 from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.losses import Losses, Targets, balanced_weights, compute_losses
 from wsi_mitosis.nets.members import ATYPICAL, Member, member_state, resolve_device
+from wsi_mitosis.nets.optimisers import build_optimiser
 from wsi_mitosis.nets.views import to_input, zoomed
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def train(
     _check(training, recipe, encoder)
     device = resolve_device(device)
     network = build_network(recipe, encoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = _optimiser(network, recipe)
+    optimiser = build_optimiser(network, recipe.optimiser)
     steps = len(training) // recipe.optimiser.batch
     schedule = _schedule(optimiser, recipe, steps * recipe.optimiser.epochs)
     weights = balanced_weights(torch.from_numpy(training.labels)).to(device)
@@ -279,13 +280,6 @@ def _check(training: Figures, recipe: RecipeSpec, encoder: Mapping[str, Tensor] 
             stage="training",
             remedy="--encoder-weights names them; the recipe's initial_weights says whether they are wanted",
         )
-
-
-def _optimiser(network: nn.Module, recipe: RecipeSpec) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if recipe.optimiser.name == "adamw" else torch.optim.Adam
-    return kind(
-        network.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay
-    )
 
 
 def _schedule(

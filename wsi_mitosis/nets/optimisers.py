@@ -1,0 +1,87 @@
+"""The optimisers of recipes: torch's own, and Muon joined to AdamW so that a schedule sees one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsi_mitosis.recipes import OptimiserSpec
+
+OUTERMOST = ("conv0./.weight", "classify.weight")
+"""The convolutions that read the image or give a class: not hidden, so not Muon's."""
+
+
+def build_optimiser(network: nn.Module, spec: OptimiserSpec) -> torch.optim.Optimizer:
+    """The optimiser of a recipe.
+
+    Args:
+        network: On its device and channels-last; afterwards its weights change in place alone.
+        spec: Which.
+    """
+    if spec.name == "muon":
+        return MuonWithAdamW(network, spec.learning_rate, spec.weight_decay)
+    kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+class MuonWithAdamW(torch.optim.AdamW):
+    """Muon for the hidden convolutions, AdamW for everything else.
+
+    Muon's step is the momentum of a weight matrix with its singular values made about equal (Jordan et al.
+    2024, kellerjordan.github.io/posts/muon; it says which weights are meant as well). A convolution's matrix
+    has a row for each channel that leaves. The step is scaled to the size of AdamW's, so that both have one
+    learning rate and one weight decay (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+
+    Args:
+        network: As for `build_optimiser`.
+        learning_rate: Of both; a schedule's changes reach both.
+        weight_decay: Of both, decoupled.
+    """
+
+    def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
+        hidden = {
+            name: parameter
+            for name, parameter in network.named_parameters()
+            if parameter.ndim == 4 and not name.endswith(OUTERMOST)
+        }
+        others = [parameter for name, parameter in network.named_parameters() if name not in hidden]
+        super().__init__(others, lr=learning_rate, weight_decay=weight_decay)
+        self._hidden = list(hidden.values())
+        self._matrices = [nn.Parameter(_matrix(weights.detach())) for weights in self._hidden]
+        self._muon = torch.optim.Muon(
+            self._matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both, with the learning rate that AdamW's group has now."""
+        for matrix, weights in zip(self._matrices, self._hidden, strict=True):
+            matrix.grad = None if weights.grad is None else _matrix(weights.grad)
+        self._muon.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        self._muon.step()  # type: ignore[no-untyped-call]
+        loss: float | None = super().step(closure)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of all weights."""
+        super().zero_grad(set_to_none)
+        for weights in self._hidden:
+            weights.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of both."""
+        return super().state_dict() | {"muon": self._muon.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of both."""
+        self._muon.load_state_dict(state_dict["muon"])
+        super().load_state_dict({name: part for name, part in state_dict.items() if name != "muon"})
+
+
+def _matrix(weights: torch.Tensor) -> torch.Tensor:
+    """(out, in, height, width) as (out, height * width * in), the same memory where it is channels-last."""
+    return weights.permute(0, 2, 3, 1).flatten(1)
