@@ -102,3 +102,8 @@ def test_no_gradient_outlives_its_step() -> None:
     optimiser = build_optimiser(trained, spec())
     optimiser.zero_grad()
     assert [name for name, parameter in trained.named_parameters() if parameter.grad is not None] == []
+
+
+def test_weights_that_it_could_not_reach_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="view"):
+        build_optimiser(build_network(tiny_recipe()), spec())

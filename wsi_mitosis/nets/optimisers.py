@@ -41,6 +41,9 @@ class MuonWithAdamW(torch.optim.AdamW):
         network: As for `build_optimiser`.
         learning_rate: Of both; a schedule's changes reach both.
         weight_decay: Of both, decoupled.
+
+    Raises:
+        RuntimeError: where a convolution's weights are not channels-last.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
@@ -52,7 +55,9 @@ class MuonWithAdamW(torch.optim.AdamW):
         others = [parameter for name, parameter in network.named_parameters() if name not in hidden]
         super().__init__(others, lr=learning_rate, weight_decay=weight_decay)
         self._hidden = list(hidden.values())
-        self._matrices = [nn.Parameter(_matrix(weights.detach())) for weights in self._hidden]
+        self._matrices = [
+            nn.Parameter(_rows(weights.detach()).view(len(weights), -1)) for weights in self._hidden
+        ]
         self._muon = torch.optim.Muon(
             self._matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -60,7 +65,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of both, with the learning rate that AdamW's group has now."""
         for matrix, weights in zip(self._matrices, self._hidden, strict=True):
-            matrix.grad = None if weights.grad is None else _matrix(weights.grad)
+            matrix.grad = None if weights.grad is None else _rows(weights.grad).flatten(1)
         self._muon.param_groups[0]["lr"] = self.param_groups[0]["lr"]
         self._muon.step()  # type: ignore[no-untyped-call]
         loss: float | None = super().step(closure)
@@ -82,6 +87,6 @@ class MuonWithAdamW(torch.optim.AdamW):
         super().load_state_dict({name: part for name, part in state_dict.items() if name != "muon"})
 
 
-def _matrix(weights: torch.Tensor) -> torch.Tensor:
-    """(out, in, height, width) as (out, height * width * in), the same memory where it is channels-last."""
-    return weights.permute(0, 2, 3, 1).flatten(1)
+def _rows(weights: torch.Tensor) -> torch.Tensor:
+    """(out, in, height, width) as (out, height, width, in): of channels-last weights the order in memory."""
+    return weights.permute(0, 2, 3, 1)
