@@ -35,10 +35,11 @@ Balanced accuracy (AUROC); of folds and members the mean ± standard deviation, 
 interval over figures in brackets. Same folds, seed and budget; stored weights, the bundle's views.
 Validation: each fold on the domain that it was selected on. Test: each member on the domain that it was
 trained without. Test domains and AtNorM-Br had been looked at once before, for the ensemble that this one
-replaces; what was changed since, and which recipe is shipped, validation domains alone decided. The
-references answer other questions: the paper's has seven tumour types and a network fifteen times as large,
-started from trained weights; the foundation models had every domain of AMi-Br in training, and on AtNorM-Br
-the same protocol as here. One seed each: a difference of a point between the recipes means nothing."""
+replaces, and were a reason to try again; what to change, and which recipe to ship, validation domains alone
+decided. The references answer other questions: the paper's has seven tumour types and a network fifteen
+times as large, started from trained weights; the foundation models had every domain of AMi-Br in training,
+and on AtNorM-Br the same protocol as here. One seed each: a difference of a point between the recipes means
+nothing."""
 
 
 def lines() -> list[str]:
