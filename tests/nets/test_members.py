@@ -82,6 +82,29 @@ def test_folding_keeps_what_batch_norm_does() -> None:
         torch.testing.assert_close(folded(images), member(images), rtol=1e-4, atol=1e-5)
 
 
+def test_a_cpu_computes_few_crops_at_a_time(
+    bundle: Bundle, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 crops: 16 px at width 2 have a largest feature map of 8 KiB."""
+    sizes, states = [], bundle.read_members()
+    forward = Member.forward
+
+    def counted(self: Member, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return forward(self, images)
+
+    whole = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
+    monkeypatch.setattr(Member, "forward", counted)
+    monkeypatch.setattr(members, "CACHED_BYTES", 10 * 8 * 2**10)
+    parts = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    assert sizes == [10, 10, 4] * 5 * 6, "five members, six views"
+    monkeypatch.setattr(members, "CACHED_BYTES", 1)
+    sizes.clear()
+    Ensemble(bundle.manifest, states, device="cpu").predict(crops[:3])
+    assert sizes == [1] * 3 * 5 * 6
+
+
 def test_tta_can_be_chosen(bundle: Bundle, crops: np.ndarray) -> None:
     states = bundle.read_members()
     found = {tta: Ensemble(bundle.manifest, states, device="cpu", tta=tta) for tta in ("none", "flips", "d4")}
