@@ -133,6 +133,7 @@ class Ensemble:
 
     Everything is computed in float32, on GPUs too (no TF32): a bundle's figures do not depend on the card.
     Batch norms that follow a convolution are folded into it, which halves the time on a CPU.
+    On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
 
     Args:
         manifest: The bundle's.

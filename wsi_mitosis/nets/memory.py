@@ -8,7 +8,7 @@ from functools import cache
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h; their meaning: mallopt(3)."""
 KEPT_BYTES = 256 * 2**20
-"""Freed memory that is kept at most."""
+"""Freed memory that is kept at most, at the end of the heap."""
 BLOCK_BYTES = 32 * 2**20
 """Blocks that it is kept of: the highest that mallopt(3) allows."""
 
