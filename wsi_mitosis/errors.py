@@ -16,7 +16,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+EXAMPLES = 3
+"""How many names of a long list a message gives."""
 
 
 class WsiMitosisError(Exception):
@@ -86,3 +92,10 @@ class UnreadableSlideError(SlideError):
 
 class MppError(SlideError):
     """The slide's pixel size is missing, absurd, or too far from the bundle's."""
+
+
+def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
+    """Return the first few names in quotes, and how many more there are: `'a', 'b', 'c' and 1197 more`."""
+    texts = [f"'{name}'" for name in names]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"

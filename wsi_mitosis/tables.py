@@ -43,8 +43,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """What a table's columns may be called, best first; upper and lower case, blanks, `-` and `_` are alike."""
 
-EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate")
-"""Why a candidate is not classified, in the order in which the reasons are tried."""
+EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate", "blank")
+"""Why a candidate has no label, in the order in which the reasons are tried (`blank` on reading)."""
 
 FIGURE_COLUMNS = (
     "slide",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pandas as pd
 
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import Detections, SlideSource
 
 _STAGE = "matching detections to slides"
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _check_rivals(matched: Mapping[str, SlideSource], fits: Mapping[str, _Fit]) 
     for source, rivals in folders.items():
         if len(rivals) > 1:
             raise DetectionsError(
-                f"the names {_listed(rivals.values())} all fit the slide '{source.relative}'",
+                f"the names {listed(rivals.values())} all fit the slide '{source.relative}'",
                 stage=_STAGE,
                 remedy="Give the folder above, so that the slides' paths tell them apart",
             )
@@ -209,7 +208,7 @@ def _check_rivals(matched: Mapping[str, SlideSource], fits: Mapping[str, _Fit]) 
 
 def _ambiguous(name: str, sources: Sequence[SlideSource]) -> DetectionsError:
     return DetectionsError(
-        f"the name '{name}' fits {len(sources)} of the slides: {_listed(s.relative for s in sources)}",
+        f"the name '{name}' fits {len(sources)} of the slides: {listed(s.relative for s in sources)}",
         stage=_STAGE,
         remedy="Name the slides in the table by their path below the folder given",
     )
@@ -217,15 +216,9 @@ def _ambiguous(name: str, sources: Sequence[SlideSource]) -> DetectionsError:
 
 def _none_fits(names: Iterable[str], sources: Sequence[SlideSource]) -> DetectionsError:
     return DetectionsError(
-        f"no row fits a slide: the file names {_listed(names)}, "
-        f"the slides are {_listed(source.relative for source in sources)}",
+        f"no row fits a slide: the file names {listed(names)}, "
+        f"the slides are {listed(source.relative for source in sources)}",
         stage=_STAGE,
         remedy="Name the slides by file name, stem or path in the column 'slide', or name that column "
         "with --columns slide=...",
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

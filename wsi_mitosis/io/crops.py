@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.labels.common import listed
+from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.patches import PatchPlan, stream_patches
 
 if TYPE_CHECKING:

@@ -142,10 +142,3 @@ def _number_or_text(values: Sequence[Any]) -> list[Any] | NDArray[np.float64]:
         return np.array([math.nan if value is None else float(value) for value in values])
     except (TypeError, ValueError):
         return [None if value is None else str(value) for value in values]
-
-
-def listed(names: Iterable[object], most: int = 8) -> str:
-    """The first names of a list in quotes, and how many more there are."""
-    names = list(names)
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -9,7 +9,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from wsi_mitosis.io.detections.common import fault, listed
+from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.geojson import is_tiatoolbox
 from wsi_mitosis.io.detections.sqlite import database_format
 from wsi_mitosis.tables import DetectionFormat

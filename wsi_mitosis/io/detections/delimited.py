@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from wsi_mitosis.io.detections.common import box_columns, candidate_table, fault, listed
+from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.common import box_columns, candidate_table, fault
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:

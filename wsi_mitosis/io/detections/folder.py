@@ -6,7 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.matching import file_names, normalised
-from wsi_mitosis.io.detections.common import fault, listed
+from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.common import fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

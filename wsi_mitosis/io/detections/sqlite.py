@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.common import (
     box_columns,
     candidate_table,
     carried_columns,
     fault,
-    listed,
     numbers,
     text_or_none,
 )

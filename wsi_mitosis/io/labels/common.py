@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_mitosis.errors import DatasetError
+from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.stores import sample_table
 from wsi_mitosis.tables import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -22,7 +22,6 @@ STAGE = "reading labels"
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FROM_PIXELS = ("mask_flag", "digest")
 """Columns that are not known before the images are read."""
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,6 @@ def unknown(number: int) -> dict[str, Any]:
         "x_px0": np.full(number, np.nan),
         "y_px0": np.full(number, np.nan),
     }
-
-
-def listed(names: Iterable[object], shown: int = _SHOWN) -> str:
-    """The first few of some names, and how many more there are."""
-    names = list(names)
-    text = ", ".join(f"'{name}'" for name in names[:shown])
-    return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
 
 
 def images_below(folder: Path) -> dict[str, Path]:

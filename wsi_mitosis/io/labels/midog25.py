@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.labels.common import Listing, images_below, listed, listing, missing
+from wsi_mitosis.errors import DatasetError, listed
+from wsi_mitosis.io.labels.common import Listing, images_below, listing, missing
 from wsi_mitosis.io.labels.rows import need_columns, read_rows
 
 if TYPE_CHECKING:

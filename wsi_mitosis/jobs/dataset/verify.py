@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.labels.common import listed, store_order
+from wsi_mitosis.errors import DatasetError, listed
+from wsi_mitosis.io.labels.common import store_order
 from wsi_mitosis.io.stores import StoreDigest, open_store, sample_digests
 
 if TYPE_CHECKING:
