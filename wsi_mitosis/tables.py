@@ -224,11 +224,14 @@ class SlideSource:
         path: Absolute path; of a DICOM series, its first file.
         relative: POSIX path relative to the folder that the user gave; the file name for a single file.
         mpp: Pixel size in um/px from a slide list, which replaces a stated one; None without.
+        aliases: Further (path, relative) under which the same slide was given: links to it, other folders
+            that it was found in, and the other files of a DICOM series.
     """
 
     path: Path
     relative: str
     mpp: float | None = None
+    aliases: tuple[tuple[Path, str], ...] = ()
 
 
 def input_name(column: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.core.naming import NAME_BYTES, allot_names, shortened
 from wsi_mitosis.tables import SlideSource
 
 
@@ -95,3 +95,53 @@ def test_names_are_distinct_and_stay_over_any_runs(runs: list[list[SlideSource]]
 @given(given_slides())
 def test_names_do_not_depend_on_the_order_of_the_slides(slides: list[SlideSource]) -> None:
     assert allot_names(slides, {}) == allot_names(slides[::-1], {})
+
+
+def test_a_name_too_long_for_its_files_is_shortened_and_keeps_its_ending() -> None:
+    long, other = "a" * 245 + ".tiff", "a" * 244 + "b.tiff"
+    names = named(source(f"/data/{long}"), source(f"/data/{other}"), source("/data/b.svs"))
+    assert names[2] == "b.svs"
+    assert len(set(names)) == 3
+    for name in names[:2]:
+        assert name.startswith("aaa")
+        assert name.endswith(".tiff")
+        assert len(name.encode()) == NAME_BYTES
+    assert names == named(source(f"/other/{long}"), source(f"/data/{other}"), source("/data/b.svs"))
+    assert allot_names([source(f"/data/{long}")], {}, most_bytes=None) == {source(f"/data/{long}"): long}
+
+
+def test_bytes_count_and_characters_stay_whole() -> None:
+    fits, long = "\u00e9" * 115 + ".svs", "x" + "\u00e9" * 118 + ".ome.tif"
+    assert len(fits.encode()) <= NAME_BYTES
+    assert shortened(fits) == fits
+    assert shortened(long).startswith("x\u00e9")
+    assert shortened(long).endswith(".ome.tif")
+    assert NAME_BYTES - 1 <= len(shortened(long).encode()) <= NAME_BYTES
+
+
+def test_an_alias_that_was_written_before_keeps_its_name() -> None:
+    slide = SlideSource(Path("/data/a.svs"), "a.svs", None, ((Path("/links/today.svs"), "today.svs"),))
+    assert named(slide, earlier={"/links/today.svs": "today.svs"}) == ["today.svs"]
+    assert named(slide, earlier={"/links/today.svs": "today.svs", "/data/a.svs": "a.svs"}) == ["a.svs"]
+
+
+any_names = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=90
+)
+
+
+@given(
+    st.lists(any_names.filter(lambda name: name not in {".", ".."}), unique=True, max_size=6),
+    st.integers(40, 60),
+)
+def test_names_are_distinct_and_of_at_most_the_stated_bytes(files: list[str], most: int) -> None:
+    sources = [source(f"/data/{file}") for file in files]
+    sources += [source(f"/more/{file}") for file in files[:2]]
+    sources += [
+        source(f"/data/{shortened(file, most)}") for file in files if shortened(file, most) not in files
+    ]
+    names = allot_names(sources, {}, most_bytes=most)
+    assert set(names) == set(sources)
+    assert len(set(names.values())) == len(sources)
+    assert all(len(name.rsplit("/", 1)[-1].encode()) <= most for name in names.values())
+    assert allot_names(sources[::-1], {}, most_bytes=most).keys() == names.keys()

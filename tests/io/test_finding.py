@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import pydicom
@@ -51,6 +54,18 @@ def tree(tmp_path: Path) -> Path:
         tmp_path / "deep" / "er" / "table.parquet",
     )
     return tmp_path
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    """A folder with one file that is not empty."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.svs").write_bytes(b"some content")
+    return tmp_path / "in"
+
+
+def faults(found: FoundSlides) -> set[str]:
+    return {source.relative for source in found.faults}
 
 
 # --- files and folders
@@ -130,9 +145,156 @@ def test_the_order_does_not_depend_on_the_arguments(tree: Path) -> None:
     assert find_slides(arguments) == find_slides(arguments[::-1])
 
 
-def test_a_missing_path_is_an_error_that_names_it(tree: Path) -> None:
-    with pytest.raises(InputError, match=r"lost\.svs: finding slides: no such file or folder"):
-        find_slides([str(tree / "b.svs"), str(tree / "lost.svs")])
+def test_a_missing_slide_among_the_arguments_fails_alone(slides: Path) -> None:
+    found = find_slides([str(slides / "b.svs"), str(slides / "lost.svs")])
+    assert relatives(found) == ["b.svs", "lost.svs"]
+    assert faults(found) == {"lost.svs"}
+    assert "lost.svs: finding slides: no such file" in next(iter(found.faults.values()))
+
+
+@pytest.mark.parametrize("names", [["lost.svs"], ["lost.svs", "gone.tiff"], ["b.svs", "lost"], ["nothing/"]])
+def test_what_leads_to_nothing_is_an_error_where_nothing_is_left_or_it_is_no_slide(
+    slides: Path, names: list[str]
+) -> None:
+    with pytest.raises(
+        InputError, match=r"(lost|lost\.svs|gone\.tiff|nothing/): finding slides: no such file"
+    ):
+        find_slides([f"{slides}/{name}" for name in names])
+
+
+def bad_link(path: Path) -> None:
+    path.symlink_to("gone.svs")
+
+
+def link_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def listening(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path has at most 108 bytes
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def folder_of_others(path: Path) -> None:
+    touch(path / "deep" / "x.txt")
+
+
+BAD = {
+    "broken link": (bad_link, "a broken link: there is no 'gone.svs'"),
+    "loop": (link_loop, "a link that leads back to itself"),
+    "pipe": (os.mkfifo, "a named pipe"),
+    "socket": (listening, "a socket"),
+    "device": (lambda path: path.symlink_to("/dev/null"), "a device"),
+    "folder": (folder_of_others, "a folder"),
+    "empty": (Path.touch, "the file is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("ending", [".svs", ".dcm"])
+@pytest.mark.parametrize("way", ["folder", "recursive", "glob", "**", "argument", "list"])
+def test_a_bad_entry_is_one_bad_slide(slides: Path, kind: str, ending: str, way: str) -> None:
+    make, cause = BAD[kind]
+    make(slides / f"x{ending}")
+    (slides / "list.txt").write_text(f"b.svs\nx{ending}\n")
+    arguments = {
+        "glob": [str(slides / "*.*[a-z]")],
+        "**": [str(slides / "**")],
+        "argument": [str(slides / "b.svs"), str(slides / f"x{ending}")],
+        "list": [str(slides / "list.txt")],
+    }.get(way, [str(slides)])
+    found = find_slides(arguments, recursive=way == "recursive")
+    assert {"b.svs", f"x{ending}"} <= set(relatives(found))
+    assert faults(found) == {f"x{ending}"}
+    ((source, message),) = found.faults.items()
+    assert message.startswith(f"x{ending}: finding slides: {cause}")
+    assert source not in found.usable
+
+
+@pytest.mark.parametrize("kind", ["broken link", "loop", "pipe", "empty"])
+def test_a_bad_entry_that_is_hidden_or_no_slide_is_skipped_and_counted(slides: Path, kind: str) -> None:
+    make, _ = BAD[kind]
+    make(slides / ".x.svs")
+    make(slides / "x.png")
+    found = find_slides([str(slides)])
+    assert (relatives(found), found.faults, found.skipped) == (["b.svs"], {}, 2)
+
+
+def test_a_slide_without_permission_is_one_bad_slide(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (slides / "x.svs").write_bytes(b"x")
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "x.svs")
+    found = find_slides([str(slides)])
+    assert faults(found) == {"x.svs"}
+    assert "no permission" in next(iter(found.faults.values()))
+
+
+def test_a_name_that_is_not_utf8_is_one_bad_slide_with_its_bytes_escaped(slides: Path) -> None:
+    Path(os.fsdecode(os.fsencode(slides) + b"/M\xfcller.svs")).write_bytes(b"x")
+    for arguments in ([str(slides)], [str(slides / "*.svs")], [str(p) for p in slides.iterdir()]):
+        found = find_slides(arguments)
+        assert relatives(found) == ["M\\xfcller.svs", "b.svs"]
+        assert faults(found) == {"M\\xfcller.svs"}
+        assert "not UTF-8" in next(iter(found.faults.values()))
+        for source in found.sources:
+            f"{source}".encode()
+
+
+def test_a_folder_of_slides_that_is_called_as_one_is_a_folder(slides: Path) -> None:
+    touch(slides / "set.dcm" / "a.svs")
+    assert relatives(find_slides([str(slides)])) == ["b.svs"]
+    assert relatives(find_slides([str(slides)], recursive=True)) == ["b.svs", "set.dcm/a.svs"]
+    assert relatives(find_slides([str(slides / "set.dcm")])) == ["a.svs"]
+
+
+def test_a_name_longer_than_a_file_system_takes_is_one_bad_slide(slides: Path) -> None:
+    found = find_slides([str(slides / "b.svs"), str(slides / ("x" * 300 + ".svs"))])
+    assert faults(found) == {"x" * 300 + ".svs"}
+
+
+def test_a_slide_under_several_names_is_one_in_any_order(slides: Path) -> None:
+    whole = slides / "b.svs"
+    (slides / "a_link.svs").symlink_to("b.svs")
+    (slides / "c_hard.svs").hardlink_to(whole)
+    arguments = [str(slides / name) for name in ("a_link.svs", "b.svs", "c_hard.svs", "./b.svs")]
+    (source,) = find_slides(arguments).sources
+    assert source.path == whole
+    assert {path.name for path, _ in source.aliases} == {"a_link.svs", "c_hard.svs"}
+    for order in (arguments[::-1], arguments[1:] + arguments[:1], [str(slides)]):
+        assert find_slides(order).sources == (source,)
+    assert find_slides([arguments[0]]).sources[0].path.name == "a_link.svs"
+
+
+def test_a_copy_is_another_slide(slides: Path) -> None:
+    shutil.copy(slides / "b.svs", slides / "copy.svs")
+    assert relatives(find_slides([str(slides)])) == ["b.svs", "copy.svs"]
+
+
+def test_two_broken_links_to_one_place_are_two_bad_slides(slides: Path) -> None:
+    bad_link(slides / "x.svs")
+    bad_link(slides / "y.svs")
+    assert faults(find_slides([str(slides)])) == {"x.svs", "y.svs"}
+
+
+def test_a_folder_that_cannot_be_searched_is_told(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(slides / "shut" / "c.svs", slides / ".shut" / "d.svs")
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if "shut" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (note,) = find_slides([str(slides)], recursive=True).notes
+    assert "shut (Permission denied)" in note
+    assert ".shut" not in note
+    with pytest.raises(InputError, match=r"shut: finding slides: Permission denied"):
+        find_slides([str(slides / "shut")])
 
 
 def test_nothing_found_is_an_error_that_counts_what_was_there(tmp_path: Path) -> None:
@@ -205,23 +367,63 @@ def test_a_pixel_size_from_a_list_is_kept_though_the_slide_is_given_otherwise_to
 
 
 @pytest.mark.parametrize("mpp", ["fine", "0", "0.049", "20.1", "-1", "nan", "inf", "0,25"])
-def test_a_pixel_size_that_is_none_is_an_error_that_names_the_entry(tree: Path, mpp: str) -> None:
-    (tree / "list.csv").write_text(f'slide,mpp\nb.svs,0.25\na.TIFF,"{mpp}"\n')
-    with pytest.raises(InputError, match=rf"list\.csv: reading the slide list: entry 2: mpp '{mpp}'"):
-        find_slides([str(tree / "list.csv")])
+def test_a_pixel_size_that_is_none_is_its_slides_fault(slides: Path, mpp: str) -> None:
+    (slides / "a.svs").write_bytes(b"x")
+    (slides / "list.csv").write_text(f'slide,mpp\nb.svs,0.25\na.svs,"{mpp}"\n')
+    found = find_slides([str(slides / "list.csv")])
+    assert faults(found) == {"a.svs"}
+    assert f"entry 2 of list.csv: mpp '{mpp}' is not a pixel size" in next(iter(found.faults.values()))
+    assert {source.relative: source.mpp for source in found.usable} == {"b.svs": 0.25}
 
 
-@pytest.mark.parametrize("entry", ["lost.svs", '""', "deep"])
-def test_a_list_that_leads_to_no_file_is_an_error_that_names_the_entry(tree: Path, entry: str) -> None:
-    (tree / "list.csv").write_text(f"slide,mpp\nb.svs,\n{entry},0.3\n")
-    with pytest.raises(InputError, match=r"list\.csv: reading the slide list: entry 2: no such file"):
-        find_slides([str(tree / "list.csv")])
+def test_two_pixel_sizes_for_a_slide_are_its_fault(slides: Path) -> None:
+    (slides / "a.svs").write_bytes(b"x")
+    (slides / "list.csv").write_text("slide,mpp\nb.svs,0.25\na.svs,\n./b.svs,0.5\n")
+    found = find_slides([str(slides / "list.csv")])
+    assert faults(found) == {"b.svs"}
+    assert "listed with 0.25 and with 0.5 um/px" in next(iter(found.faults.values()))
 
 
-def test_a_row_too_short_for_its_slide_is_an_error_that_names_the_entry(tree: Path) -> None:
+@pytest.mark.parametrize(
+    ("entry", "name", "cause"),
+    [
+        ("lost.svs", "lost.svs", "no such file (entry 2 of list.csv)"),
+        ("lost", "lost", "no such file (entry 2 of list.csv)"),
+        ("deep", "deep", "a folder, not a slide's file (entry 2 of list.csv)"),
+        ('""', "entry 2 of list.csv", "the list's entry names no slide"),
+        ("a\0.svs", "a\ufffd.svs", "no such file (entry 2 of list.csv)"),
+    ],
+)
+def test_an_entry_that_leads_to_no_file_is_one_bad_slide(
+    slides: Path, entry: str, name: str, cause: str
+) -> None:
+    (slides / "deep").mkdir()
+    (slides / "list.csv").write_text(f"slide,mpp\nb.svs,\n{entry},0.3\n")
+    found = find_slides([str(slides / "list.csv")])
+    assert set(relatives(found)) == {"b.svs", name}
+    ((source, message),) = found.faults.items()
+    assert message.startswith(f"{name}: finding slides: {cause}")
+    assert source.relative == name
+
+
+def test_a_list_of_which_no_entry_leads_anywhere_is_an_error(tree: Path) -> None:
     (tree / "list.csv").write_text("mpp,slide\n0.25\n")
-    with pytest.raises(InputError, match="entry 1: no such file"):
+    with pytest.raises(InputError, match=r"entry 1 of list\.csv.*names no slide"):
         find_slides([str(tree / "list.csv")])
+    (tree / "list.txt").write_text("lost.svs\ngone.svs\n")
+    with pytest.raises(InputError, match=r"no such file.*1 more"):
+        find_slides([str(tree / "list.txt")])
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b.svs", 'a"b.svs', "a\nb.svs", "a\u2028b.svs", "a\x85b.svs", "# b.svs", "'a'.svs"]
+)
+def test_any_name_can_stand_in_a_list(slides: Path, name: str) -> None:
+    (slides / name).write_bytes(b"x")
+    with (slides / "list.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["slide", "mpp"], ["b.svs", ""], [name, "0.3"]])
+    found = find_slides([str(slides / "list.csv")])
+    assert {source.relative: source.mpp for source in found.usable} == {"b.svs": None, name: 0.3}
 
 
 @pytest.mark.parametrize("text", ["", "file,mpp\nb.svs,0.25\n", "b.svs\n", "x,y\n1,2\n"])
@@ -253,6 +455,7 @@ def test_a_dicom_series_is_one_slide_called_by_its_first_file(tmp_path: Path) ->
     found = find_slides([str(tmp_path)])
     assert relatives(found) == ["1.dcm", "3.dcm"]
     assert found.skipped == 0
+    assert [path.name for path, _ in found.sources[0].aliases] == ["2.dcm", "4.dcm"]
     assert [path.name for path in series_files(tmp_path / "1.dcm")] == ["1.dcm", "2.dcm", "4.dcm"]
     assert series_files(tmp_path / "3.dcm") == [tmp_path / "3.dcm"]
 

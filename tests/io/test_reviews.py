@@ -57,7 +57,7 @@ def test_only_geojson_is_looked_at_and_what_fits_no_slide_is_named(tmp_path: Pat
         (tmp_path / name).write_text("[]")
     sources = [SlideSource(Path("/x") / name, name) for name in ("a.svs", "b.svs", "d.svs")]
     found = find_reviews(tmp_path, sources)
-    assert {source.relative: [path.name for path in paths] for source, paths in found.items()} == {
+    assert {source.relative: [path.name for path in paths] for source, paths in found.of_slide.items()} == {
         "a.svs": ["a.svs.geojson"],
         "b.svs": ["b.json.gz"],
         "d.svs": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -314,8 +315,8 @@ def test_no_candidate_left_is_done_with_empty_ratios(
     tmp_path: Path, small_bundle: Path, assert_geojson_ok: Callable[[Path], None]
 ) -> None:
     slides = slides_in(tmp_path, ["a.tiff"])
-    candidates_csv(tmp_path / "d.csv", ["a.tiff"], [(-5.0, 10.0)])
-    result = run(slides, tmp_path / "d.csv", tmp_path / "out", small_bundle)
+    candidates_csv(tmp_path / "d.csv", ["a.tiff"], [(5.0, 10.0)])
+    result = run(slides, tmp_path / "d.csv", tmp_path / "out", small_bundle, result={"min_score": 0.9})
     row = summary(tmp_path / "out")["a.tiff"]
     assert result.exit_status == 0
     assert (row["status"], row["classified"], row["atypical_fraction"], row["mean_agreement"]) == (
@@ -543,3 +544,157 @@ def test_a_folder_of_detections_is_told_in_one_line(tmp_path: Path, small_bundle
     assert [w for w in result.warnings if "read as" in w] == [
         "3 of the detections files read as csv, px, frame slide"
     ]
+
+
+def test_one_bad_entry_of_each_kind_leaves_the_others_alone(tmp_path: Path, small_bundle: Path) -> None:
+    folder = tmp_path / "slides"
+    slides_in(folder, ["a.tiff", "b.tiff"])
+    os.mkfifo(folder / "pipe.tiff")
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "gone.svs").symlink_to("nowhere.svs")
+    (folder / "loop.svs").symlink_to("loop.svs")
+    (folder / "empty.svs").touch()
+    (folder / "folder.svs").mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.tiff")).write_bytes(b"x")
+    bad = {"pipe.tiff", "pipe.dcm", "gone.svs", "loop.svs", "empty.svs", "folder.svs", "M\\xfcller.tiff"}
+    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff", "b.tiff", "pipe.tiff", "gone.svs"])
+    out = tmp_path / "out"
+
+    for _ in range(2):  # the second time their names are in the folder's summary
+        result = run([folder], detections, out, small_bundle, output={"qupath_project": True, "dicom": False})
+        assert result.exit_status == 1
+        assert {name for name, status in result.statuses.items() if status == "failed"} == bad
+        assert {name for name, status in result.statuses.items() if status == "done"} == {"a.tiff", "b.tiff"}
+        rows = summary(out)
+        assert {name for name, row in rows.items() if row["status"] == "failed"} == bad
+        assert all(name in rows[name]["error"] for name in bad)
+        told = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        assert {slide["slide"] for slide in told["slides"] if slide["error"]} == bad
+        assert any(
+            "pipe.tiff" in line for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        )
+        project = json.loads((out / "qupath" / "project.qpproj").read_text(encoding="utf-8"))
+        assert {image["imageName"] for image in project["images"]} == {"a.tiff", "b.tiff"}
+        (note,) = (warning for warning in result.warnings if "QuPath project" in warning)
+        assert note.endswith("and 4 more")
+        assert result.report is not None
+
+
+def test_fail_fast_stops_before_the_first_slide_where_an_entry_is_bad(
+    three: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = three
+    slides[1].unlink()
+    result = run(slides, detections, out, small_bundle, output={"fail_fast": True})
+    assert result.statuses == {"a.tiff": "pending", "b.tiff": "failed", "c.tiff": "pending"}
+    assert result.exit_status == 1
+
+
+def test_a_slide_that_vanishes_after_it_was_found_fails_alone(
+    three: tuple[list[Path], Path, Path], small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides, detections, out = three
+    read = batch.read_detections
+
+    def slow(*arguments, **options):  # type: ignore[no-untyped-def]
+        slides[1].unlink()
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(batch, "read_detections", slow)
+    result = run(slides, detections, out, small_bundle)
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
+
+
+def test_a_name_too_long_for_our_endings_is_done_under_a_short_one(
+    tmp_path: Path, small_bundle: Path, assert_geojson_ok: Callable[[Path], None]
+) -> None:
+    names = ["a" * 245 + ".tiff", "a" * 244 + "b.tiff", "\u00e9" * 122 + ".tiff"]
+    slides = slides_in(tmp_path / "slides", names)
+    detections, out = candidates_csv(tmp_path / "d.csv", names), tmp_path / "out"
+    result = run([tmp_path / "slides"], detections, out, small_bundle)
+    assert set(result.statuses.values()) == {"done"}
+    assert all(name.endswith(".tiff") for name in result.statuses)
+    told = json.loads((out / "run.json").read_text(encoding="utf-8"))["slides"]
+    assert {Path(slide["path"]) for slide in told} == set(slides)
+    for name in result.statuses:
+        assert_geojson_ok(out / "geojson" / f"{name}.geojson")
+        assert len(read_figures(out / "figures" / f"{name}.parquet")) == len(CANDIDATES)
+    assert run([tmp_path / "slides"], detections, out, small_bundle).kept == set(result.statuses)
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b.tiff", 'a"b.tiff', "a\nb.tiff", "a'b;c.tiff", "100%25.tiff", "a\\b.tiff"]
+)
+def test_odd_names_round_trip(tmp_path: Path, small_bundle: Path, name: str) -> None:
+    slides_in(tmp_path / "slides", [name])
+    (tmp_path / "d.csv").write_text('slide,x,y\n"{}",100,100\n'.format(name.replace('"', '""')))
+    out = tmp_path / "out"
+    result = run([tmp_path / "slides"], tmp_path / "d.csv", out, small_bundle)
+    assert result.statuses == {name: "done"}
+    assert list(summary(out)) == [name]
+    assert [slide["slide"] for slide in json.loads((out / "run.json").read_text())["slides"]] == [name]
+
+
+def test_a_name_that_fits_two_slides_fails_these_and_no_other(tmp_path: Path, small_bundle: Path) -> None:
+    slides_in(tmp_path / "slides", ["a.tif", "a.tiff", "b.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["a", "b"])
+    result = run([tmp_path / "slides"], detections, tmp_path / "out", small_bundle)
+    assert result.statuses == {"a.tif": "failed", "a.tiff": "failed", "b.tiff": "done"}
+    assert result.exit_status == 1
+    for name in ("a.tif", "a.tiff"):
+        assert "the name 'a' fits 2 of the slides: 'a.tif', 'a.tiff'" in result.errors[name]
+    assert not any("not given" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_slide_beside_candidates_of_nearly_its_name_fails_alone(
+    tmp_path: Path, small_bundle: Path, *, as_folder: bool
+) -> None:
+    slides_in(tmp_path / "slides", ["a.tiff", "b.tiff", "c.tiff"])
+    if as_folder:
+        detections = tmp_path / "dets"
+        detections.mkdir()
+        for name in ("a_HE.csv", "b.csv"):
+            (detections / name).write_text("x,y\n100,100\n")
+    else:
+        detections = candidates_csv(tmp_path / "d.csv", ["a_HE.svs", "b.tiff"])
+    result = run([tmp_path / "slides"], detections, tmp_path / "out", small_bundle)
+    assert result.statuses == {"a.tiff": "failed", "b.tiff": "done", "c.tiff": "no_detections"}
+    assert "a_HE" in result.errors["a.tiff"]
+    assert "a.tiff" in result.errors["a.tiff"]
+
+
+def test_a_slide_keeps_its_figures_whichever_of_its_names_the_table_uses(
+    tmp_path: Path, small_bundle: Path, no_inference: list[str]
+) -> None:
+    slide, other = slides_in(tmp_path / "slides", ["b.tiff", "q.tiff"])
+    link = tmp_path / "a_link.tiff"
+    link.symlink_to(slide)
+    for order in ([slide, link, other], [link, other, slide]):
+        for name in ("a_link.tiff", "b.tiff"):
+            detections = candidates_csv(tmp_path / "d.csv", [name, "q"])
+            result = run(order, detections, tmp_path / "out", small_bundle)
+            assert result.statuses == {"b.tiff": "done", "q.tiff": "done"}
+    assert sorted(no_inference) == ["b.tiff", "q.tiff"]
+
+
+def test_rows_that_no_slide_has_are_told_with_three_names_at_most(tmp_path: Path, small_bundle: Path) -> None:
+    slides = slides_in(tmp_path, ["a.tiff"])
+    strangers = [f"s{number}.svs" for number in range(30)]
+    rows = ["slide,x,y", "a.tiff,100,100", ",5,5", *(f"{name},1,1" for name in strangers)]
+    (tmp_path / "d.csv").write_text("\n".join(rows) + "\n")
+    warnings = run(slides, tmp_path / "d.csv", tmp_path / "out", small_bundle).warnings
+    assert "d.csv: 1 row without the name of a slide, which is not used" in warnings
+    (note,) = (warning for warning in warnings if "not given" in warning)
+    assert (
+        note == "d.csv: 30 rows for 30 slides that were not given: 's0.svs', 's1.svs', 's2.svs' and 27 more"
+    )
+    (tmp_path / "d.csv").write_text("\n".join(rows[:3]) + "\n")
+    warnings = run(slides, tmp_path / "d.csv", tmp_path / "out", small_bundle).warnings
+    assert not any("not given" in warning for warning in warnings)
+
+
+def test_a_note_of_a_missing_hotspot_names_its_slide(tmp_path: Path, small_bundle: Path) -> None:
+    slides = slides_in(tmp_path, ["a.tiff"])
+    result = run(slides, candidates_csv(tmp_path / "d.csv", ["a.tiff"]), tmp_path / "out", small_bundle)
+    assert any(warning.startswith("a.tiff: no hotspot: ") for warning in result.warnings)

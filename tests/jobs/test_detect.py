@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tests.detector_files import MODEL, spotted_slide, stub_network
 from tests.runs import Silent
 from wsi_mitosis.errors import InputError, OutputError
+from wsi_mitosis.io.detections import find_files
 from wsi_mitosis.jobs import detect
 from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates, SlideDetector
 from wsi_mitosis.jobs.runs import SlideOutcome
@@ -237,3 +239,30 @@ def test_one_writer_at_a_time_and_no_folder_for_a_file(
 def test_no_slides_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         run([tmp_path / "nothing"], tmp_path / "dets.csv")
+
+
+def test_one_bad_entry_of_each_kind_leaves_the_others_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    spotted_slide(folder / "a.tiff", (100, 80), [(30, 30, 0.8)])
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "gone.svs").symlink_to("nowhere.svs")
+    (folder / "folder.svs").mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.tiff")).write_bytes(b"x")
+    result = run([folder, tmp_path / "lost.svs"], tmp_path / "dets.csv")
+    bad = {"pipe.dcm", "gone.svs", "folder.svs", "M\\xfcller.tiff", "lost.svs"}
+    assert result.exit_status == 1
+    assert result.statuses == {"a.tiff": "done"} | dict.fromkeys(bad, "failed")
+    assert all(name in result.errors[name] for name in bad)
+    told = json.loads((tmp_path / "dets.csv.parts/run.json").read_text(encoding="utf-8"))
+    assert {slide["slide"] for slide in told["slides"] if slide["error"]} == bad
+
+
+def test_a_name_too_long_for_its_table_is_whole_in_the_csv(tmp_path: Path) -> None:
+    name = "a" * 245 + ".tiff"
+    slide = spotted_slide(tmp_path / name, (100, 80), [(30, 30, 0.8)])
+    out = tmp_path / "dets.csv"
+    assert run([slide], out).exit_status == 0
+    assert [row["slide"] for row in rows(out)] == [name]
+    (part,) = (tmp_path / "dets.csv.parts").glob("*.parquet")
+    source = SlideSource(slide, name)
+    assert find_files(part.parent, [source]).of_slide == {source: [part]}

@@ -36,7 +36,7 @@ def test_every_slide_that_opens_is_in_the_project(tmp_path: Path, small_bundle: 
     result = run(slides, detections, tmp_path / "out", small_bundle, output=PROJECT)
     assert sorted(result.statuses.values()) == ["done", "failed", "failed", "no_detections"]
     assert names(tmp_path / "out") == ["done.tiff", "no_mpp.tiff", "none.tiff"]
-    assert "not in the QuPath project, for nothing opens them: broken.tiff" in result.warnings
+    assert "not in the QuPath project, because they cannot be opened: 'broken.tiff'" in result.warnings
 
 
 def test_without_the_option_there_is_no_project(tmp_path: Path, small_bundle: Path) -> None:

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import unquote
 
 import pandas as pd
 
+from wsi_mitosis.core.likeness import nearly_alike
+from wsi_mitosis.core.naming import shortened
 from wsi_mitosis.errors import DetectionsError, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from wsi_mitosis.tables import Detections, SlideSource
 
 _STAGE = "matching detections to slides"
+SERIES = " - "
+"""QuPath calls an image of Bio-Formats `<file name> - <image name>`, or `<file name> - Series <n>` if the
+file has no name for it (BioFormatsImageServer.getImageName, QuPath 0.2 to 0.6)."""
+_BLANKS = " \t\r\n\f\v\u00a0\u200b\ufeff"
+_SCHEME = re.compile(r"file:(//[^/\\]*)?(?=[/\\])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What names mean.
+
+    Attributes:
+        slides: The slide of each name that fits one.
+        refused: The slides whose names fit others as well, or that two different images are called by.
+        contested: The names for which slides are refused.
+    """
+
+    slides: dict[str, SlideSource]
+    refused: dict[SlideSource, DetectionsError]
+    contested: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -28,24 +53,36 @@ class Split:
             numbered from 0 within the slide.
         unmatched_rows: How many rows name no slide, or one that was not given.
         unmatched_names: The names that fit no given slide, in file order.
+        refused: The slides whose rows cannot be told from others', or are perhaps under another name.
+        refused_rows: How many rows name these slides.
+        nameless_rows: How many of the unmatched rows name no slide.
     """
 
     parts: dict[SlideSource, Detections]
     unmatched_rows: int
     unmatched_names: tuple[str, ...]
+    refused: dict[SlideSource, DetectionsError] = field(default_factory=dict)
+    refused_rows: int = 0
+    nameless_rows: int = 0
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """Slides that a name fits equally well.
 
     Attributes:
         whole: Whether all of the name was found, and not only its last parts.
         length: How many of its parts were found.
+        spelled: The parts that were found, as the name spells them.
+        folded: Whether only upper and lower case differ from the slide's name.
+        series: What follows the file name in QuPath's name of an image; None without.
     """
 
     sources: tuple[SlideSource, ...]
     whole: bool
     length: int
+    spelled: tuple[str, ...]
+    folded: bool
+    series: str | None
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -53,16 +90,91 @@ class _Fit(NamedTuple):
         return self.whole, self.length
 
 
+class NameIndex:
+    """The slides by what they may be called.
+
+    Args:
+        sources: The slides.
+        file_names_only: Whether a name is a file name or stem, and never a path.
+    """
+
+    def __init__(self, sources: Sequence[SlideSource], *, file_names_only: bool = False) -> None:
+        self._sources, self._file_names_only = sources, file_names_only
+        self._tables: dict[tuple[bool, bool], dict[tuple[str, ...], tuple[SlideSource, ...]]] = {}
+
+    def fit(self, name: str) -> Fit | None:
+        """The slides that a name fits best; None where it fits none.
+
+        The name as it is comes first, then without quoting and blanks, then in another case, and last without
+        the series that QuPath puts after a file name.
+        """
+        texts = _spellings(name)
+        for folded in (False, True):
+            for text in texts:
+                if fit := self._find(text, folded=folded):
+                    return fit
+        for folded in (False, True):
+            for text in texts:
+                for file, series in _series(text):
+                    if fit := self._find(file, folded=folded, series=series):
+                        return fit
+        return None
+
+    def _find(self, text: str, *, folded: bool, series: str | None = None) -> Fit | None:
+        table = self._table(folded=folded, files_only=series is not None)
+        spelled = (normalised(text),) if self._file_names_only else _parts(text)
+        parts = tuple(map(_folded, spelled)) if folded else spelled
+        if whole := table.get(("", *parts)):
+            return Fit(whole, True, len(parts), spelled, folded, series)
+        for start in range(len(parts)):
+            if found := table.get(parts[start:]):
+                return Fit(found, start == 0, len(parts) - start, spelled[start:], folded, series)
+        return None
+
+    def _table(self, *, folded: bool, files_only: bool) -> dict[tuple[str, ...], tuple[SlideSource, ...]]:
+        """Slides by every end of their paths; a whole path is under `("", *parts)`."""
+        kind = folded, files_only
+        if kind not in self._tables:
+            table: dict[tuple[str, ...], dict[SlideSource, None]] = defaultdict(dict)
+            for source in self._sources:
+                for key in self._keys(source, files_only=files_only):
+                    table[tuple(map(_folded, key)) if folded else key][source] = None
+            self._tables[kind] = {key: tuple(found) for key, found in table.items()}
+        return self._tables[kind]
+
+    def _keys(self, source: SlideSource, *, files_only: bool) -> Iterator[tuple[str, ...]]:
+        for path in _paths(source):
+            *folders, file = _parts(path)
+            names = (file,) if files_only else names_of(path)
+            if self._file_names_only:
+                yield from ((name,) for name in names)
+                continue
+            for name in dict.fromkeys((*names, file)):
+                yield "", *folders, name
+                yield from ((*folders[start:], name) for start in range(len(folders) + 1))
+
+
 def file_names(source: SlideSource) -> tuple[str, ...]:
-    """A slide's file name and its stems: of `x.ome.tif` also `x.ome` and `x`."""
-    name = normalised(source.relative.rsplit("/", 1)[-1])
-    names = [name]
+    """A slide's file name and its stems: of `x.ome.tif` also `x.ome` and `x`; then those of its aliases."""
+    paths = (source.relative, *(relative for _, relative in source.aliases))
+    return tuple(dict.fromkeys(name for path in paths for name in names_of(path)))
+
+
+def names_of(path: str) -> tuple[str, ...]:
+    """A file's name and its stems; of a name that is too long also those of the shortened one."""
+    name = path.rsplit("/", 1)[-1]
+    return tuple(
+        dict.fromkeys(stem for form in (name, shortened(name)) for stem in _with_stems(normalised(form)))
+    )
+
+
+def _with_stems(name: str) -> Iterator[str]:
+    yield name
     stem, dot, _ = name.rpartition(".")
     if dot and stem:
-        names.append(stem)
+        yield stem
     if stem.lower().endswith(".ome"):
-        names.append(stem[: -len(".ome")])
-    return tuple(names)
+        yield stem[: -len(".ome")]
 
 
 def normalised(text: str) -> str:
@@ -70,39 +182,41 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def match_slides(names: Iterable[str], sources: Sequence[SlideSource]) -> dict[str, SlideSource]:
+def match_slides(names: Iterable[str], sources: Sequence[SlideSource]) -> Matches:
     r"""Find the slide that each name means.
 
     A name is a path relative to the given folder, an absolute path, perhaps of another computer
-    (`C:\scans\a.svs`), a file name or a stem. The longest end of the path that fits decides, a whole
-    relative or absolute path before all. A path of which only the end fits is set aside where another name
-    fits that slide better: it then means a slide of that name which was not given.
+    (`C:\scans\a.svs`, `file:///C:/scans/a%20b.svs`), a file name or a stem. One in another case, or with
+    QuPath's series after it, means a slide if it fits no other. The longest end of the path that fits
+    decides, a whole relative or absolute path before all. A path of which only the end fits is set aside
+    where another name fits that slide better: it then means a slide of that name which was not given.
 
     Args:
         names: Slide names as the detections file has them.
         sources: The slides of the run.
 
     Returns:
-        The slide of each name that fits one.
-
-    Raises:
-        DetectionsError: if a name fits two slides equally well, or two different paths one slide.
+        The slides. Refused are those of a name that fits several equally well, and a slide that two different
+        paths, series or spellings fit.
     """
-    index = _suffixes(sources)
-    fits = {name: fit for name in dict.fromkeys(names) if (fit := _fit(_parts(name), index))}
+    index = NameIndex(sources)
+    fits = {name: fit for name in dict.fromkeys(names) if (fit := index.fit(name))}
     best: dict[SlideSource, tuple[bool, int]] = {}
     for fit in fits.values():
         for source in fit.sources:
             best[source] = max(fit.rank, best.get(source, fit.rank))
-    matched: dict[str, SlideSource] = {}
-    for name, fit in fits.items():
-        if not fit.whole and all(best[source] > fit.rank for source in fit.sources):
-            continue
-        if len(fit.sources) > 1:
-            raise _ambiguous(name, fit.sources)
-        matched[name] = fit.sources[0]
-    _check_rivals(matched, fits)
-    return matched
+    counting = {
+        name: fit for name, fit in fits.items() if fit.whole or any(best[s] <= fit.rank for s in fit.sources)
+    }
+    refused = _ambiguous(counting)
+    slides = {name: fit.sources[0] for name, fit in counting.items() if len(fit.sources) == 1}
+    for source, rivals in _rivals(slides, counting).items():
+        refused.setdefault(source, rivals)
+    contested = frozenset(
+        name for name, fit in counting.items() if len(fit.sources) > 1 or fit.sources[0] in refused
+    )
+    matched = {name: source for name, source in slides.items() if name not in contested}
+    return Matches(matched, {s: refused[s] for s in sources if s in refused}, contested)
 
 
 def split_by_slide(detections: Detections, sources: Sequence[SlideSource]) -> Split:
@@ -115,34 +229,58 @@ def split_by_slide(detections: Detections, sources: Sequence[SlideSource]) -> Sp
         sources: The slides of the run.
 
     Returns:
-        The parts; a slide without a row has none, but for an only slide whose file names no slide.
+        The parts; a slide without a row has none, except an only slide whose file names no slide. A slide of
+        which the names are not certain is refused, and the others are not.
 
     Raises:
-        DetectionsError: if rows name no slide and there are several, if no row fits any of the slides, or
-            as `match_slides`.
+        DetectionsError: if rows name no slide and there are several, if no row fits any of the slides, or if
+            the only slide is refused.
     """
     table = detections.table
     classes = tuple(table["detector_class"].dropna().unique())
-    codes, names = pd.factorize(table["slide"])
-    if not len(names):
+    codes, found = pd.factorize(table["slide"])
+    # An entry more than there are names: the code of a row without a name is -1.
+    names = [name if name.strip(_BLANKS) else None for name in map(str, found)] + [None]
+    given = [name for name in names if name is not None]
+    if not given:
         return Split(_of_only_slide(detections, sources), 0, ())
-    matched = match_slides(names, sources)
-    if not matched:
-        raise _none_fits(names, sources)
+    matches = match_slides(given, sources)
+    if not matches.slides and not matches.refused:
+        raise _none_fits(given, sources)
+    unmatched = tuple(name for name in given if name not in matches.slides and name not in matches.contested)
     places = {source: place for place, source in enumerate(sources)}
-    # One more entry than there are names: the code of a row without a name is -1.
-    place_of_name = [places[matched[name]] if name in matched else -1 for name in names]
-    row_places = pd.Series([*place_of_name, -1], dtype="int64").to_numpy()[codes]
+    place_of_name = [_place(name, matches, places) for name in names]
+    row_places = pd.Series(place_of_name, dtype="int64").to_numpy()[codes]
+    parts = {
+        sources[cast("int", place)]: replace(
+            detections, table=rows.reset_index(drop=True), file_classes=classes
+        )
+        for place, rows in table[row_places >= 0].groupby(row_places[row_places >= 0])
+    }
+    absent = [source for source in sources if source not in parts and source not in matches.refused]
+    refused = matches.refused | _perhaps_others(absent, unmatched)
+    if len(sources) == 1 and refused:
+        raise refused[sources[0]]
     return Split(
-        parts={
-            sources[cast("int", place)]: replace(
-                detections, table=rows.reset_index(drop=True), file_classes=classes
-            )
-            for place, rows in table[row_places >= 0].groupby(row_places[row_places >= 0])
-        },
-        unmatched_rows=int((row_places < 0).sum()),
-        unmatched_names=tuple(name for name in names if name not in matched),
+        parts,
+        unmatched_rows=int(((row_places == _UNMATCHED) | (row_places == _NAMELESS)).sum()),
+        unmatched_names=unmatched,
+        refused=refused,
+        refused_rows=int((row_places == _REFUSED).sum()),
+        nameless_rows=int((row_places == _NAMELESS).sum()),
     )
+
+
+_UNMATCHED, _REFUSED, _NAMELESS = -1, -2, -3
+
+
+def _place(name: str | None, matches: Matches, places: Mapping[SlideSource, int]) -> int:
+    """The slide's number, or why the rows of a name are no slide's."""
+    if name is None:
+        return _NAMELESS
+    if name in matches.contested:
+        return _REFUSED
+    return places[matches.slides[name]] if name in matches.slides else _UNMATCHED
 
 
 def _of_only_slide(detections: Detections, sources: Sequence[SlideSource]) -> dict[SlideSource, Detections]:
@@ -162,55 +300,119 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in parts if part not in {"", "."})
 
 
-def _suffixes(sources: Sequence[SlideSource]) -> dict[tuple[str, ...], list[SlideSource]]:
-    """Slides by every end of their path, as it is and without the file name's ending.
-
-    A whole relative path is under `("", *parts)`, so that it is told from the end of another one.
-    """
-    index: dict[tuple[str, ...], list[SlideSource]] = defaultdict(list)
-    for source in sources:
-        absolute, relative = _parts(str(source.path)), _parts(source.relative)
-        keys = {("", *absolute), ("", *relative)}
-        for parts in (absolute, relative):
-            folders = parts[:-1]
-            for name in (parts[-1], *file_names(source)):
-                keys |= {(*folders[start:], name) for start in range(len(folders) + 1)}
-        for key in keys:
-            index[key].append(source)
-    return index
+def _paths(source: SlideSource) -> Iterator[str]:
+    for path, relative in ((source.path, source.relative), *source.aliases):
+        yield str(path)
+        yield relative
 
 
-def _fit(parts: tuple[str, ...], index: Mapping[tuple[str, ...], Sequence[SlideSource]]) -> _Fit | None:
-    whole = index.get(("", *parts))
-    if whole:
-        return _Fit(tuple(whole), True, len(parts))
-    for start in range(len(parts)):
-        found = index.get(parts[start:])
-        if found:
-            return _Fit(tuple(found), start == 0, len(parts) - start)
-    return None
+def _folded(text: str) -> str:
+    return normalised(text.casefold())
 
 
-def _check_rivals(matched: Mapping[str, SlideSource], fits: Mapping[str, _Fit]) -> None:
-    """Refuse `case1/a.svs` and `case2/a.svs` for the one slide `a.svs`: they are two slides' rows."""
-    folders: dict[SlideSource, dict[tuple[str, ...], str]] = defaultdict(dict)
+def _spellings(name: str) -> tuple[str, ...]:
+    """A name as it is, without blanks and quotes around it, and with what a URL escapes."""
+    bare = name.strip(_BLANKS)
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1].strip(_BLANKS)
+    texts = [name, bare, _SCHEME.sub("", bare)]
+    if "%" in bare:
+        with contextlib.suppress(UnicodeDecodeError):  # no escapes of UTF-8: the sign is the name's own
+            texts.append(unquote(texts[-1], errors="strict"))
+    return tuple(dict.fromkeys(texts))
+
+
+def _series(text: str) -> Iterator[tuple[str, str]]:
+    """Every way to read a name as a file's and what QuPath puts after it, the longest file name first."""
+    end = text.rfind(SERIES)
+    while end > 0:
+        file, series = text[:end], text[end + len(SERIES) :]
+        if "/" in series or "\\" in series:  # then it is a folder that has the blanks in its name
+            return
+        yield file, series
+        end = text.rfind(SERIES, 0, end)
+
+
+def _ambiguous(fits: Mapping[str, Fit]) -> dict[SlideSource, DetectionsError]:
+    """The slides that a name fits as well as another."""
+    refused: dict[SlideSource, DetectionsError] = {}
+    for name, fit in fits.items():
+        if len(fit.sources) > 1:
+            slides = listed(source.relative for source in fit.sources)
+            for source in fit.sources:
+                refused.setdefault(
+                    source,
+                    DetectionsError(
+                        f"the name '{name}' fits {len(fit.sources)} of the slides: {slides}",
+                        subject=source.relative,
+                        stage=_STAGE,
+                        remedy="Name the slides in the table by their path below the folder given",
+                    ),
+                )
+    return refused
+
+
+def _rivals(
+    matched: Mapping[str, SlideSource], fits: Mapping[str, Fit]
+) -> dict[SlideSource, DetectionsError]:
+    """Slides with names of different images: `case1/a.svs` and `case2/a.svs`, or two series of `a.svs`."""
+    names: dict[SlideSource, list[str]] = defaultdict(list)
     for name, source in matched.items():
-        if not fits[name].whole:
-            folders[source].setdefault(_parts(name)[:-1], name)
-    for source, rivals in folders.items():
-        if len(rivals) > 1:
-            raise DetectionsError(
-                f"the names {listed(rivals.values())} all fit the slide '{source.relative}'",
+        names[source].append(name)
+    refused = {}
+    for source, all_names in names.items():
+        if len(all_names) > 1 and (rivals := _different(all_names, fits)):
+            refused[source] = DetectionsError(
+                f"the names {listed(rivals)} all fit this slide, and may be different images",
+                subject=source.relative,
                 stage=_STAGE,
-                remedy="Give the folder above, so that the slides' paths tell them apart",
+                remedy="Call the slide by one name in the table and leave out the rows of other images; for "
+                "slides of one name give the folder above, so that their paths tell them apart",
             )
+    return refused
 
 
-def _ambiguous(name: str, sources: Sequence[SlideSource]) -> DetectionsError:
+def _different(names: Sequence[str], fits: Mapping[str, Fit]) -> list[str]:
+    """A name for each image that one slide's names mean; empty if all may be the same."""
+    folders = {_parts(name)[:-1]: name for name in reversed(names) if not fits[name].whole}
+    if len(folders) > 1:
+        return list(folders.values())[::-1]
+    series = {_folded(fits[name].series or ""): name for name in reversed(names)}
+    if len(series) > 1:
+        return list(series.values())[::-1]
+    return _other_cases(names, fits)
+
+
+def _other_cases(names: Sequence[str], fits: Mapping[str, Fit]) -> list[str]:
+    """Two names that differ in upper and lower case: another file system takes them for two slides."""
+    folded = (name for name in names if fits[name].folded)
+    pairs = ([name, other] for name in folded for other in names)
+    return next((pair for pair in pairs if not _spelled_alike(*(fits[name].spelled for name in pair))), [])
+
+
+def _spelled_alike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether two ends of a path have the same letters, as far as both go."""
+    shared = min(len(ours), len(theirs))
+    if ours[-shared:-1] != theirs[-shared:-1]:
+        return False
+    return ours[-1] in _with_stems(theirs[-1]) or theirs[-1] in _with_stems(ours[-1])
+
+
+def _perhaps_others(
+    absent: Sequence[SlideSource], names: Sequence[str]
+) -> dict[SlideSource, DetectionsError]:
+    """Slides without a row, while rows of no given slide are called nearly the same."""
+    alike = nearly_alike({source: file_names(source) for source in absent}, names)
+    return {source: misnamed(source, found, "row") for source, found in alike.items()}
+
+
+def misnamed(source: SlideSource, names: Sequence[str], what: str) -> DetectionsError:
+    """The error of a slide without candidates beside candidates of a slide that is called nearly the same."""
     return DetectionsError(
-        f"the name '{name}' fits {len(sources)} of the slides: {listed(s.relative for s in sources)}",
+        f"no {what} is named after this slide, but {listed(names)} is nearly the same and no other slide's",
+        subject=source.relative,
         stage=_STAGE,
-        remedy="Name the slides in the table by their path below the folder given",
+        remedy="Correct the name if it means this slide; leave this slide out if it has no candidates",
     )
 
 

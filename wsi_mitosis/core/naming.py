@@ -1,7 +1,8 @@
-"""Names of slides in an output folder: short, told apart, and never changed once written."""
+"""Names of slides in an output folder: short, distinct, and never changed once written."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
@@ -11,56 +12,108 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.tables import SlideSource
 
+COMPONENT_BYTES = 255
+"""Longest file name of ext4, XFS, NFS, APFS and NTFS (NAME_MAX, limits.h(0p))."""
+NAME_BYTES = COMPONENT_BYTES - len(".geojson.gz") - len(".4194304-")
+"""Longest name of a slide in the output folder: our longest ending follows it, and while a file is written a
+dot and the process's number (at most 2^22, proc(5)) stand before it."""
+_DIGEST_DIGITS = 12
+_MOST_ENDING_BYTES = 16
 
-def allot_names(sources: Sequence[SlideSource], earlier: Mapping[str, str]) -> dict[SlideSource, str]:
+
+def allot_names(
+    sources: Sequence[SlideSource], earlier: Mapping[str, str], *, most_bytes: int | None = NAME_BYTES
+) -> dict[SlideSource, str]:
     """Give each slide its name in the output folder.
 
-    A slide is called by its file name; slides of the same file name keep their folders relative to the given
-    root, and further folders where that is not enough.
+    A slide is called by its file name. Slides of the same file name keep their folders relative to the given
+    root, and further folders where that is not enough. A file name that is too long is shortened.
 
     Args:
         sources: The slides of this run.
         earlier: Names that the folder holds already, by the absolute path of their slides.
+        most_bytes: Longest file name of a slide, bytes of UTF-8; None to leave all as they are.
 
     Returns:
         A distinct name, with forward slashes, for every source.
     """
-    names = {s: earlier[str(s.path)] for s in sources if str(s.path) in earlier}
+    names = {source: name for source in sources if (name := _earlier_name(source, earlier)) is not None}
     taken = set(earlier.values())
     namesakes: dict[str, list[SlideSource]] = defaultdict(list)
     for source in sources:
         if source not in names:
             namesakes[source.path.name].append(source)
     for name, group in namesakes.items():
-        if len(group) == 1 and name not in taken:
-            names[group[0]] = name
+        plain = _fitted(name, most_bytes)
+        if len(group) == 1 and plain not in taken:
+            names[group[0]] = plain
         else:
-            names.update(_with_folders(group, taken))
+            names.update(_with_folders(group, taken, most_bytes))
         taken.update(names[source] for source in group)
     return names
 
 
-def _with_folders(group: Sequence[SlideSource], taken: set[str]) -> dict[SlideSource, str]:
+def shortened(name: str, most_bytes: int = NAME_BYTES) -> str:
+    """Return a file name of at most `most_bytes` bytes of UTF-8; a name that is short enough stays as it is.
+
+    A longer one is cut at a character. A digest of the whole name and the file's ending follow.
+    """
+    data = _bytes(name)
+    if len(data) <= most_bytes:
+        return name
+    mark = f"~{hashlib.sha256(data).hexdigest()[:_DIGEST_DIGITS]}{_ending(name)}"
+    return data[: most_bytes - len(_bytes(mark))].decode(errors="ignore") + mark
+
+
+def _earlier_name(source: SlideSource, earlier: Mapping[str, str]) -> str | None:
+    paths = (source.path, *(path for path, _ in source.aliases))
+    return next((earlier[str(path)] for path in paths if str(path) in earlier), None)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _ending(name: str) -> str:
+    """`.svs`, `.ome.tif`; empty for a name without an ending."""
+    stem, dot, ending = name.rpartition(".")
+    if not dot or not stem or len(_bytes(ending)) > _MOST_ENDING_BYTES:
+        return ""
+    return f"{stem[-4:]}.{ending}" if stem.lower().endswith(".ome") else f".{ending}"
+
+
+def _fitted(name: str, most_bytes: int | None) -> str:
+    """A name whose folders and file name a file system takes."""
+    if most_bytes is None:
+        return name
+    *folders, file = name.split("/")
+    fitted = (shortened(folder, COMPONENT_BYTES) for folder in folders)
+    return "/".join([*fitted, shortened(file, most_bytes)])
+
+
+def _with_folders(
+    group: Sequence[SlideSource], taken: set[str], most_bytes: int | None
+) -> dict[SlideSource, str]:
     """As many folders as tell the slides of one file name apart, and those below the given root at least."""
     deepest = max(2, *(len(source.path.parts) - 1 for source in group))
     for depth in range(2, deepest + 1):
-        names = {source: _ending(source, depth) for source in group}
+        names = {source: _fitted(_last_parts(source, depth), most_bytes) for source in group}
         if len(set(names.values())) == len(group) and taken.isdisjoint(names.values()):
             return names
     return _numbered(names, taken)
 
 
-def _ending(source: SlideSource, depth: int) -> str:
+def _last_parts(source: SlideSource, depth: int) -> str:
     parts = source.path.parts[1:]
     return "/".join(parts[-max(depth, source.relative.count("/") + 1) :])
 
 
 def _numbered(names: Mapping[SlideSource, str], taken: set[str]) -> dict[SlideSource, str]:
-    """Whole paths told apart from earlier names by a number in front: `2/data/x.svs`."""
-    free = {source: name for source, name in names.items() if name not in taken}
-    used = taken | set(free.values())
+    """Whole paths told apart from each other and from earlier names by a number in front: `2/data/x.svs`."""
+    free: dict[SlideSource, str] = {}
+    used = set(taken)
     for source, name in names.items():
-        if source not in free:
-            free[source] = next(f"{n}/{name}" for n in count(2) if f"{n}/{name}" not in used)
-            used.add(free[source])
+        numbered = (name if n == 1 else f"{n}/{name}" for n in count(1))
+        free[source] = next(candidate for candidate in numbered if candidate not in used)
+        used.add(free[source])
     return free

@@ -6,6 +6,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.core.naming import COMPONENT_BYTES, shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """A sibling to write to, which takes the place of `path` when the block ends well.
 
-    The sibling's name starts with a dot and ends like the target's; its folder is made if needed.
+    The sibling's name starts with a dot, ends like the target's, and is short enough for every file system.
+    Its folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(shortened(f".{os.getpid()}-{path.name}", COMPONENT_BYTES))
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -29,6 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file (UTF-8, line ends as given)."""
+    """Write a whole text file (UTF-8, line ends as given).
+
+    A byte of a file name that is not UTF-8 is written as an escape, such as `\\udcfc`.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

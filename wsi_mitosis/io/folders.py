@@ -58,6 +58,6 @@ class HeldFolder:
         line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, line.encode(errors="backslashreplace"))
         finally:
             os.close(descriptor)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from wsi_mitosis.io.detections.folder import FoundFiles
     from wsi_mitosis.tables import Detections, SlideSource
 
 STAGE = "reading the review"
@@ -36,12 +37,11 @@ REGION_COUNTS = ("mitoses", "atypical", "typical", "mitoses_per_mm2")
 RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGION_COUNTS), "reviewed")
 
 
-def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSource, list[Path]]:
+def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
     """Each slide's reviewed files, named after it as detections are; what is no GeoJSON is passed over.
 
     Raises:
-        DetectionsError: where the folder is none, no file of it is named after one of the slides, or one fits
-            two of them.
+        DetectionsError: where the folder is none, or no file of it is named after one of the slides.
     """
     if not folder.is_dir():
         raise DetectionsError(
@@ -53,11 +53,10 @@ def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> dict[SlideSour
     return find_files(folder, sources, endings=ENDINGS)
 
 
-def strangers(folder: Path, reviews: Mapping[SlideSource, Sequence[Path]]) -> tuple[str, ...]:
-    """GeoJSON files of the folder and its sub-folders that no slide has taken, sorted."""
-    taken = {path for paths in reviews.values() for path in paths}
+def strangers(folder: Path, reviews: FoundFiles) -> tuple[str, ...]:
+    """GeoJSON files of the folder and its sub-folders that fit no slide, sorted."""
     there = (path for path in folder.rglob("*") if not path.name.startswith(".") and _is_geojson(path))
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in there if path not in taken))
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in there if path not in reviews.fitting))
 
 
 def read_review(path: Path) -> Detections:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.hotspots import HotspotShape
-from wsi_mitosis.core.matching import split_by_slide
+from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.reading import Reading
-from wsi_mitosis.errors import DetectionsError, OutputError
+from wsi_mitosis.errors import DetectionsError, OutputError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
+from wsi_mitosis.io.detections.folder import the_one
 from wsi_mitosis.io.dicom_annotations import check_installed
 from wsi_mitosis.io.qupath import check_project, project_path, write_project
 from wsi_mitosis.io.regions import RegionFile, read_regions
@@ -29,11 +30,21 @@ from wsi_mitosis.io.slides.dicom import is_dicom
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
 from wsi_mitosis.jobs.report import FILE as REPORT
 from wsi_mitosis.jobs.report import make_report
-from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
+from wsi_mitosis.jobs.runs import (
+    Reporter,
+    Run,
+    RunResult,
+    SlideOutcome,
+    attempt,
+    notes_of,
+    size_bytes,
+    standing_names,
+)
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.jobs.classify import Classifier
     from wsi_mitosis.specs import ClassifySpec
     from wsi_mitosis.tables import Detections, SlideSource
@@ -55,9 +66,8 @@ class SlideTask:
 
     @property
     def size(self) -> tuple[int, int]:
-        """By which the largest tasks are found: candidates, then bytes."""
-        path = self.source.path
-        return len(self.detections.table), path.stat().st_size if path.exists() else 0
+        """Sort key of the largest task: candidates, then bytes."""
+        return len(self.detections.table), size_bytes(self.source)
 
 
 Executor = Callable[
@@ -73,11 +83,13 @@ class Inputs:
 
     Attributes:
         detections: Candidates by slide.
-        failures: Slides whose own detections file cannot be used, and why.
+        failures: Slides that cannot be classified, and why: they cannot be opened, their own detections
+            file cannot be used, or which candidates are theirs is not certain.
         absent: Slides that no row and no file is for.
         notes: What the user should know.
         files: The detections files that were read: path, format, frame, units, SHA-256.
         regions: Regions by slide, where any were given.
+        unusable: The failures that must not be opened.
     """
 
     detections: dict[SlideSource, Detections]
@@ -86,11 +98,17 @@ class Inputs:
     notes: tuple[str, ...]
     files: tuple[dict[str, str], ...]
     regions: Mapping[SlideSource, RegionFile] = field(default_factory=dict)
+    unusable: frozenset[SlideSource] = frozenset()
 
     @property
     def sources(self) -> tuple[SlideSource, ...]:
         """All slides of the run."""
         return (*self.detections, *self.failures, *self.absent)
+
+    @property
+    def openable(self) -> tuple[SlideSource, ...]:
+        """The slides whose files may be opened."""
+        return tuple(source for source in self.sources if source not in self.unusable)
 
 
 @dataclass(kw_only=True)
@@ -159,10 +177,20 @@ def read_inputs(spec: ClassifySpec) -> Inputs:
     if not path.exists():
         raise DetectionsError("no such file or folder", subject=path, stage="reading detections")
     inputs = _from_folder if path.is_dir() else _from_file
-    read = inputs(spec, path, found.sources)
-    skipped = (f"{found.skipped} files that are no slides were passed over",) if found.skipped else ()
-    read = replace(read, notes=(*skipped, *read.notes))
+    read = _without_unusable(inputs(spec, path, found.sources), found)
+    read = replace(read, notes=(*notes_of(found), *read.notes))
     return read if spec.output.regions is None else _with_regions(read, Path(spec.output.regions))
+
+
+def _without_unusable(read: Inputs, found: FoundSlides) -> Inputs:
+    """The inputs with every slide that must not be opened among the failures."""
+    return replace(
+        read,
+        detections={s: detections for s, detections in read.detections.items() if s not in found.faults},
+        failures=read.failures | dict(found.faults),
+        absent=tuple(source for source in read.absent if source not in found.faults),
+        unusable=frozenset(found.faults),
+    )
 
 
 def _read(spec: ClassifySpec, path: Path) -> Detections:
@@ -180,35 +208,52 @@ def _from_file(spec: ClassifySpec, path: Path, sources: Sequence[SlideSource]) -
     detections = _read(spec, path)
     split = split_by_slide(detections, sources)
     notes = [f"{path.name}: read as {detections.format}, {detections.units}, frame {detections.frame}"]
-    if split.unmatched_rows:
-        others = len(split.unmatched_names)
-        notes.append(f"{path.name}: {split.unmatched_rows} rows for {others} slides that were not given")
-    absent = tuple(source for source in sources if source not in split.parts)
-    return Inputs(dict(split.parts), {}, absent, tuple(notes), (_described(path, detections),))
+    notes += _unmatched(path, split)
+    failures = {source: str(error) for source, error in split.refused.items()}
+    absent = tuple(source for source in sources if source not in split.parts and source not in failures)
+    return Inputs(dict(split.parts), failures, absent, tuple(notes), (_described(path, detections),))
+
+
+def _unmatched(path: Path, split: Split) -> list[str]:
+    """What to say of rows that no slide of the run has."""
+    names, others = split.unmatched_names, split.unmatched_rows - split.nameless_rows
+    notes = []
+    if others:
+        slides = (
+            f"{len(names)} slides that were not given" if len(names) > 1 else "a slide that was not given"
+        )
+        notes.append(f"{path.name}: {_rows(others)} for {slides}: {listed(names)}")
+    if split.nameless_rows:
+        unused = "which is not used" if split.nameless_rows == 1 else "which are not used"
+        notes.append(f"{path.name}: {_rows(split.nameless_rows)} without the name of a slide, {unused}")
+    return notes
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number} rows"
 
 
 def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource]) -> Inputs:
     files = find_files(folder, sources)
     detections_by_slide: dict[SlideSource, Detections] = {}
-    failures: dict[SlideSource, str] = {}
+    failures = {source: str(error) for source, error in files.refused.items()}
     kinds: Counter[str] = Counter()
     notes, described = [], []
-    for source, paths in files.items():
+    for source, paths in files.of_slide.items():
         if not paths:
             continue
         try:
-            detections = _read(spec, _the_one(paths, source, "reading detections"))
+            detections = _read(spec, the_one(paths, source))
             split = split_by_slide(detections, [source])
         except DetectionsError as error:
             failures[source] = str(error)
             continue
-        if split.unmatched_rows:
-            notes.append(f"{paths[0].name}: {split.unmatched_rows} rows for other slides")
+        notes += _unmatched(paths[0], split)
         kinds[f"read as {detections.format}, {detections.units}, frame {detections.frame}"] += 1
         detections_by_slide[source] = split.parts[source]
         described.append(_described(paths[0], detections))
     notes += [f"{number} of the detections files {kind}" for kind, number in kinds.items()]
-    absent = tuple(source for source, paths in files.items() if not paths)
+    absent = tuple(source for source, paths in files.of_slide.items() if not paths)
     return Inputs(detections_by_slide, failures, absent, tuple(notes), tuple(described))
 
 
@@ -227,10 +272,14 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
             )
         return replace(read, regions=dict.fromkeys(sources, read_regions(path)))
     detections, failures, regions = dict(read.detections), dict(read.failures), {}
-    for source, paths in find_files(path, sources).items():
+    files = find_files(path, sources)
+    for source, error in files.refused.items():
+        del detections[source]
+        failures[source] = str(error)
+    for source, paths in files.of_slide.items():
         try:
             if paths:
-                regions[source] = read_regions(_the_one(paths, source, "reading regions"))
+                regions[source] = read_regions(the_one(paths, source, "reading regions"))
         except DetectionsError as error:
             del detections[source]
             failures[source] = str(error)
@@ -238,18 +287,6 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
     note = f"{path.name}: no regions for {lacking} of the slides, which are read as a whole"
     notes = (*read.notes, note) if lacking else read.notes
     return replace(read, detections=detections, failures=failures, regions=regions, notes=notes)
-
-
-def _the_one(paths: Sequence[Path], source: SlideSource, stage: str) -> Path:
-    """The only file that fits a slide."""
-    if len(paths) > 1:
-        raise DetectionsError(
-            f"{len(paths)} files fit this slide: {', '.join(p.name for p in paths)}",
-            subject=source.path.name,
-            stage=stage,
-            remedy="Leave one of them in the folder",
-        )
-    return paths[0]
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:
@@ -285,9 +322,9 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
             output.hotspots,
         )
         self.earlier = folder.earlier_rows()
-        self.names = allot_names(inputs.sources, standing_names(self.records, inputs.sources))
+        self.names = allot_names(inputs.sources, standing_names(self.records, inputs.openable))
         self.regions = {self.names[source]: regions for source, regions in inputs.regions.items()}
-        self.dicom = {self.names[s]: s.path for s in inputs.sources if output.dicom and is_dicom(s.path)}
+        self.dicom = {self.names[s]: s.path for s in inputs.openable if output.dicom and is_dicom(s.path)}
         self.readings: dict[str, Reading] = {}
 
     def tasks(self) -> list[SlideTask]:
@@ -313,10 +350,12 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
             self.warn(note)
         if not self.result.trained:
             self.warn(f"bundle {self.result.bundle} is untrained: its labels mean nothing")
-        for source, error in self.inputs.failures.items():
+        failures = self.inputs.failures
+        candidates = sum(len(task.detections.table) for task in tasks)
+        self.reporter.start(len(tasks) + len(failures), candidates)
+        for source, error in failures.items():
             self.take(SlideOutcome(self.names[source], "failed", error=error))
         self._write_run(None)
-        self.reporter.start(len(tasks), sum(len(task.detections.table) for task in tasks))
 
     def keep(self, outcome: SlideOutcome[SlideResult]) -> dict[str, float]:
         """Write a slide's files; where they stand, draw them again if they are drawn another way."""
@@ -370,12 +409,18 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
 
     def _tell_of_missing_hotspots(self) -> None:
         """Once for all slides: folders of small slides are normal."""
-        mine = [self.readings[name] for name in self.result.statuses if name in self.readings]
-        missing = [reading for reading in mine if reading.hotspot_reason is not None]
+        mine = [name for name in self.result.statuses if name in self.readings]
+        reasons = {name: self.readings[name].hotspot_reason for name in mine}
+        missing = {name: reason for name, reason in reasons.items() if reason is not None}
         if missing:
             area = f"{self.spec.output.hotspot_area:g} mm^2"
-            told = f"{len(missing)} of {len(mine)} slides have no hotspot of {area}; run.json says why"
-            self.warn(told if len(missing) > 1 else f"no hotspot: {missing[0].hotspot_reason}")
+            if len(missing) == 1:
+                ((name, reason),) = missing.items()
+                self.warn(f"{name}: no hotspot: {reason}")
+            else:
+                self.warn(
+                    f"{len(missing)} of {len(mine)} slides have no hotspot of {area}; run.json says why"
+                )
 
     def _tell_of_missing_dicom(self) -> None:
         """Once for all slides, with `--dicom`: other slides are normal, and so are slides without figures."""
@@ -391,7 +436,9 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
     def _write_project(self) -> None:
         """With every slide of the folder, also those without figures: whoever looks wants to see them too."""
         slides = {name: Path(record.source) for name, record in self.records.items()}
-        slides |= {self.names[source]: source.path for source in self.inputs.sources}
+        slides |= {self.names[source]: source.path for source in self.inputs.openable}
+        unusable = {self.names[source] for source in self.inputs.unusable}
+        slides = {name: path for name, path in slides.items() if name not in unusable}
         families = {self.result.trained, *(record.trained for record in self.records.values())}
         try:
             absent = write_project(self.folder.folder, slides, self.drawing.frame, families)
@@ -401,8 +448,8 @@ class _Run(Run[SlideTask, SlideResult, SlideRecord, BatchResult]):
             self.result.errors[name] = told
             self.folder.log("failed", file=name, error=told)
         else:
-            if absent:
-                self.warn(f"not in the QuPath project, for nothing opens them: {', '.join(absent)}")
+            if left_out := sorted({*absent, *unusable}):
+                self.warn(f"not in the QuPath project, because they cannot be opened: {listed(left_out)}")
 
     def _write_report(self) -> None:
         """Last, for it may take minutes: all else stands by then, and its failure loses nothing but itself.

@@ -22,7 +22,16 @@ from wsi_mitosis.io.candidates import CandidateFolder, CandidateRecord
 from wsi_mitosis.io.patches import plan_patches, stream_patches
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
 from wsi_mitosis.jobs.classify import enlarging_warning
-from wsi_mitosis.jobs.runs import Reporter, Run, RunResult, SlideOutcome, attempt, standing_names
+from wsi_mitosis.jobs.runs import (
+    Reporter,
+    Run,
+    RunResult,
+    SlideOutcome,
+    attempt,
+    notes_of,
+    size_bytes,
+    standing_names,
+)
 from wsi_mitosis.specs import DetectSpec, InputSpec
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.version import DETECTION_VERSION, __version__
@@ -271,11 +280,11 @@ class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
         result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256, candidates={})
         super().__init__(folder, result, folder.records(), reporter, fail_fast=spec.fail_fast)
         self.spec, self.found, self.folder = spec, found, folder
-        self.names = allot_names(found.sources, standing_names(self.records, found.sources))
+        self.names = allot_names(found.sources, standing_names(self.records, found.usable))
 
     def tasks(self) -> list[DetectTask]:
-        """Every slide; how large the files are tells how long they take."""
-        largest_first = sorted(self.names, key=lambda source: source.path.stat().st_size, reverse=True)
+        """Every slide that can be opened; how large the files are tells how long they take."""
+        largest_first = sorted(self.found.usable, key=size_bytes, reverse=True)
         return [DetectTask(source, name := self.names[source], self._known(name)) for source in largest_first]
 
     def _known(self, name: str) -> str | None:
@@ -286,10 +295,12 @@ class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
         """Tell what there is to do."""
         self.result.statuses |= {task.name: "pending" for task in tasks}
         self.folder.log("start", program=__version__, slides=len(tasks), model=self.result.model)
-        if self.found.skipped:
-            self.warn(f"{self.found.skipped} files that are no slides were passed over")
+        for note in notes_of(self.found):
+            self.warn(note)
+        self.reporter.start(len(tasks) + len(self.found.faults), None)
+        for source, fault in self.found.faults.items():
+            self.take(SlideOutcome(self.names[source], "failed", error=fault))
         self._write_run(None)
-        self.reporter.start(len(tasks), None)
 
     def keep(self, outcome: SlideOutcome[SlideCandidates]) -> dict[str, float]:
         """Write a slide's table, which takes the place of an earlier one."""
@@ -328,7 +339,7 @@ class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
             if self.result.statuses.get(name) != "failed"
         }
         sources = {name: SlideSource(path, path.name) for name, path in paths.items()}
-        told = allot_names(tuple(sources.values()), {})
+        told = allot_names(tuple(sources.values()), {}, most_bytes=None)
         return {name: told[source] for name, source in sources.items()}
 
     def _write_run(self, ended: datetime | None) -> None:

@@ -191,7 +191,9 @@ class _Recount:
         reviews = find_reviews(self.reviewed, list(sources))
         for name in strangers(self.reviewed, reviews):
             self._warn(f"{name}: fits no slide of {self.folder.folder}, and is not counted")
-        for source, paths in reviews.items():
+        for source, error in reviews.refused.items():
+            self.result.errors[sources[source].slide] = str(error)
+        for source, paths in reviews.of_slide.items():
             if paths:
                 self._try(sources[source], paths)
         self._finish()

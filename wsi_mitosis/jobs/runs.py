@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from wsi_mitosis.io.folders import HeldFolder
+    from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.tables import SlideSource, Status
 
 LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
@@ -191,6 +192,9 @@ class Run(ABC, Generic[AnyTask, Result, AnyRecord, AnyResult]):
         try:
             tasks = self.tasks()
             self.begin(tasks)
+            if self.fail_fast and self.result.errors:
+                tasks = []
+                self.warn(f"stopped at the first failed slide ({next(iter(self.result.errors))}), as asked")
             with closing(execute(tasks)) as outcomes:
                 for outcome in outcomes:
                     self.take(outcome)
@@ -301,10 +305,32 @@ def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result
     )
 
 
+def notes_of(found: FoundSlides) -> tuple[str, ...]:
+    """What the user should know of the search for slides."""
+    skipped = (
+        "1 file that is not a slide was"
+        if found.skipped == 1
+        else f"{found.skipped} files that are not slides were"
+    )
+    return (*([f"{skipped} left out"] if found.skipped else []), *found.notes)
+
+
+def size_bytes(source: SlideSource) -> int:
+    """Size of a slide's file; 0 for one that cannot be looked at, which fails when it is opened."""
+    try:
+        return source.path.stat().st_size
+    except OSError:
+        return 0
+
+
 def standing_names(records: Mapping[str, Record], sources: Sequence[SlideSource]) -> dict[str, str]:
     """Names that the folder holds, by path; a slide that was moved since keeps its name.
 
     A slide that is gone keeps its name too: another of the same file name must not take its results' place.
+
+    Args:
+        records: What stands in the folder, by slide name.
+        sources: The slides of the run that can be opened.
     """
     here = {record.source for record in records.values()}
     newcomers = [source for source in sources if str(source.path) not in here]

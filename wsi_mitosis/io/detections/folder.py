@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.core.matching import file_names, normalised
-from wsi_mitosis.errors import listed
-from wsi_mitosis.io.detections.common import fault
+from wsi_mitosis.core.likeness import nearly_alike
+from wsi_mitosis.core.matching import NameIndex, file_names, misnamed
+from wsi_mitosis.errors import DetectionsError, listed
+from wsi_mitosis.io.detections.common import STAGE, fault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from wsi_mitosis.tables import SlideSource
@@ -22,64 +24,131 @@ ENDINGS = (
 _SUFFIX = "_detections"
 
 
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of slides.
+
+    Attributes:
+        of_slide: For every slide that is not refused its files, sorted: none, one, or more, which is for the
+            caller to refuse.
+        refused: The slides whose file fits another one as well, or is perhaps there under another name.
+        fitting: Every file that fits a slide, also a refused one.
+    """
+
+    of_slide: dict[SlideSource, list[Path]]
+    refused: dict[SlideSource, DetectionsError]
+    fitting: frozenset[Path]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A file and what it may be named after: its name without the ending, with and without the suffix."""
+
+    path: Path
+    bases: tuple[str, ...]
+
+
 def find_files(
     folder: Path, sources: Sequence[SlideSource], *, endings: Sequence[str] = ENDINGS
-) -> dict[SlideSource, list[Path]]:
+) -> FoundFiles:
     """Find each slide's files: called as the slide's file or its stem, with or without `_detections`.
 
     A slide from a sub-folder has its files in the sub-folder of the same name, or, if none are there, in
-    `folder` itself.
+    `folder` itself. A name in another case, or with QuPath's series after it, counts if it fits no other
+    slide.
 
     Args:
         folder: The folder given as `--detections`.
         sources: The slides of the run.
         endings: Of the files that count; of two that fit a name the longer one first.
 
-    Returns:
-        For every source its files, sorted: none, one, or more, which is for the caller to refuse.
+    Raises:
+        DetectionsError: if no file fits any of the slides, or the folder cannot be read.
+    """
+    listings: dict[Path, list[_Named]] = {}
+    owners = _owners(folder, sources, endings, listings)
+    if sources and not owners:
+        raise _none_fits(folder, sources, endings, [file for files in listings.values() for file in files])
+    found: dict[SlideSource, list[Path]] = {source: [] for source in sources}
+    refused: dict[SlideSource, DetectionsError] = {}
+    for path, slides in owners.items():
+        for source in slides:
+            found[source].append(path)
+            if len(slides) > 1:
+                refused.setdefault(source, _ambiguous(path, slides, source))
+    strangers = [file for files in listings.values() for file in files if file.path not in owners]
+    absent = [source for source, paths in found.items() if not paths]
+    refused |= _perhaps_others(absent, strangers)
+    of_slide = {source: sorted(paths) for source, paths in found.items() if source not in refused}
+    return FoundFiles(of_slide, refused, frozenset(owners))
+
+
+def the_one(paths: Sequence[Path], source: SlideSource, stage: str = STAGE) -> Path:
+    """The only file that fits a slide.
 
     Raises:
-        DetectionsError: if a file fits two of the slides, or no file fits any.
+        DetectionsError: if there are several.
     """
-    listings: dict[Path, dict[str, list[Path]]] = {}
-    found = {source: _files_of(source, folder, listings, endings) for source in sources}
-    _check_one_slide_each(found)
-    if sources and not any(found.values()):
-        files = sorted(
-            {path.name for names in listings.values() for paths in names.values() for path in paths}
+    if len(paths) > 1:
+        raise DetectionsError(
+            f"{len(paths)} files fit this slide: {listed(path.name for path in paths)}",
+            subject=source.relative,
+            stage=stage,
+            remedy="Leave one of them in the folder",
         )
-        seen = f"there are {listed(files)}" if files else "it has no detections files"
-        slides = listed(source.relative for source in sources)
-        cause = f"no file is named after one of the slides {slides}; {seen}"
-        plain = next(ending for ending in endings if not ending.endswith(".gz"))
-        raise fault(cause, folder, f"Call them <slide>{plain} or <slide>{_SUFFIX}{plain}")
-    return found
+    return paths[0]
 
 
-def _files_of(
-    source: SlideSource, folder: Path, listings: dict[Path, dict[str, list[Path]]], endings: Sequence[str]
-) -> list[Path]:
-    mirrored = folder.joinpath(*source.relative.split("/")[:-1])
-    names = file_names(source)
-    for place in dict.fromkeys((mirrored, folder)):
-        if place not in listings:
-            listings[place] = _listing(place, endings)
-        files = {path for name in names for path in listings[place].get(name, [])}
-        if files:
-            return sorted(files)
-    return []
+def _owners(
+    folder: Path,
+    sources: Sequence[SlideSource],
+    endings: Sequence[str],
+    listings: dict[Path, list[_Named]],
+) -> dict[Path, list[SlideSource]]:
+    """The slides that each file fits: where a slide's folder is mirrored, or else in `folder`."""
+    groups: dict[Path, list[SlideSource]] = defaultdict(list)
+    for source in sources:
+        for place in _mirrored(folder, source):
+            groups[place].append(source)
+    owners: dict[Path, list[SlideSource]] = {}
+    for place, group in groups.items():
+        if place != folder:
+            owners |= _fitting(_listing(place, endings, listings), group)
+    served = {source for slides in owners.values() for source in slides}
+    here = set(groups[folder])
+    left = [source for source in sources if source in here or source not in served]
+    return owners | _fitting(_listing(folder, endings, listings), left)
 
 
-def _listing(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
-    """Files of a folder by what they are named after, with and without the suffix."""
-    listing = defaultdict(list)
-    for path in _entries(folder):
-        base = _base(path.name, endings)
-        if base is None or not path.is_file():
-            continue
-        for name in {base, base.removesuffix(_SUFFIX)}:
-            listing[normalised(name)].append(path)
-    return listing
+def _mirrored(folder: Path, source: SlideSource) -> list[Path]:
+    relatives = (source.relative, *(relative for _, relative in source.aliases))
+    return list(dict.fromkeys(folder.joinpath(*relative.split("/")[:-1]) for relative in relatives))
+
+
+def _fitting(files: Iterable[_Named], sources: Sequence[SlideSource]) -> dict[Path, list[SlideSource]]:
+    """The slides that each file fits best."""
+    index = NameIndex(sources, file_names_only=True)
+    owners = {}
+    for file in files:
+        fits = [fit for base in file.bases if (fit := index.fit(base)) is not None]
+        if fits:
+            best = min((fit.series is not None, fit.folded) for fit in fits)
+            equal = (fit for fit in fits if (fit.series is not None, fit.folded) == best)
+            owners[file.path] = list(dict.fromkeys(source for fit in equal for source in fit.sources))
+    return owners
+
+
+def _listing(folder: Path, endings: Sequence[str], listings: dict[Path, list[_Named]]) -> list[_Named]:
+    """Files of a folder that have one of the endings."""
+    if folder not in listings:
+        listings[folder] = []
+        for path in _entries(folder):
+            base = _base(path.name, endings)
+            if base is not None and path.is_file():
+                plain = base[: -len(_SUFFIX)] if base.lower().endswith(_SUFFIX) else base
+                bases = tuple(dict.fromkeys((base, plain)))
+                listings[folder].append(_Named(path, bases))
+    return listings[folder]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -90,17 +159,38 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _base(name: str, endings: Sequence[str]) -> str | None:
-    """A file's name without its ending; None where the ending does not count."""
+    """A file's name without its ending; None where the ending does not count, or the file is hidden."""
     ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
-    return name[: -len(ending)] if ending else None
+    return name[: -len(ending)] if ending and not name.startswith(".") else None
 
 
-def _check_one_slide_each(found: Mapping[SlideSource, Sequence[Path]]) -> None:
-    owners = defaultdict(list)
-    for source, paths in found.items():
-        for path in paths:
-            owners[path].append(source.relative)
-    for path, slides in owners.items():
-        if len(slides) > 1:
-            cause = f"fits {len(slides)} of the slides: {listed(slides)}"
-            raise fault(cause, path, "Call it by the slide's whole file name, or mirror the slides' folders")
+def _ambiguous(path: Path, slides: Sequence[SlideSource], source: SlideSource) -> DetectionsError:
+    return DetectionsError(
+        f"the file '{path.name}' fits {len(slides)} of the slides: {listed(s.relative for s in slides)}",
+        subject=source.relative,
+        stage=STAGE,
+        remedy="Call it by the slide's whole file name, or mirror the slides' folders",
+    )
+
+
+def _perhaps_others(
+    absent: Sequence[SlideSource], strangers: Sequence[_Named]
+) -> dict[SlideSource, DetectionsError]:
+    """Slides without a file, while a file of no slide is called nearly the same."""
+    files = {base: file.path.name for file in strangers for base in file.bases}
+    alike = nearly_alike({source: file_names(source) for source in absent}, files)
+    return {
+        source: misnamed(source, list(dict.fromkeys(files[base] for base in bases)), "file")
+        for source, bases in alike.items()
+    }
+
+
+def _none_fits(
+    folder: Path, sources: Sequence[SlideSource], endings: Sequence[str], files: Sequence[_Named]
+) -> DetectionsError:
+    names = sorted({file.path.name for file in files})
+    seen = f"there are {listed(names)}" if names else "it has no detections files"
+    slides = listed(source.relative for source in sources)
+    plain = next(ending for ending in endings if not ending.endswith(".gz"))
+    cause = f"no file is named after one of the slides {slides}; {seen}"
+    return fault(cause, folder, f"Call them <slide>{plain} or <slide>{_SUFFIX}{plain}")

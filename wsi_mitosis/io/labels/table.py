@@ -60,7 +60,14 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
             remedy="Leave out one of the two",
         )
     named = [row.text(roles["slide"]) for row in rows]
-    sources = match_slides(named, find_slides([str(images)], recursive=True).sources)
+    found = find_slides([str(images)], recursive=True)
+    matches = match_slides(named, found.sources)
+    for error in matches.refused.values():
+        raise error
+    sources = matches.slides
+    for slide in dict.fromkeys(sources.values()):
+        if slide in found.faults:
+            raise DatasetError(found.faults[slide], subject=images, stage=STAGE)
     if absent := sorted(set(named) - sources.keys()):
         raise missing(absent, images)
     slides = [sources[name].relative for name in named]

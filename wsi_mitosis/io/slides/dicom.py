@@ -74,6 +74,8 @@ def _identifiers(path: Path) -> tuple[str | None, str | None]:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    if not path.is_file():  # a named pipe would be waited for
+        return None, None
     try:
         with warnings.catch_warnings():
             # over-long values and the like are the scanner's, and harmless; pydicom warns on looking at them

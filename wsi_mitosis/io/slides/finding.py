@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
+import io
+import math
 import os
-from dataclasses import dataclass
+import stat
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from wsi_mitosis.errors import InputError
+from wsi_mitosis.errors import InputError, SlideError, listed
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_annotations, series_uid
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.units import MPP_RANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SLIDE_ENDINGS = (
     ".bif",
@@ -35,34 +40,69 @@ SLIDE_ENDINGS = (
 )
 """What counts as a slide: OpenSlide 4.0's formats (openslide.org/formats), and what TIAToolbox's WSIReader
 adds in files (JPEG 2000, QPTIFF, OME-TIFF)."""
+SETS = (".mrxs", ".vms", ".vmu")
+"""Formats whose file names others beside it: it is a slide together with the folder that it lies in."""
 LIST_ENDINGS = (".csv", ".txt")
 COMMENT = "# "
 """Begins a comment in a slide list; without the blank it may be a slide's name."""
+STAGE = "finding slides"
 
 
 @dataclass(frozen=True)
 class FoundSlides:
-    """The slides, in a stable order, and how many files were passed over as no slides."""
+    """The slides that were given.
+
+    Attributes:
+        sources: Every slide in a stable order, also those that cannot be used.
+        skipped: How many files are no slides and were left out.
+        faults: The slides that must not be opened, each with the message why.
+        notes: What the user should know about the search.
+    """
 
     sources: tuple[SlideSource, ...]
     skipped: int
+    faults: Mapping[SlideSource, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> tuple[SlideSource, ...]:
+        """The slides that can be opened, as far as their files' names and kinds tell."""
+        return tuple(source for source in self.sources if source not in self.faults)
+
+
+class _Fault(NamedTuple):
+    """Why an entry cannot be used; `absent` where it leads to nothing at all."""
+
+    cause: str
+    remedy: str
+    absent: bool = False
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A file, and the folder that its relative path starts from: None for one that was named singly."""
+    """An entry, and the folder that its relative path starts from: None for one that was named singly."""
 
     path: Path
     root: Path | None
     mpp: float | None = None
     in_hidden_folder: bool = False
+    fault: _Fault | None = None
 
     @property
     def is_slide(self) -> bool:
-        """By its ending, unless it is hidden, was come upon in a hidden folder, or holds annotations."""
+        """By its ending, unless it is hidden, was found in a hidden folder, or holds annotations."""
+        if self.fault is not None:
+            return True
         hidden = self.path.name.startswith(".") or self.in_hidden_folder
-        named_so = not hidden and self.path.suffix.lower() in SLIDE_ENDINGS
-        return named_so and not is_annotations(self.path)
+        return not hidden and _named_as_slide(self.path) and not is_annotations(self.path)
+
+
+@dataclass
+class _Search:
+    """What a search comes upon: entries, and folders that it may not look into."""
+
+    recursive: bool
+    unreadable: list[str] = field(default_factory=list)
 
 
 def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSlides:
@@ -73,45 +113,123 @@ def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSl
         recursive: Search folders with all they contain.
 
     Returns:
-        Each slide once. A DICOM series is one slide, called by its first file.
+        Each slide once. A DICOM series is one slide, called by its first file. An entry that is named as a
+        slide and cannot be one (a broken link, a named pipe, an empty file, a missing file of a list) is a
+        slide with a fault.
 
     Raises:
-        InputError: where a path or a pattern leads to nothing, a list is malformed, or no slide is found.
+        InputError: if an argument that is not named as a slide or a pattern leads to nothing, a list is
+            malformed, or none of the slides exists.
     """
-    given = [item for argument in arguments for item in _expand(argument, recursive=recursive)]
-    slides = [item for item in given if item.is_slide]
-    sources = _one_per_series(_one_per_file(_with_roots(slides)))
-    if not sources:
+    search = _Search(recursive)
+    given = [item for argument in arguments for item in _expand(argument, search)]
+    slides = [item for item in map(_checked, given) if item.is_slide]
+    grouped = _one_per_series(_one_per_file(slides))
+    if not grouped:
         raise InputError(
             f"no slides found ({len(given)} other files)",
-            subject=" ".join(arguments),
-            stage="finding slides",
+            subject=arguments[0] if len(arguments) == 1 else listed(arguments),
+            stage=STAGE,
             remedy=f"Files ending in {', '.join(SLIDE_ENDINGS)} count; --recursive searches sub-folders",
         )
-    return FoundSlides(tuple(sources), len(given) - len(slides))
+    faults = {source: fault for source, fault in grouped.items() if fault is not None}
+    if len(faults) == len(grouped) and all(fault.absent for fault in faults.values()):
+        raise _nothing_there(faults)
+    return FoundSlides(
+        tuple(grouped),
+        len(given) - len(slides),
+        {source: _message(source, fault) for source, fault in faults.items()},
+        (f"folders that cannot be searched: {listed(search.unreadable)}",) if search.unreadable else (),
+    )
 
 
-def _expand(argument: str, *, recursive: bool) -> list[_Given]:
+def _message(source: SlideSource, fault: _Fault) -> str:
+    return str(SlideError(fault.cause, subject=source.relative, stage=STAGE, remedy=fault.remedy))
+
+
+def _nothing_there(faults: Mapping[SlideSource, _Fault]) -> InputError:
+    """The error of a run to which only slides were given that do not exist."""
+    (source, fault), more = next(iter(faults.items())), len(faults) - 1
+    cause = f"{fault.cause} (so it is with {more} more)" if more else fault.cause
+    return InputError(cause, subject=source.path, stage=STAGE, remedy=fault.remedy)
+
+
+def _expand(argument: str, search: _Search) -> list[_Given]:
     path = Path(argument)
-    if path.is_dir():
-        inside = sorted(p for p in (path.rglob("*") if recursive else path.iterdir()) if p.is_file())
-        return [_Given(p, path, in_hidden_folder=_hidden(p.parent.relative_to(path))) for p in inside]
-    if path.is_file():
-        return _read_list(path) if path.suffix.lower() in LIST_ENDINGS else [_Given(path, None)]
+    mode = _mode(path)
+    if stat.S_ISDIR(mode):
+        return _folder(path, search)
+    if stat.S_ISREG(mode) and path.suffix.lower() in LIST_ENDINGS:
+        return _read_list(path)
+    if mode or _mode(path, follow_links=False):
+        return [_Given(path, None)]
     if glob.has_magic(argument):
-        return _expand_pattern(argument, recursive=recursive)
-    raise InputError("no such file or folder", subject=argument, stage="finding slides")
+        return _expand_pattern(argument, search)
+    if _named_as_slide(path):
+        return [_Given(path, None, fault=_fault(path))]
+    raise InputError("no such file or folder", subject=argument, stage=STAGE)
 
 
-def _expand_pattern(pattern: str, *, recursive: bool) -> list[_Given]:
+def _expand_pattern(pattern: str, search: _Search) -> list[_Given]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - pathlib has no absolute patterns
     if not matches:
-        raise InputError("the pattern matches no file", subject=pattern, stage="finding slides")
+        raise InputError("the pattern matches no file", subject=pattern, stage=STAGE)
     fixed = list(_before_magic(Path(pattern).parts))
     root = Path(*fixed) if fixed else Path()
-    files = [_Given(Path(match), root) for match in matches if Path(match).is_file()]
-    folders = [match for match in matches if Path(match).is_dir() and "**" not in pattern]
-    return files + [item for folder in folders for item in _expand(folder, recursive=recursive)]
+    found = []
+    for path in map(Path, matches):
+        if not stat.S_ISDIR(_mode(path)):
+            found.append(_Given(path, root))
+        elif "**" not in pattern:
+            found += _folder(path, search)
+        elif _posing_as_slide(path):
+            found.append(_Given(path, root, fault=_FOLDER))
+    return found
+
+
+def _folder(folder: Path, search: _Search) -> list[_Given]:
+    """The entries of a folder; the folder itself where it is named as a slide and has none."""
+    if _posing_as_slide(folder):
+        return [_Given(folder, None, fault=_FOLDER)]
+    return list(_inside(folder, search))
+
+
+def _inside(folder: Path, search: _Search) -> Iterator[_Given]:
+    def unreadable(error: OSError) -> None:
+        place = Path(error.filename or folder)
+        if place == folder:
+            raise InputError(error.strerror or str(error), subject=folder, stage=STAGE) from error
+        if not _hidden(place.relative_to(folder)):
+            search.unreadable.append(f"{place} ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        hidden = _hidden(Path(place).relative_to(folder))
+        for name in sorted(files):
+            yield _Given(Path(place, name), folder, in_hidden_folder=hidden)
+        for name in sorted(folders):
+            if not hidden and not name.startswith(".") and _posing_as_slide(Path(place, name)):
+                yield _Given(Path(place, name), folder, fault=_FOLDER)
+        if not search.recursive:
+            return
+
+
+def _mode(path: Path, *, follow_links: bool = True) -> int:
+    """The kind of what a path leads to; 0 where it leads to nothing that can be looked at."""
+    try:
+        return path.stat(follow_symlinks=follow_links).st_mode
+    except OSError:
+        return 0
+
+
+def _named_as_slide(path: Path) -> bool:
+    return path.suffix.lower() in SLIDE_ENDINGS
+
+
+def _posing_as_slide(folder: Path) -> bool:
+    """Whether a folder is named as a slide, and is not a folder of slides."""
+    if not _named_as_slide(folder):
+        return False
+    return not any(_named_as_slide(Path(file)) for _, _, files in os.walk(folder) for file in files)
 
 
 def _hidden(folder: Path) -> bool:
@@ -125,6 +243,68 @@ def _before_magic(parts: Iterable[str]) -> Iterable[str]:
         yield part
 
 
+# --- what an entry is
+
+
+_FOLDER = _Fault("a folder without slides, not a slide's file", "Leave it out, or copy the slide again")
+_KINDS = (
+    (stat.S_ISDIR, "a folder, not a slide's file"),
+    (stat.S_ISFIFO, "a named pipe, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (lambda mode: not stat.S_ISREG(mode), "a device, not a file"),
+)
+
+
+def _checked(item: _Given) -> _Given:
+    """The entry with what is wrong with its file, if it is named as a slide and not hidden."""
+    hidden = item.path.name.startswith(".") or item.in_hidden_folder
+    if item.fault is not None or hidden or not _named_as_slide(item.path):
+        return item
+    return replace(item, fault=_fault(item.path))
+
+
+def _fault(path: Path) -> _Fault | None:
+    """Why a file cannot be a slide, found without opening it."""
+    if _printable(str(path.absolute())) != str(path.absolute()):
+        return _Fault("its path is not UTF-8", "Rename the file or the folder")
+    try:
+        state = path.stat()
+    except OSError as error:
+        return _unreachable(path, error)
+    for is_kind, cause in _KINDS:
+        if is_kind(state.st_mode):
+            return _Fault(cause, "Leave it out, or give the slide's own file")
+    if state.st_size == 0:
+        return _Fault("the file is empty", "Copy the slide again")
+    if not os.access(path, os.R_OK):
+        return _Fault("no permission to read the file", "Change its permissions")
+    return None
+
+
+def _unreachable(path: Path, error: OSError) -> _Fault:
+    if error.errno == errno.ELOOP:
+        return _Fault("a link that leads back to itself", "Make the link again")
+    if error.errno in {errno.ENOENT, errno.ENOTDIR} and path.is_symlink():
+        target = _printable(str(path.readlink()))
+        return _Fault(f"a broken link: there is no '{target}'", "Make the link again, or mount its target")
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return _missing(path)
+    return _Fault(error.strerror or str(error), "Check the path and its permissions")
+
+
+def _missing(path: Path) -> _Fault:
+    place = _printable(str(path.absolute().parent))
+    return _Fault("no such file", f"Check the name and the folder, {place}", absent=True)
+
+
+def _printable(text: str) -> str:
+    r"""Text that every output takes: bytes of a name that are not UTF-8 become escapes such as `\xfc`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# --- lists
+
+
 def _read_list(path: Path) -> list[_Given]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -135,7 +315,10 @@ def _read_list(path: Path) -> list[_Given]:
             stage="reading the slide list",
             remedy="Save the list as UTF-8",
         ) from error
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(COMMENT)]
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise InputError(cause, subject=path, stage="reading the slide list") from error
+    lines = [line for line in _lines(text) if line.strip() and not line.startswith(COMMENT)]
     first = next(csv.reader(lines[:1]), [""])
     if "slide" in [cell.strip().lower() for cell in first]:
         header = [cell.strip().lower() for cell in first]
@@ -144,7 +327,7 @@ def _read_list(path: Path) -> list[_Given]:
         rows = [{"slide": line.strip()} for line in lines]
     else:
         raise InputError(
-            f"a slide list has a header with 'slide', and perhaps 'mpp'; this one has {', '.join(first)}",
+            f"a slide list has a header with 'slide', and perhaps 'mpp'; this one has {listed(first)}",
             subject=path,
             stage="reading the slide list",
             remedy="Candidates are given by --detections",
@@ -152,66 +335,116 @@ def _read_list(path: Path) -> list[_Given]:
     return [_listed(path, number, row) for number, row in enumerate(rows, start=1)]
 
 
-def _listed(listing: Path, number: int, row: dict[str, str]) -> _Given:
-    slide = listing.parent / row.get("slide", "").strip()
-    if not slide.is_file():
-        raise InputError(
-            f"entry {number}: no such file: {slide}", subject=listing, stage="reading the slide list"
-        )
-    return _Given(slide, listing.parent, _listed_mpp(listing, number, row.get("mpp")))
+def _lines(text: str) -> list[str]:
+    """Lines with their ends: a quoted name may hold one, and other separators of Unicode are none."""
+    return list(io.StringIO(text, newline=""))
 
 
-def _listed_mpp(listing: Path, number: int, text: str | None) -> float | None:
+def _listed(listing: Path, number: int, row: Mapping[str, str | None]) -> _Given:
+    """An entry of a list; one that leads to no file is a slide with a fault."""
+    place, name = f"entry {number} of {listing.name}", (row.get("slide") or "").strip()
+    if not name:
+        fault = _Fault("the list's entry names no slide", "Complete the entry, or leave it out", absent=True)
+        return _Given(listing.parent / place, listing.parent, fault=fault)
+    path = listing.parent / name.replace("\0", "\ufffd")  # a file's name cannot hold a zero byte
+    if not stat.S_ISREG(_mode(path)) and (wrong := _fault(path)):
+        return _Given(path, listing.parent, fault=wrong._replace(cause=f"{wrong.cause} ({place})"))
+    mpp = _listed_mpp(row.get("mpp"))
+    if math.isnan(mpp or 0):
+        low, high = MPP_RANGE
+        cause = f"{place}: mpp '{row.get('mpp')}' is not a pixel size between {low:g} and {high:g} um/px"
+        remedy = "Write it with a decimal point, or leave the cell empty"
+        return _Given(path, listing.parent, fault=_Fault(cause, remedy))
+    return _Given(path, listing.parent, mpp)
+
+
+def _listed_mpp(text: str | None) -> float | None:
+    """A cell's um/px; None for an empty cell, NaN for one that is not a pixel size."""
     if text is None or not text.strip():
         return None
     low, high = MPP_RANGE
     try:
         mpp = float(text)
     except ValueError:
-        mpp = float("nan")
-    if not low <= mpp <= high:
-        raise InputError(
-            f"entry {number}: mpp '{text}' is no pixel size between {low:g} and {high:g} um/px",
-            subject=listing,
-            stage="reading the slide list",
-        )
-    return mpp
+        return math.nan
+    return mpp if low <= mpp <= high else math.nan
 
 
-def _with_roots(items: Sequence[_Given]) -> list[SlideSource]:
+# --- all names of a slide
+
+
+class _Mention(NamedTuple):
+    """A slide as it was given once; the smallest of several is the slide's name."""
+
+    is_link: bool
+    path: Path
+    folders: int
+    relative: str
+    mpp: float | None
+    fault: _Fault | None
+
+
+_Mentions: TypeAlias = tuple[_Mention, ...]
+
+
+def _mentions(items: Sequence[_Given]) -> list[_Mention]:
     """Files named singly are told apart by their paths from the folder that they share."""
     alone = [item.path.absolute().parent for item in items if item.root is None]
     shared = Path(os.path.commonpath(alone)) if alone else Path()
-    sources = []
+    mentions = []
     for item in items:
-        path = Path(os.path.normpath(item.path.absolute()))
-        root = Path(os.path.normpath((shared if item.root is None else item.root).absolute()))
+        path = Path(_printable(os.path.normpath(item.path.absolute())))
+        root = Path(_printable(os.path.normpath((shared if item.root is None else item.root).absolute())))
         relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        sources.append(SlideSource(path, relative, item.mpp))
-    return sources
+        is_link = stat.S_ISREG(_mode(path)) and path.resolve() != path
+        mentions.append(_Mention(is_link, path, -relative.count("/"), relative, item.mpp, item.fault))
+    return mentions
 
 
-def _one_per_file(sources: Iterable[SlideSource]) -> list[SlideSource]:
-    """The first mention counts, but an mpp from a list is kept whichever mention has it."""
-    found: dict[Path, SlideSource] = {}
-    for source in sources:
-        real = source.path.resolve()
-        if real in found and None not in (source.mpp, found[real].mpp) and source.mpp != found[real].mpp:
-            raise InputError(
-                f"listed with {found[real].mpp:g} and with {source.mpp:g} um/px",
-                subject=source.path,
-                stage="reading the slide list",
-                remedy="Leave one of the two",
-            )
-        if real not in found or (found[real].mpp is None and source.mpp is not None):
-            found[real] = source
-    return list(found.values())
+def _one_per_file(items: Sequence[_Given]) -> list[_Mentions]:
+    """The mentions of each file together, whichever links or folders they come by."""
+    files: dict[object, list[_Mention]] = defaultdict(list)
+    for mention in _mentions(items):
+        files[_file_key(mention)].append(mention)
+    return [tuple(sorted(set(mentions), key=_order)) for mentions in files.values()]
 
 
-def _one_per_series(sources: Sequence[SlideSource]) -> list[SlideSource]:
-    found: dict[object, SlideSource] = {}
-    for source in sorted(sources, key=lambda s: (s.relative, str(s.path))):
-        uid = series_uid(source.path) if source.path.suffix.lower() == DICOM_ENDING else None
-        key = source.path if uid is None else (source.path.parent, uid)
-        found.setdefault(key, source)
-    return list(found.values())
+def _order(mention: _Mention) -> tuple[bool, str, int, str, float]:
+    return mention.is_link, str(mention.path), mention.folders, mention.relative, mention.mpp or 0.0
+
+
+def _file_key(mention: _Mention) -> object:
+    """Equal for two paths to one file. A hard link of a set's file may belong to another set."""
+    try:
+        state = mention.path.stat()
+    except OSError:
+        return mention.path
+    if not stat.S_ISREG(state.st_mode):
+        return mention.path
+    if state.st_nlink > 1 and mention.path.suffix.lower() not in SETS:
+        return state.st_dev, state.st_ino
+    return mention.path.resolve()
+
+
+def _one_per_series(files: Iterable[_Mentions]) -> dict[SlideSource, _Fault | None]:
+    """Each slide with its fault, sorted by relative path."""
+    slides: dict[object, list[_Mention]] = defaultdict(list)
+    for mentions in sorted(files, key=lambda mentions: (mentions[0].relative, str(mentions[0].path))):
+        path = mentions[0].path
+        usable = mentions[0].fault is None and path.suffix.lower() == DICOM_ENDING
+        uid = series_uid(path) if usable else None
+        slides[path if uid is None else (path.parent, uid)] += mentions
+    return dict(map(_as_source, slides.values()))
+
+
+def _as_source(mentions: Sequence[_Mention]) -> tuple[SlideSource, _Fault | None]:
+    """The first mention names the slide; an mpp counts whichever mention has it."""
+    first = mentions[0]
+    sizes = sorted({mention.mpp for mention in mentions if mention.mpp is not None})
+    fault = next((mention.fault for mention in mentions if mention.fault is not None), None)
+    if len(sizes) > 1:
+        given = " and with ".join(f"{size:g}" for size in sizes)
+        fault = _Fault(f"listed with {given} um/px", "Leave one of them in the list")
+    names = dict.fromkeys((mention.path, mention.relative) for mention in mentions)
+    aliases = tuple(name for name in names if name != (first.path, first.relative))
+    return SlideSource(first.path, first.relative, sizes[0] if sizes else None, aliases), fault
