@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,16 +217,110 @@ def test_detection_is_shared_out_like_classification(
     assert reporter.classified == 2
 
 
-def test_a_local_ray_listens_on_loopback_only() -> None:
-    """In a process of its own: whether Ray is a cluster's is decided when it is imported."""
-    code = """
-import psutil
+WHAT_A_LOCAL_RAY_IS = """
+import os, psutil, stat, sys
+from pathlib import Path
 from wsi_mitosis.workers import ray_runtime
+os.umask(0)
 with ray_runtime(None) as ray:
     ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
     me = psutil.Process()
     sockets = [c for p in [me, *me.children(recursive=True)] for c in p.net_connections(kind="inet")]
     print(*{c.laddr.ip.removeprefix("::ffff:") for c in sockets if c.status == "LISTEN"})
+    session = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+    print(oct(stat.S_IMODE(session.stat().st_mode)))
+print(session.exists())
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["127.0.0.1"]
+
+
+def test_a_local_ray_is_private_whatever_surrounds_it(tmp_path: Path) -> None:
+    """Loopback only, in a folder that others cannot enter and that does not stay.
+
+    In a process of its own: whether Ray is a cluster's is decided when it is imported. Its temporary folder
+    has too long a path for sockets, its home and Ray's folder are missing, and RAY_ADDRESS names a cluster
+    that is gone.
+    """
+    long, here, home = tmp_path / ("x" * 100), tmp_path / "here", tmp_path / "home"
+    long.mkdir()
+    here.mkdir()
+    surroundings = {
+        "TMPDIR": str(long),
+        "HOME": str(home),
+        "RAY_ADDRESS": "127.0.0.1:1",
+        "RAY_TMPDIR": str(tmp_path / "missing"),
+        "RAY_AUTH_TOKEN": "",
+    }
+    code = [sys.executable, "-c", WHAT_A_LOCAL_RAY_IS]
+    environment = os.environ | surroundings
+    told = subprocess.run(code, capture_output=True, text=True, check=False, cwd=here, env=environment)
+    assert told.stdout.split() == ["127.0.0.1", "0o700", "False"], told.stderr
+    assert told.stderr == ""
+    assert not home.exists()
+    assert list(here.iterdir()) == list(long.iterdir()) == []
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of Ray's sessions."""
+    root = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))  # short enough for sockets
+    monkeypatch.setenv("RAY_TMPDIR", str(root))
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(98, "Address already in use"),
+        ValueError("no room"),
+        RuntimeError("Failed to start GCS.  Last 6 lines of error files:\n====\nno threads"),
+        Exception("the node timed out"),
+        ModuleNotFoundError("No module named 'hook'"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_ray_that_does_not_start_is_an_error_with_a_way_out(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        assert len(list(sessions.iterdir())) == 1
+        raise error
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(InputError) as raised, workers.ray_runtime(None):
+        pass
+    reasons = [line for line in str(error).splitlines() if line] or ["no reason is given"]
+    assert reasons[-1] in str(raised.value)
+    assert "pass --workers 0" in str(raised.value)
+    assert list(sessions.iterdir()) == []
+
+
+def test_a_signal_while_ray_starts_is_an_interrupt(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler of SIGTERM exits; ours is in place again afterwards."""
+
+    def terminated(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("ray.init", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), workers.ray_runtime(None):
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert list(sessions.iterdir()) == []
+
+
+def test_a_worker_process_that_does_not_start_is_an_error(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def never(*_: object, **__: object) -> None:
+        raise ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")
+
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.remote", lambda **_: lambda _: SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr("ray.get", never)
+    with pytest.raises(InputError, match=r"GetTimeoutError.*--workers 0"), workers.ray_runtime(None):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -15,6 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.crops import short_name
+from wsi_mitosis.io.surroundings import (
+    LOOPBACK,
+    STAGE,
+    WITHOUT_RAY,
+    check_loopback,
+    object_store,
+    session_folder,
+)
 from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
@@ -41,13 +50,16 @@ CPUS_PER_WORKER = 4
 """Where there is no GPU: one worker's reading threads and model keep about this many cores busy."""
 FOLD_ATTEMPTS = 3
 POLL_SECONDS = 1.0
-OBJECT_STORE_BYTES = 512 * 2**20
-"""Results are tables of a few MB: Ray's default, a third of the memory, would be taken from the slides."""
-LOOPBACK = "127.0.0.1"
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """0 keeps a Ray that is this machine's alone on loopback, on Linux too; else it replaces 127.0.0.1 by the
 address that others reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
+START_SECONDS = 300.0
+"""For the first worker process of a local Ray. Imports from a slow network file system take minutes."""
+TOKEN, TOKEN_MODE, TOKEN_MODES = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", ("token", "disabled")
+"""What Ray's processes prove to one another that they belong together by
+(ray/_private/authentication/authentication_token_setup.py)."""
+MESSAGE_CHARACTERS = 300
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 Model = TypeVar("Model")
@@ -213,50 +225,117 @@ def _share_out(
 def ray_runtime(address: str | None) -> Iterator[Any]:
     """A Ray to work on: the cluster at `address`, or one of this process's own that ends with the block.
 
-    Nothing is reported to anyone, there is no dashboard, and a local Ray listens on loopback only.
+    Nothing is reported to anyone, there is no dashboard, and a local Ray listens on loopback only. Its
+    session lies in a private folder that is removed at the end.
 
     Raises:
-        InputError: where the cluster cannot be reached.
+        InputError: where the cluster cannot be reached, or a local Ray does not start.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address is None:
-        os.environ[NO_CLUSTER] = "0"
+    with _local_ray() if address is None else _cluster(address) as ray:
+        yield ray
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
     import ray
 
-    on_termination = signal.getsignal(signal.SIGTERM)  # ray.init puts its own in place, which exits at once
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is None:
-        ray.init(
-            num_cpus=granted_cpus(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address=LOOPBACK,
-            **quiet,
-        )
-    else:
-        try:
-            _knock(address)
-            ray.init(address=address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster answers: {error}",
-                subject=f"--address {address}",
-                stage="connecting",
-                remedy="`ray status` on the cluster's head tells its address",
-            ) from error
-    if on_termination is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_termination)
+    try:
+        _check_listening(address)
+        _init(ray, address=address)
+    except Exception as error:
+        ray.shutdown()
+        raise InputError(
+            f"no Ray cluster answers: {_brief(error)}",
+            subject=f"--address {address}",
+            stage="connecting",
+            remedy="`ray status` on the cluster's head tells its address",
+        ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+@contextmanager
+def _local_ray() -> Iterator[Any]:
+    """A Ray of this process's own, whose workers are known to start."""
+    check_loopback()
+    with session_folder() as session:
+        store = object_store(session)
+        _prepare_environment()
+        try:
+            import ray
+        except Exception as error:
+            raise _not_started(error) from error
+        try:
+            try:
+                _init(
+                    ray,
+                    address="local",  # else RAY_ADDRESS, or a cluster that runs on this machine, is taken
+                    num_cpus=granted_cpus(),
+                    include_dashboard=False,
+                    object_store_memory=store.size_bytes,
+                    _plasma_directory=str(store.folder),
+                    _temp_dir=str(session / "r"),  # Ray lets everybody write to it, but not to its parent
+                    _node_ip_address=LOOPBACK,
+                )
+                ray.get(ray.remote(num_cpus=1)(_answer).remote(), timeout=START_SECONDS)
+            except Exception as error:
+                raise _not_started(error) from error
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _prepare_environment() -> None:
+    """Set what Ray reads from the environment, for its processes too."""
+    os.environ[NO_CLUSTER] = "0"
+    # Ray's own token would be written to the home, which may be read-only.
+    if not os.environ.get(TOKEN):
+        os.environ[TOKEN] = secrets.token_hex(32)
+    if os.environ.get(TOKEN_MODE) not in TOKEN_MODES:
+        os.environ.pop(TOKEN_MODE, None)
+
+
+def _init(ray: Any, **options: Any) -> None:
+    """Start Ray or connect to it, and leave this process's handler of SIGTERM as it was."""
+    on_termination = signal.getsignal(signal.SIGTERM)  # ray.init puts its own in place, which exits at once
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **options)
+    except SystemExit as end:  # that handler's, on a SIGTERM while Ray starts
+        raise KeyboardInterrupt from end
+    finally:
+        if on_termination is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)
+
+
+def _answer() -> None:
+    """Show that a worker process starts and can import this module."""
+
+
+def _not_started(error: Exception) -> InputError:
+    return InputError(
+        f"Ray does not start: {type(error).__name__}: {_brief(error)}",
+        stage=STAGE,
+        remedy=f"`wsi-mitosis doctor` reports what it lacks; or {WITHOUT_RAY}",
+    )
+
+
+def _brief(error: Exception) -> str:
+    """Return an error on one line: its first line, and its last, which is the reason that a daemon gave."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return "no reason is given"
+    reason = lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':. ')} ({lines[-1]})"
+    return reason[:MESSAGE_CHARACTERS]
+
+
+def _check_listening(address: str) -> None:
     """Fail in seconds where nobody listens: Ray itself tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _fitting_nodes(ray: Any, placement: Placement, options: PlacementOptions) -> Placement:
@@ -305,7 +384,7 @@ def _on_ray(
     # a second thread in the actor answers `patches` while the first is at work
     actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_concurrency=2)(SlideWorker)
 
-    def hire() -> Any:
+    def start_worker() -> Any:
         return actor.remote(build, do, placement)
 
     waiting = deque(tasks)
@@ -317,7 +396,7 @@ def _on_ray(
             busy[worker.run.remote(task)] = (worker, task)
 
     for _ in range(placement.workers):
-        give(hire())
+        give(start_worker())
     counts = _Counts(ray, reporter.patches)
     while busy:
         ready, _ = ray.wait(list(busy), timeout=POLL_SECONDS)
@@ -328,7 +407,7 @@ def _on_ray(
                 outcome, patches = ray.get(reference)
             except ray.exceptions.RayError as error:
                 outcome, patches = _lost(task, error), 0
-                worker = hire() if waiting else None
+                worker = start_worker() if waiting else None
             reporter.patches(patches)
             yield outcome
             give(worker)
@@ -362,13 +441,13 @@ class _Counts:
 
 
 def _lost(task: Task, error: Exception) -> SlideOutcome[Any]:
-    """The worker died under the slide: out of memory, a crash in a decoder, a node that went away."""
-    told = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The outcome of a slide whose worker died: no memory, a crash in a decoder, a node that went away."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return SlideOutcome(
         task.name,
         "failed",
-        error=f"{task.name}: its worker died ({type(error).__name__}: {told[-1][:200]}). "
-        "Run again: what is done is kept; fewer --workers need less memory",
+        error=f"{task.name}: its worker died ({type(error).__name__}: {lines[-1][:200] if lines else ''}). "
+        "Run again: finished slides are kept. Fewer --workers need less memory",
         details=str(error),
     )
 

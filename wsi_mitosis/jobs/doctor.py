@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.errors import WsiMitosisError
+from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.slides import SLIDE_ENDINGS
+from wsi_mitosis.io.surroundings import (
+    SHARED_MEMORY,
+    free_bytes,
+    object_store,
+    session_folder,
+    temporary_folders,
+    writable_home,
+)
 from wsi_mitosis.jobs.classify import checked_bundle
 from wsi_mitosis.version import __version__
 
@@ -67,6 +75,8 @@ def examine(folder: Path, model: str | None, start_ray: Callable[[], str]) -> It
     yield _openslide()
     yield from _shared_libraries()
     yield _gpu()
+    yield _home()
+    yield from _temporary_files()
     yield _ray(start_ray)
     yield _bundle(model)
     yield _space(folder)
@@ -117,14 +127,51 @@ def _gpu() -> Finding:
     return Finding("GPU", True, describe_devices())
 
 
+def _home() -> Finding:
+    home = writable_home()
+    if home is not None:
+        return Finding("home", True, str(home))
+    told = "none that can be written: caches last for one run, and --weights hub cannot fetch (HOME names it)"
+    return Finding("home", True, told)
+
+
+def _temporary_files() -> Iterator[Finding]:
+    """Where Ray keeps its sockets, its logs, and the results that are on their way."""
+    try:
+        with session_folder() as session:
+            yield Finding("temporary folder", True, _chosen(session.parent))
+            yield _shared_memory(session)
+    except InputError as error:
+        yield Finding("temporary folder", False, error.cause, error.remedy or "")
+
+
+def _chosen(folder: Path) -> str:
+    first = temporary_folders()[0]
+    unsuitable = "" if folder == first else f" ({first} is not writable, is full, or has too long a path)"
+    return f"{folder}, {free_bytes(folder) / 1e9:.1f} GB free{unsuitable}"
+
+
+def _shared_memory(session: Path) -> Finding:
+    found = f"{free_bytes(SHARED_MEMORY) / 2**20:.0f} MB free in {SHARED_MEMORY}"
+    try:
+        store = object_store(session)
+    except InputError as error:
+        return Finding("shared memory", False, f"{found}; {error.cause}", error.remedy or "")
+    if store.folder == SHARED_MEMORY:
+        return Finding("shared memory", True, found)
+    told = f"{found}: too little, so Ray uses the temporary folder (docker run --shm-size=1g gives more)"
+    return Finding("shared memory", True, told)
+
+
 def _ray(start_ray: Callable[[], str]) -> Finding:
+    remedy = "See the lines above; --workers 0 works without Ray"
     try:
         return Finding("Ray", True, start_ray())
+    except InputError as error:
+        return Finding("Ray", False, error.cause, remedy)
     except Exception as error:  # noqa: BLE001 - Ray raises whatever its daemons die of, and this is the report of it
-        told = f"does not start: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Finding(
-            "Ray", False, told, "Look into /tmp/ray/session_latest/logs; --workers 0 works without Ray"
-        )
+        told = f"does not work: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Finding("Ray", False, told, remedy)
 
 
 def _bundle(model: str | None) -> Finding:

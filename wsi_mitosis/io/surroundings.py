@@ -1,0 +1,213 @@
+"""What a run needs of the machine around it: temporary folders, shared memory, a home, loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.errors import InputError, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's shared memory has no other name
+LOOPBACK = "127.0.0.1"
+STAGE = "starting Ray"
+WITHOUT_RAY = "pass --workers 0, which works without Ray"
+FOLDER_PREFIX = "wsi-"
+LONGEST_SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Ray's longest socket path below its session folder (ray/_private/node.py). A Unix socket's path has at most
+107 bytes (unix(7)), so the folder must be short."""
+LEAST_FOLDER_BYTES = 32 * 2**20
+"""Logs of a run. What the object store needs is counted apart."""
+STORE_BYTES = 512 * 2**20
+"""Results are tables of a few MB. Ray's default, a third of the memory, would be taken from the slides."""
+LEAST_STORE_BYTES = 75 * 2**20
+"""Ray refuses a smaller store (ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES)."""
+USABLE_SHARE = 0.9
+"""Share of the free space that the object store may take."""
+LOOPBACK_SECONDS = 5.0
+REMOVAL_ATTEMPTS, REMOVAL_SECONDS = 10, 0.2
+"""Ray's processes write their last lines while the session folder is removed."""
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Where Ray keeps the results that are on their way.
+
+    Attributes:
+        folder: Holds its memory-mapped file.
+        size_bytes: Its capacity.
+    """
+
+    folder: Path
+    size_bytes: int
+
+
+def temporary_folders(environment: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """Return the folders in which temporary files may be created, the preferred one first.
+
+    Args:
+        environment: Environment variables; this process's own where None.
+    """
+    variables = os.environ if environment is None else environment
+    named = [variables.get(name) for name in ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP")]
+    places = [*named, "/tmp", "/var/tmp", variables.get("XDG_RUNTIME_DIR"), str(SHARED_MEMORY)]  # noqa: S108
+    return tuple(dict.fromkeys(Path(place).absolute() for place in places if place))
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A private folder (mode 0700) for a Ray session, removed at the end of the block.
+
+    It lies in the first of `temporary_folders` that can be written, has room, and is short enough for Ray's
+    sockets.
+
+    Raises:
+        InputError: where no folder is suitable.
+    """
+    folder = _created_session()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _created_session() -> Path:
+    reasons = {}
+    for parent in temporary_folders():
+        try:
+            return _suitable(parent)
+        except OSError as error:
+            reasons[parent] = error.strerror or str(error)
+    raise InputError(
+        "no temporary folder is suitable (it must be writable, have "
+        f"{LEAST_FOLDER_BYTES // 2**20} MB free, and have a short path): "
+        + listed(f"{parent}: {reason}" for parent, reason in reasons.items()),
+        stage=STAGE,
+        remedy=f"Make room in /tmp or set TMPDIR to another folder with a short path; or {WITHOUT_RAY}",
+    )
+
+
+def _suitable(parent: Path) -> Path:
+    """Create a folder in `parent` and try whether Ray can use it.
+
+    Raises:
+        OSError: where it cannot.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(folder / LONGEST_SOCKET.replace("/", "-")))
+        if shutil.disk_usage(folder).free < LEAST_FOLDER_BYTES:
+            raise OSError(f"less than {LEAST_FOLDER_BYTES // 2**20} MB free")
+    except OSError:
+        _remove(folder)
+        raise
+    for probed in folder.iterdir():
+        probed.unlink()
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(REMOVAL_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(REMOVAL_SECONDS)
+
+
+def object_store(session: Path) -> ObjectStore:
+    """Return where Ray's object store fits: shared memory, or the session folder where that is too small.
+
+    Args:
+        session: The session folder.
+
+    Raises:
+        InputError: where neither has room for the smallest store.
+    """
+    for folder in (SHARED_MEMORY, session):
+        size = min(STORE_BYTES, int(free_bytes(folder) * USABLE_SHARE))
+        if size >= LEAST_STORE_BYTES:
+            return ObjectStore(folder, size)
+    needed = round(LEAST_STORE_BYTES / USABLE_SHARE / 2**20)
+    raise InputError(
+        f"{SHARED_MEMORY} and {session.parent} each have less than {needed} MB free",
+        stage=STAGE,
+        remedy=f"Make room, or start the container with more shared memory (--shm-size=1g); or {WITHOUT_RAY}",
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space that this process may use in a folder; 0 where it cannot write there."""
+    try:
+        return shutil.disk_usage(folder).free if os.access(folder, os.W_OK | os.X_OK) else 0
+    except OSError:
+        return 0
+
+
+def check_loopback() -> None:
+    """Connect to a port of this machine's own, as Ray's processes do.
+
+    Raises:
+        InputError: where that is impossible. Ray itself would wait for minutes.
+    """
+    try:
+        with (
+            socket.create_server((LOOPBACK, 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=LOOPBACK_SECONDS),
+        ):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"this machine cannot connect to itself on {LOOPBACK}: {error.strerror or error}",
+            stage=STAGE,
+            remedy=f"Bring up the loopback interface (`ip link set lo up`), or allow it in the firewall; "
+            f"or {WITHOUT_RAY}",
+        ) from error
+
+
+def writable_home() -> Path | None:
+    """Return the user's home; None where there is none, or where it cannot be written."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry for the user in the password file
+        return None
+    return home if home.is_dir() and os.access(home, os.W_OK | os.X_OK) else None
+
+
+@contextmanager
+def private_caches() -> Iterator[None]:
+    """Within the block, libraries that keep caches in the home find a place for them.
+
+    Without a writable home, matplotlib and numba get a private folder that is removed at the end. Where the
+    home is not even known, that folder is the home as well: TIAToolbox cannot be imported without one.
+    """
+    if writable_home() is not None:
+        yield
+        return
+    try:
+        caches = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
+    except OSError:  # nothing can be written anywhere: whoever needs to write says so
+        yield
+        return
+    with caches as folder:
+        wanted = {"MPLCONFIGDIR": folder, "NUMBA_CACHE_DIR": folder}
+        try:
+            Path.home()
+        except RuntimeError:
+            wanted["HOME"] = folder
+        added = {name: value for name, value in wanted.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                os.environ.pop(name, None)
