@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -93,7 +97,10 @@ def test_a_failed_slide_is_exit_status_1(inputs: list[object]) -> None:
         (["classify", "slides", "--detections", "nowhere.csv"], "no such file or folder"),
         (["classify", "slides", "--detections", "d.csv", "--model", "nobody"], "untrained-tiny"),
         (["classify", "slides", "--detections", "d.csv", "--mpp", "99"], "mpp"),
-        (["classify", "slides", "--detections", "d.csv", "--columns", "z=A"], "wants one of"),
+        (
+            ["classify", "slides", "--detections", "d.csv", "--columns", "z=A"],
+            "not a column of a detections table",
+        ),
         (["classify", "slides", "--detections", "d.csv", "--workers", "many"], "neither 'auto' nor a number"),
         (["run", "no-such-pipeline"], "smoke"),
         (["frobnicate"], "No such command"),
@@ -110,6 +117,69 @@ def test_columns_can_be_named(inputs: list[object]) -> None:
     told = call(*inputs, "--detections", "odd.csv", "--columns", "slide=which,x=left,y=down", "--json")
     assert told.exit_code == 0, told.stderr
     assert [row["classified"] for row in json.loads(told.stdout)["summary"]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "columns"),
+    [
+        ("x=A,y=B,slide=C", {"x": "A", "y": "B", "slide": "C"}),
+        (" x = A , y = B ", {"x": "A", "y": "B"}),
+        ("x=Position X, px,y=Position Y, px", {"x": "Position X, px", "y": "Position Y, px"}),
+        ("x=X (t=0),y=Y (t=0)", {"x": "X (t=0)", "y": "Y (t=0)"}),
+        ('x="X, y=0",y="Y, x=0"', {"x": "X, y=0", "y": "Y, x=0"}),
+        ("x=X=1,y==", {"x": "X=1", "y": "="}),
+        ("x=A,y", {"x": "A,y"}),
+    ],
+)
+def test_a_column_may_have_commas_and_equals_signs(given: str, columns: dict[str, str]) -> None:
+    command = main.get_command(click.Context(main), "classify")
+    assert command is not None
+    parsed = command.make_context("classify", ["a.svs", "--detections", "d.csv", "--columns", given])
+    assert parsed.params["columns"] == columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ("x=A, t=0,y=B", "'t' is not a column of a detections table"),
+        ("x", "'x' is not of the form x=A,y=B"),
+        ("x=,y=B", "name for 'x' is missing"),
+        ("x=A,x=B", "'x' is named twice"),
+        ("x=A,y=A", "'A' is named for two of ours"),
+    ],
+)
+def test_columns_that_are_no_pairs_are_refused(columns: str, told: str) -> None:
+    result = call("classify", "a.svs", "--detections", "d.csv", "--columns", columns)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("option", ["--model", "--detections", "--out", "--regions"])
+def test_an_empty_value_is_not_the_default(inputs: list[object], option: str) -> None:
+    """`--model "$MODEL"` of a shell that has no such variable."""
+    told = call(*inputs, option, "")
+    assert told.exit_code == 2
+    assert "the value is empty" in told.stderr
+
+
+def test_the_end_names_the_files_that_exist(inputs: list[object]) -> None:
+    Path("slides/a.tiff").write_bytes(b"broken")
+    Path("slides/b.tiff").write_bytes(b"broken")
+    told = call(*inputs, "--out", "out", "--no-report")
+    assert told.exit_code == 1
+    assert told.output.count("a.tiff: ") == 1
+    assert "Failed: 'a.tiff', 'b.tiff'. out/log.jsonl gives each reason." in told.stdout
+    assert "Results in out (summary.csv)." in told.stdout
+
+
+def test_what_the_machine_refuses_is_an_error_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "/slides/a.svs")
+
+    monkeypatch.setattr("wsi_mitosis.io.bundles.open_bundle", refuse)
+    told = call("models", "show")
+    assert told.exit_code == 2
+    assert "error: /slides/a.svs: Too many open files." in told.stderr
 
 
 def test_a_pipeline_does_what_the_options_do(inputs: list[object], small_bundle: Path) -> None:
@@ -133,7 +203,7 @@ def test_an_unknown_key_in_a_pipeline_is_refused_by_name(inputs: list[object]) -
     assert "input.min_scoer" in told.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_130_and_what_is_done_stays(inputs: list[object], number: int) -> None:
     """The second slide is many times larger: the signal comes while it is at work."""
     rows = [f"b.tiff,{x},{y}" for x in range(5, 595, 6) for y in range(5, 495, 2)]
@@ -153,17 +223,24 @@ def test_a_signal_ends_a_run_with_130_and_what_is_done_stays(inputs: list[object
 
 
 def test_a_scheduler_ends_a_run_over_ray_with_130(inputs: list[object]) -> None:
-    """Ray puts a SIGTERM handler of its own in place, which would end the run without a word."""
+    """Ray puts a SIGTERM handler of its own in place, which would end the run without a word.
+
+    Its session folder is the user's alone, and does not stay.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))  # short enough for sockets
     rows = [f"b.tiff,{x},{y}" for x in range(5, 595) for y in range(5, 495, 2)]
     Path("d.csv").write_text("\n".join(["slide,x,y", "a.tiff,10,10", *rows]) + "\n")
     command = [*map(str, inputs[:-1]), "2", "--cpus-per-worker", "1", "--out", "out", "-q"]
-    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *command])
+    environment = os.environ | {"RAY_TMPDIR": str(temporary)}
+    process = subprocess.Popen([sys.executable, "-m", "wsi_mitosis", *command], env=environment)
     log = Path("out/log.jsonl")
     while not log.exists() or '"event": "done"' not in log.read_text():
         assert process.poll() is None
         time.sleep(0.2)
+    assert [stat.S_IMODE(session.stat().st_mode) for session in temporary.iterdir()] == [0o700]
     process.terminate()
     assert process.wait(timeout=120) == 130
+    temporary.rmdir()  # fails if anything is left in it
     assert {name: row["status"] for name, row in summary(Path("out")).items()} == {
         "a.tiff": "done",
         "b.tiff": "pending",
@@ -173,9 +250,11 @@ def test_a_scheduler_ends_a_run_over_ray_with_130(inputs: list[object]) -> None:
 def test_doctor_tells_of_everything_that_a_run_needs() -> None:
     told = json.loads(call("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in told}
+    surroundings = {"home", "temporary folder", "shared memory"}
     assert {"python", "OpenSlide library", "GPU", "Ray", "bundle", "free space", "slide formats"} <= set(
         subjects
-    )
+    ) - surroundings
+    assert surroundings <= set(subjects)
     assert subjects["Ray"]["ok"], subjects["Ray"]
     assert subjects["bundle"]["ok"]
     assert ".svs" in subjects["slide formats"]["told"]

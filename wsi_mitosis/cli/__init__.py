@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsi_mitosis.cli.streams import prepare_streams, printable, use_utf8_names
 from wsi_mitosis.errors import WsiMitosisError
+from wsi_mitosis.io.surroundings import private_caches
 from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = (
     "detect",
@@ -24,6 +31,13 @@ COMMANDS = (
     "doctor",
     "demo",
 )
+REFUSED_BY_MACHINE = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+    }
+)
+"""Errors of the operating system that no program can prevent: no room, no permission, no resources."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -41,17 +55,39 @@ class Program(click.Group):
         command: click.Command = importlib.import_module(f"wsi_mitosis.cli.{cmd_name}").command
         return command
 
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Run the program on streams that are safe to print to."""
+        if args is None:  # the command line's own
+            use_utf8_names()
+        prepare_streams()
+        return super().main(args, *more, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it returns is the exit status."""
         try:
-            status = super().invoke(ctx)
+            with private_caches():
+                status = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except WsiMitosisError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
+            click.secho(f"error: {printable(str(error))}", fg="red", err=True)
+            status = 2
+        except OSError as error:
+            if error.errno not in REFUSED_BY_MACHINE:
+                raise
+            click.secho(f"error: {printable(_refusal(error))}", fg="red", err=True)
             status = 2
         except KeyboardInterrupt:
             click.secho("interrupted", fg="red", err=True)
             status = 130
         ctx.exit(status or 0)
+
+
+def _refusal(error: OSError) -> str:
+    """One line about what the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "Make room or permit it, and run the same command again; finished slides are kept"
+    return f"{where}{error.strerror or error}. {remedy}"
 
 
 @click.group(cls=Program, context_settings=CONTEXT)

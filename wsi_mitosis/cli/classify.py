@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text, printable
 from wsi_mitosis.tables import ALIASES, DetectionFormat
 from wsi_mitosis.units import Frame, LengthUnit
 
@@ -15,20 +17,49 @@ if TYPE_CHECKING:
     from wsi_mitosis.specs import ClassifySpec
 
 
+COLUMN = re.compile(r'\s*([^=,"]*?)\s*=\s*(?:"([^"]*)"|(.*?))\s*(?:,(?=\s*\w+\s*=)|\Z)', re.DOTALL)
+"""`x=A` of `x=A,y=B`. A name may have commas and equals signs in it; where a comma, a word and an equals sign
+follow one another, it must stand in double quotes."""
+
+
 def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str]:
-    """`x=A,y=B` as a dictionary."""
-    if not value:
-        return {}
-    pairs = [part.partition("=") for part in value.split(",")]
-    if bad := [ours for ours, _, theirs in pairs if ours.strip() not in ALIASES or not theirs]:
-        raise click.BadParameter(f"{bad[0]!r}: wants one of {', '.join(ALIASES)}, as in x=A,y=B", ctx, param)
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    """Return `x=A,y=B` as a dictionary."""
+    columns: dict[str, str] = {}
+    position = 0
+    while value and position < len(value):
+        pair = COLUMN.match(value, position)
+        if pair is None:
+            raise click.BadParameter(f"{value[position:]!r} is not of the form x=A,y=B.", ctx, param)
+        ours, theirs = pair[1], pair[2] if pair[2] is not None else pair[3]
+        if fault := _column_fault(ours, theirs, columns):
+            raise click.BadParameter(fault, ctx, param)
+        columns[ours] = theirs
+        position = pair.end()
+    return columns
+
+
+def _column_fault(ours: str, theirs: str, columns: dict[str, str]) -> str | None:
+    """Return what is wrong with one pair of `--columns`, beside those read before it."""
+    if ours not in ALIASES:
+        return (
+            f"{ours!r} is not a column of a detections table. The name before the equals sign is one of "
+            f'{", ".join(ALIASES)}. Put a table\'s name in double quotes if it contains both "," and "=".'
+        )
+    if not theirs:
+        return f"the table's name for {ours!r} is missing after the equals sign."
+    if ours in columns:
+        return f"{ours!r} is named twice."
+    if theirs in columns.values():
+        return f"the table's column {theirs!r} is named for two of ours. Name another column for {ours!r}."
+    return None
 
 
 OUTPUT = (
     *("objects", "geojson_frame", "report", "qupath_project", "overwrite", "fail_fast"),
     *("hotspot_area", "hotspot_aspect", "hotspots", "regions", "dicom"),
 )
+RESULTS = ("report.html", "summary.csv", "regions.csv", "geojson/", "figures/", "qupath/project.qpproj")
+"""What a run may leave in its folder for the user to open."""
 EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()
 )
@@ -37,7 +68,11 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
 @click.command(epilog=EPILOG)
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @click.option(
-    "--detections", required=True, metavar="PATH", help="One file, or a folder with a file per slide."
+    "--detections",
+    required=True,
+    callback=options.filled,
+    metavar="PATH",
+    help="One file, or a folder with a file per slide.",
 )
 @click.option(
     "--format",
@@ -62,7 +97,14 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     "--merge-um", type=float, help="Candidates nearer than this are one; the highest score is kept."
 )
 @options.model
-@click.option("--out", default="wsi-mitosis-results", show_default=True, metavar="DIR", help="Results.")
+@click.option(
+    "--out",
+    default="wsi-mitosis-results",
+    show_default=True,
+    callback=options.filled,
+    metavar="DIR",
+    help="Results.",
+)
 @options.mpp
 @options.recursive
 @options.vote
@@ -100,6 +142,7 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
 )
 @click.option(
     "--regions",
+    callback=options.filled,
     metavar="PATH",
     help="GeoJSON of regions from QuPath, a file or a folder with one per slide: counted each, and "
     "hotspots are sought inside them only.",
@@ -163,19 +206,17 @@ def run_and_render(spec: ClassifySpec, *, as_json: bool, quiet: bool, verbose: b
 
     with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose) as reporter:
         result = classify_batch(spec, reporter)
-    for name in sorted(result.errors.keys() - result.statuses.keys()):  # of slides, the reporter has told
-        click.secho(f"failed: {result.errors[name]}", fg="red", err=True)
+    for name in sorted(result.errors.keys() - result.statuses.keys()):  # the reporter has printed the slides'
+        click.secho(f"failed: {printable(result.errors[name])}", fg="red", err=True)
     if as_json:
         click.echo(_as_json(result))
     elif not quiet:
-        click.echo(_as_text(result))
+        click.echo("\n".join(printable(line) for line in _as_lines(result)))
     return result.exit_status
 
 
 def _as_json(result: BatchResult) -> str:
-    import json
-
-    return json.dumps(
+    return json_text(
         {
             "out": str(result.folder),
             "exit_status": result.exit_status,
@@ -187,21 +228,22 @@ def _as_json(result: BatchResult) -> str:
             "errors": result.errors,
             "warnings": result.warnings,
             "summary": result.rows,
-        },
-        ensure_ascii=False,
+        }
     )
 
 
-def _as_text(result: BatchResult) -> str:
+def _as_lines(result: BatchResult) -> list[str]:
     from wsi_mitosis.cli.progress import ended, several
 
     counted = [row for row in result.rows if row["slide"] in result.statuses and row["status"] == "done"]
-    atypical, classified = (sum(row[name] for row in counted) for name in ("atypical", "classified"))
-    told = "report.html, " if result.report is not None else ""
-    lines = [
-        *ended(result),
-        f"{several(classified, 'figure')}: {atypical} atypical, {classified - atypical} typical",
+    atypical, classified, excluded = (
+        sum(row[name] for row in counted) for name in ("atypical", "classified", "excluded")
+    )
+    left_out = f"; {several(excluded, 'candidate')} excluded" if excluded else ""
+    files = [name for name in RESULTS if (result.folder / name).exists()]
+    return [
+        *ended(result, result.folder / "run.json"),
+        f"{several(classified, 'figure')}: {atypical} atypical, {classified - atypical} typical{left_out}",
         *([] if result.trained else ["UNTRAINED BUNDLE: these labels mean nothing"]),
-        f"Results in {result.folder} ({told}summary.csv, geojson/, figures/). Research use only.",
+        f"Results in {result.folder} ({', '.join(files)}). Research use only.",
     ]
-    return "\n".join(lines)

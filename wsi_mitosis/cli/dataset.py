@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text, printable
 from wsi_mitosis.tables import LabelSource, MaskProviderName
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def build(path: str, *, workers: int | None, as_json: bool, quiet: bool, verbose
     with termination_interrupts(), PartsReporter(quiet=quiet, verbose=verbose) as reporter:
         result = build_dataset(spec, reporter)
     if as_json:
-        click.echo(json.dumps(_built(result), ensure_ascii=False))
+        click.echo(json_text(_built(result)))
     elif not quiet:
         typical = result.samples - result.atypical
         flags = ", ".join(f"{number} {flag}" for flag, number in result.flags.items())
@@ -113,7 +113,7 @@ def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
     sheet = sheet or store.with_name(f"{store.name}.png")
     left_out = draw(store, sheet)
     if as_json:
-        click.echo(json.dumps({**_told(contents), "sheet": str(sheet)}, ensure_ascii=False))
+        click.echo(json_text({**_told(contents), "sheet": str(sheet)}))
         return 0
     for name, value in contents.attributes.model_dump(mode="json", by_alias=True).items():
         if name != "domains":
@@ -143,12 +143,12 @@ def verify(store: Path, against: Path | None, *, as_json: bool) -> int:
 
     found = verify_store(store, against)
     if as_json:
-        click.echo(json.dumps(_verified(found), ensure_ascii=False))
+        click.echo(json_text(_verified(found)))
         return found.exit_status
     for fault in found.faults:
-        click.secho(f"wrong: {fault}", fg="red")
+        click.secho(f"wrong: {printable(fault)}", fg="red")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note)}")
     verdict = "WRONG" if found.faults else "ok"
     click.echo(f"{verdict}  {found.attributes.name} {found.attributes.digest[:12]}: {found.samples} samples")
     return found.exit_status

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text, printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.detect import DetectResult
@@ -17,10 +18,18 @@ RUN = ("out", "weights", "min_score", "mpp", "recursive", "overwrite", "fail_fas
 
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@click.option("--out", default="dets.csv", show_default=True, metavar="CSV", help="Candidates of all slides.")
+@click.option(
+    "--out",
+    default="dets.csv",
+    show_default=True,
+    callback=options.filled,
+    metavar="CSV",
+    help="Candidates of all slides.",
+)
 @click.option("--model", metavar="NAME", help="TIAToolbox's detector.  [default: KongNet_Det_MIDOG_1]")
 @click.option(
     "--weights",
+    callback=options.filled,
     metavar="PATH",
     help="Its checkpoint, or hub to fetch it; nothing else goes online.  [default: what was fetched before]",
 )
@@ -63,19 +72,18 @@ def command(slides: tuple[str, ...], **given: Any) -> int:
     if given["as_json"]:
         click.echo(_as_json(result))
     elif not quiet:
-        click.echo(_as_text(result))
+        click.echo("\n".join(printable(line) for line in _as_lines(result)))
     return result.exit_status
 
 
 def _as_json(result: DetectResult) -> str:
-    import json
-
-    told = {**asdict(result), "out": str(result.out), "kept": sorted(result.kept)}
-    return json.dumps({**told, "exit_status": result.exit_status}, ensure_ascii=False)
+    fields = {**asdict(result), "out": str(result.out), "kept": sorted(result.kept)}
+    return json_text({**fields, "exit_status": result.exit_status})
 
 
-def _as_text(result: DetectResult) -> str:
+def _as_lines(result: DetectResult) -> list[str]:
     from wsi_mitosis.cli.progress import ended, several
 
+    parts = result.out.with_name(f"{result.out.name}.parts")
     candidates = several(sum(result.candidates.values()), "candidate")
-    return "\n".join([*ended(result), f"{candidates} in {result.out}. Research use only."])
+    return [*ended(result, parts / "run.json"), f"{candidates} in {result.out}. Research use only."]

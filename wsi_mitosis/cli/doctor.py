@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text
 
 
 @click.command()
@@ -21,7 +22,6 @@ def command(model: str | None, out: str, *, as_json: bool) -> int:
 
     Exit status: 0 if all is well, 1 otherwise.
     """
-    import json
     from dataclasses import asdict
 
     from wsi_mitosis.jobs.doctor import examine
@@ -36,5 +36,5 @@ def command(model: str | None, out: str, *, as_json: bool) -> int:
             if not finding.ok:
                 click.echo(f"     {finding.remedy}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings]))
+        click.echo(json_text([asdict(finding) for finding in findings]))
     return int(not all(finding.ok for finding in findings))

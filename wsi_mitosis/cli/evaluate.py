@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text, printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.tables import Tta
@@ -63,8 +64,6 @@ def command(
     \b
     Example:  wsi-mitosis evaluate --model my-bundle --dataset amibr.zarr --out figures
     """
-    import json
-
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
     from wsi_mitosis.io.evaluation import as_markdown, prepare_folder, write_evaluation
     from wsi_mitosis.io.stores import open_store
@@ -92,7 +91,7 @@ def command(
     if card:
         add_to_card(bundle, found.report)
     if as_json:
-        click.echo(json.dumps(found.report, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(found.report))
     elif not quiet:
         click.echo(as_markdown(found.report), nl=False)
     if not quiet:
@@ -103,4 +102,4 @@ def command(
 
 
 def _tell(message: str, fg: str | None = None) -> None:
-    click.secho(message, fg=fg, err=True)
+    click.secho(printable(message), fg=fg, err=True)

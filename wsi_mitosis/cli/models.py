@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text
 
 if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
@@ -32,7 +32,7 @@ def list_(*, as_json: bool) -> int:
 
     facts = [_facts(_opened(name)) for name in names("models")]
     if as_json:
-        click.echo(json.dumps({"bundles": facts}, ensure_ascii=False))
+        click.echo(json_text({"bundles": facts}))
         return 0
     for fact in facts:
         click.echo(
@@ -55,7 +55,7 @@ def show(bundle: str | None, *, as_json: bool) -> int:
     found = _opened(bundle)
     if as_json:
         manifest = found.manifest.model_dump(mode="json", by_alias=True)
-        click.echo(json.dumps({**_facts(found), "manifest": manifest}, ensure_ascii=False))
+        click.echo(json_text({**_facts(found), "manifest": manifest}))
         return 0
     for name, value in _facts(found).items():
         click.echo(f"{name + ':':14} {value}")
@@ -86,14 +86,14 @@ def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
                 f"ok  {bundle.manifest.name} {bundle.digest[:12]}: {len(bundle.manifest.member)} members"
             )
     if as_json:
-        click.echo(json.dumps({"verified": verified}, ensure_ascii=False))
+        click.echo(json_text({"verified": verified}))
     return 0
 
 
 def _opened(bundle: str | None) -> Bundle:
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 
-    return open_bundle(find_bundle(bundle or DEFAULT_BUNDLE))
+    return open_bundle(find_bundle(DEFAULT_BUNDLE if bundle is None else bundle))
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:

@@ -46,8 +46,18 @@ def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
     return decorate
 
 
+def filled(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty text, as a shell variable that is not set gives it: it would mean something else."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("the value is empty. Give a name, or leave out the option.", ctx, param)
+    return value
+
+
 model = click.option(
-    "--model", metavar="BUNDLE", help="A bundle's folder, or the name of a shipped one (see `models list`)."
+    "--model",
+    callback=filled,
+    metavar="BUNDLE",
+    help="A bundle's folder, or the name of a shipped one (see `models list`).",
 )
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 tta = click.option(

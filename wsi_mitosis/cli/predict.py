@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.predict import StackResult
@@ -100,4 +101,4 @@ def _summarise(result: StackResult, out: Path | None, *, verbose: bool) -> None:
 
 
 def _tell(message: str, fg: str | None = None) -> None:
-    click.secho(message, fg=fg, err=True)
+    click.secho(printable(message), fg=fg, err=True)

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live line at a terminal, plain lines in a log."""
+"""What a run prints while it works: a live line at a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wsi_mitosis.cli.notes import Notes
+from wsi_mitosis.cli.streams import printable
+from wsi_mitosis.errors import listed
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from wsi_mitosis.jobs.dataset import PartOutcome
@@ -21,9 +27,11 @@ SIDES = ("training", "validation", "test")
 SHOWN = ("training_total", "validation_total", "validation_balanced_accuracy")
 PLAIN_SECONDS = 30.0
 """Between two lines of a log that nobody watches."""
+STATES = {"no_detections": "without detections", "pending": "not processed", "set_aside": "set aside"}
+"""Words for a status whose own name is none."""
 
 
-def _never_asked(outcome: SlideOutcome[Any], record: Record | None) -> int:
+def _without_patch(outcome: SlideOutcome[Any], record: Record | None) -> int:
     """Candidates of a finished slide that no patch will be counted for."""
     if outcome.status == "failed" or record is None:
         return 0
@@ -35,35 +43,51 @@ def several(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def ended(result: RunResult) -> list[str]:
-    """What became of a run's slides, in lines."""
+def ended(result: RunResult, run_file: Path) -> list[str]:
+    """Return the outcome of a run's slides, in lines.
+
+    Args:
+        result: The run.
+        run_file: Its `run.json`, which has the reason of every failure.
+    """
     counts = Counter(result.statuses.values())
-    states = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    states = ", ".join(f"{number} {STATES.get(status, status)}" for status, number in sorted(counts.items()))
     kept = f" ({len(result.kept)} kept)" if result.kept else ""
+    log = run_file.with_name("log.jsonl")
     return [
         f"{several(len(result.statuses), 'slide')}: {states}{kept}",
-        *(f"failed: {error}" for error in result.errors.values()),
-        *(["interrupted: run the same command again to go on from here"] if result.interrupted else []),
+        *([f"Failed: {listed(result.errors)}. {log} gives each reason."] if result.errors else []),
+        *(["Interrupted. Run the same command again to continue."] if result.interrupted else []),
     ]
 
 
+def _console() -> Console:
+    """The console of stderr. A slide's name is printed as it is: no markup, no emoji, no wrapping."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class Reporter:
-    """Tells a run to stderr. Use it as a context manager.
+    """Prints the progress and messages of a run to stderr. Use it as a context manager.
 
     Args:
         quiet: Errors only.
-        verbose: A line for every slide, at a terminal too.
+        verbose: A line for every slide, at a terminal too, and every note.
         unit: What goes through the model.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, unit: str = "patches") -> None:
         self._quiet, self._verbose, self._unit = quiet, verbose, unit
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = sys.stderr.isatty() and not quiet
+        self._console = _console()
+        self._live = _is_terminal() and not quiet
         self._slides = self._done = self._failed = self._patches = 0
         self._candidates: int | None = None
-        self._started = self._told = monotonic()
+        self._started = self._printed = monotonic()
         self._progress: Progress | None = None
+        self._notes = Notes(self._print_note, everything=verbose)
 
     def __enter__(self) -> Self:
         return self
@@ -71,23 +95,30 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
+        self._notes.end("log.jsonl")
 
     def warn(self, message: str) -> None:
-        """Tell something that the user should know."""
+        """Print something that the user should know; a kind of note only a few times."""
         if not self._quiet:
-            self._console.print(f"note: {message}", style="yellow", markup=False)
+            self._notes.add(message)
+
+    def _print_note(self, message: str) -> None:
+        self._console.print(f"note: {printable(message)}", style="yellow")
 
     def say(self, message: str) -> None:
-        """Tell what is being done."""
+        """Print what is being done."""
         self._say(message)
 
     def start(self, slides: int, candidates: int | None) -> None:
-        """The work begins; without a number of candidates the bar has no end."""
-        self._slides, self._candidates = slides, candidates
-        self._started = self._told = monotonic()
+        """Called before the first slide; without a number of candidates the bar has no end.
+
+        Slides that failed before are added to the total, since they are counted as finished.
+        """
+        self._slides, self._candidates = self._done + slides, candidates
+        self._started = self._printed = monotonic()
         if self._live:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -100,45 +131,54 @@ class Reporter:
             self._say(several(slides, "slide") + what)
 
     def patches(self, number: int) -> None:
-        """So many more patches are through the model."""
+        """Called when the model has processed so many more patches."""
         self._patches += number
         if self._progress is not None:
             self._progress.update(self._task, advance=number, description=self._line())
-        elif monotonic() - self._told >= PLAIN_SECONDS:
+        elif monotonic() - self._printed >= PLAIN_SECONDS:
             self._say(self._line())
 
     def finished(self, outcome: SlideOutcome[Any], record: Record | None) -> None:
-        """One slide is through."""
+        """Called when a slide finishes."""
         self._done += 1
         self._failed += outcome.status == "failed"
         if self._candidates is not None:
-            self._candidates -= _never_asked(outcome, record)
+            self._candidates = self._remaining(self._candidates - _without_patch(outcome, record))
         if self._progress is not None:
             self._progress.update(self._task, description=self._line(), total=self._candidates)
         if outcome.error is not None:
-            self._console.print(f"failed: {outcome.error}", style="red", markup=False)
+            self._console.print(f"failed: {printable(outcome.error)}", style="red")
         elif record is not None and (self._verbose or self._progress is None):
             self._say(self._slide_line(outcome, record))
 
+    def _remaining(self, candidates: int) -> int:
+        """Patches of the whole run. A failed slide's are never counted, so the last slide ends the bar."""
+        all_finished = 0 < self._slides <= self._done
+        return self._patches if all_finished else max(candidates, self._patches)
+
+    def _total(self) -> int:
+        """Slides of the run: a slide may fail that was not announced."""
+        return max(self._slides, self._done)
+
     def _slide_line(self, outcome: SlideOutcome[Any], record: Record) -> str:
         what = "kept" if outcome.result is None else f"{outcome.seconds:.1f} s"
-        return f"[{self._done}/{self._slides}] {outcome.name}: {record.told} ({what})"
+        return f"[{self._done}/{self._total()}] {outcome.name}: {record.told} ({what})"
 
     def _line(self) -> str:
         seconds = max(monotonic() - self._started, 1e-6)
         return (
-            f"{self._done}/{self._slides} slides, {self._failed} failed, "
+            f"{self._done}/{several(self._total(), 'slide')}, {self._failed} failed, "
             f"{self._patches} {self._unit}, {self._patches / seconds:.0f}/s"
         )
 
     def _say(self, line: str) -> None:
-        self._told = monotonic()
+        self._printed = monotonic()
         if not self._quiet:
-            self._console.print(line, markup=False)
+            self._console.print(printable(line))
 
 
 class TrainReporter:
-    """Tells a training to stderr, a line per epoch. Use it as a context manager.
+    """Prints the progress of a training to stderr, a line per epoch. Use it as a context manager.
 
     Args:
         quiet: Errors only.
@@ -147,7 +187,7 @@ class TrainReporter:
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet, self._verbose = quiet, verbose
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _console()
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +196,7 @@ class TrainReporter:
         pass
 
     def warn(self, message: str) -> None:
-        """Tell something that the user should know."""
+        """Print something that the user should know."""
         self._say(f"note: {message}", style="yellow")
 
     def planned(self, plan: pd.DataFrame) -> None:
@@ -170,11 +210,11 @@ class TrainReporter:
             )
 
     def progress(self, progress: FoldProgress) -> None:
-        """An epoch or a fold is through."""
+        """Called when an epoch or a fold finishes."""
         if progress.error is not None:
-            self._console.print(f"failed: {progress.error}", style="red", markup=False)
+            self._console.print(f"failed: {printable(progress.error)}", style="red")
             if self._verbose and progress.details:
-                self._console.print(progress.details, markup=False)
+                self._console.print(progress.details)
         elif progress.record is not None:
             self._say(f"{progress.fold}: done{' before' if progress.kept else ''}")
         elif progress.metrics is not None:
@@ -195,18 +235,23 @@ class TrainReporter:
 
     def _say(self, line: str, style: str | None = None) -> None:
         if not self._quiet:
-            self._console.print(line, markup=False, style=style)
+            self._console.print(printable(line), style=style)
 
 
 class PartsReporter:
-    """Tells the building of a dataset to stderr. Use it as a context manager; arguments as for `Reporter`."""
+    """Prints the progress of building a dataset to stderr. Use it as a context manager.
+
+    Args:
+        quiet: Errors only.
+        verbose: A line for every part.
+    """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet, self._verbose = quiet, verbose
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = sys.stderr.isatty() and not quiet
+        self._console = _console()
+        self._live = _is_terminal() and not quiet
         self._samples = self._done = 0
-        self._told = monotonic()
+        self._printed = monotonic()
         self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -217,8 +262,8 @@ class PartsReporter:
             self._progress.stop()
 
     def start(self, parts: int, samples: int) -> None:
-        """The work begins."""
-        self._samples, self._told = samples, monotonic()
+        """Called before the first part."""
+        self._samples, self._printed = samples, monotonic()
         if self._live:
             self._progress = Progress(
                 TextColumn("figures"),
@@ -233,15 +278,15 @@ class PartsReporter:
             self._say(f"{several(samples, 'figure')} in {several(parts, 'part')}")
 
     def finished(self, outcome: PartOutcome) -> None:
-        """One part is through."""
+        """Called when a part finishes."""
         self._done += outcome.samples
         if self._progress is not None:
             self._progress.update(self._task, advance=outcome.samples)
-        if self._verbose or (self._progress is None and monotonic() - self._told >= PLAIN_SECONDS):
+        if self._verbose or (self._progress is None and monotonic() - self._printed >= PLAIN_SECONDS):
             what = "failed" if outcome.faults else "kept" if outcome.kept else "done"
             self._say(f"{self._done}/{self._samples} figures; part {outcome.index + 1} {what}")
 
     def _say(self, line: str) -> None:
-        self._told = monotonic()
+        self._printed = monotonic()
         if not self._quiet:
-            self._console.print(line, markup=False)
+            self._console.print(printable(line))

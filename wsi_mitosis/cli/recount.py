@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.notes import Notes
+from wsi_mitosis.cli.streams import json_text, printable
 from wsi_mitosis.tables import MATCH_UM, ReviewLabel
 from wsi_mitosis.units import Frame
 
@@ -92,33 +94,32 @@ def command(
     from wsi_mitosis.core.recount import class_key
     from wsi_mitosis.jobs.recount import recount
 
-    def told(message: str) -> None:
-        if not quiet:
-            click.secho(f"note: {message}", fg="yellow", err=True)
+    def show(message: str) -> None:
+        click.secho(f"note: {printable(message)}", fg="yellow", err=True)
 
+    notes = Notes(show, everything=verbose)
     result = recount(
         results,
         reviewed,
         distance_um=distance_um,
         frame=frame,
         labels={class_key(name): label for name, label in labels.items()},
-        tell=told,
+        tell=(lambda _: None) if quiet else notes.add,
     )
+    notes.end(str(result.folder / "agreement.json"))
     for name, error in result.errors.items():
-        click.secho(f"failed: {error}", fg="red", err=True)
+        click.secho(f"failed: {printable(error)}", fg="red", err=True)
         if verbose and name in result.details:
             click.echo(result.details[name], err=True)
     if as_json:
         click.echo(_as_json(result))
     elif not quiet:
-        click.echo(_as_text(result, verbose=verbose))
+        click.echo("\n".join(printable(line) for line in _as_lines(result, verbose=verbose)))
     return result.exit_status
 
 
 def _as_json(result: RecountResult) -> str:
-    import json
-
-    return json.dumps(
+    return json_text(
         {
             "out": str(result.folder),
             "exit_status": result.exit_status,
@@ -128,20 +129,18 @@ def _as_json(result: RecountResult) -> str:
             "agreement": result.agreement,
             "errors": result.errors,
             "warnings": result.warnings,
-        },
-        ensure_ascii=False,
-        allow_nan=False,
+        }
     )
 
 
-def _as_text(result: RecountResult, *, verbose: bool) -> str:
+def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
     from wsi_mitosis.cli.progress import several
 
     agreement = result.agreement
     slides = agreement["slides"]
     kept = len(agreement["not_reviewed"])
     reviewed = [row for row in result.rows if row["reviewed"] == "true"]
-    lines = [
+    return [
         f"{several(len(slides), 'slide')} reviewed"
         + (f", {len(result.errors)} failed" if result.errors else "")
         + (f", {kept} without a review: the machine's numbers stand" if kept else ""),
@@ -157,7 +156,6 @@ def _as_text(result: RecountResult, *, verbose: bool) -> str:
         f"Results in {result.folder}; `wsi-mitosis report {result.folder.parent}` shows them.",
         "Research use only.",
     ]
-    return "\n".join(lines)
 
 
 def _changed(agreement: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text, printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.report import ReportResult
@@ -43,18 +44,16 @@ def command(results: Path, globs: tuple[str, ...], *, as_json: bool, quiet: bool
     if not quiet:
         told = list(result.without_picture.values()) if verbose else []
         for message in [*result.told(), *told]:
-            click.secho(f"note: {message}", fg="yellow", err=True)
+            click.secho(f"note: {printable(message)}", fg="yellow", err=True)
     if as_json:
         click.echo(_as_json(result))
     elif not quiet:
-        click.echo(_as_text(result))
+        click.echo(printable(_as_text(result)))
     return 0
 
 
 def _as_json(result: ReportResult) -> str:
-    import json
-
-    return json.dumps(
+    return json_text(
         {
             "report": str(result.path),
             "slides": result.slides,
@@ -63,8 +62,7 @@ def _as_json(result: ReportResult) -> str:
             "notes": result.notes,
             "size_bytes": result.size_bytes,
             "seconds": round(result.seconds, 3),
-        },
-        ensure_ascii=False,
+        }
     )
 
 

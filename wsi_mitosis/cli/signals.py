@@ -1,4 +1,4 @@
-"""Ending politely: a scheduler's SIGTERM is an interrupt like the user's Ctrl-C."""
+"""Ending in good order: a scheduler's SIGTERM and a closed terminal interrupt a run like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that what is done is written down."""
+    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, so that finished work is written.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.streams import json_text
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.train import TrainResult
@@ -59,7 +59,7 @@ def command(
     with termination_interrupts(), TrainReporter(quiet=quiet, verbose=verbose) as reporter:
         result = train_ensemble(TrainSpec.parse(data, "options"), reporter)
     if as_json:
-        click.echo(json.dumps(_as_json(result), ensure_ascii=False))
+        click.echo(json_text(_as_json(result)))
     elif not quiet:
         _tell(result)
     return result.exit_status
