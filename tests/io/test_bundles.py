@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -108,6 +110,14 @@ def in_manifest(folder: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def relisted(folder: Path, content: bytes) -> None:
+    """Give a bundle another file of weights, which its manifest lists."""
+    path = folder / "member-0.safetensors"
+    listed = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(content)
+    in_manifest(folder, listed, hashlib.sha256(content).hexdigest())
+
+
 def without_training(folder: Path) -> None:
     path = folder / "manifest.toml"
     head, _, tail = path.read_text(encoding="utf-8").partition("[training]")
@@ -137,7 +147,27 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no schema": (lambda f: in_manifest(f, "schema = 1", ""), r"'schema': Field required"),
     "no TOML": (lambda f: (f / "manifest.toml").write_text("schema = "), "cannot be read: Invalid value"),
-    "no UTF-8": (lambda f: (f / "manifest.toml").write_bytes(b"\xff"), "cannot be read"),
+    "no UTF-8": (
+        lambda f: (f / "manifest.toml").write_bytes(b"\xff"),
+        r"manifest\.toml.*cannot be read: it is not text in UTF-8.*again",
+    ),
+    "nested without end": (
+        lambda f: (f / "manifest.toml").write_text("a = " + "[" * 9999),
+        r"manifest\.toml.*cannot be read",
+    ),
+    "an endless number": (
+        lambda f: in_manifest(f, "seed = 3", f"seed = {'3' * 9999}"),
+        r"manifest\.toml.*cannot be read",
+    ),
+    "a folder for weights": (
+        lambda f: ((f / "member-0.safetensors").unlink(), (f / "member-0.safetensors").mkdir()),
+        r"member-0.*cannot be read: Is a directory",
+    ),
+    "no weights": (lambda f: relisted(f, b"other"), r"member-0.*holds no weights.*again"),
+    "weights cut off": (
+        lambda f: relisted(f, (f / "member-0.safetensors").read_bytes()[:-1]),
+        r"member-0.*holds no weights.*again",
+    ),
     "weights elsewhere": (
         lambda f: in_manifest(f, '"member-0.safetensors"', '"../member-0.safetensors"'),
         "wants the name of a .safetensors file beside the manifest",
@@ -166,14 +196,37 @@ def test_weights_altered_after_the_check_are_found(folder: Path) -> None:
         bundle.read_members()
 
 
-def test_a_listed_file_that_is_no_safetensors_is_told(folder: Path) -> None:
-    import hashlib
+def test_a_manifest_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    before = open_bundle(folder)
+    path = folder / "manifest.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_bundle(folder) == before
 
+
+def test_a_card_that_is_no_text_is_told(folder: Path) -> None:
     bundle = open_bundle(folder)
-    (folder / "member-0.safetensors").write_bytes(b"other")
-    in_manifest(folder, bundle.manifest.member[0].sha256, hashlib.sha256(b"other").hexdigest())
-    with pytest.raises(BundleError, match="holds no weights"):
-        open_bundle(folder).read_members()
+    (folder / "CARD.md").write_bytes(b"\xfcber")
+    with pytest.raises(BundleError, match=r"CARD\.md: reading the card: .*not text in UTF-8\. Save it"):
+        bundle.read_card()
+    (folder / "CARD.md").unlink()
+    assert bundle.read_card() == ""
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000])
+def test_a_name_that_no_file_can_have_is_no_bundle(name: str) -> None:
+    with pytest.raises(BundleError, match=f"cannot be read: File name too long.*{DEFAULT_BUNDLE}"):
+        find_bundle(name)
+
+
+def test_a_folder_that_may_not_be_searched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, who may search every folder."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(BundleError, match="locked: cannot be read: Permission denied"):
+        find_bundle("locked")
 
 
 def test_samples_are_read_with_their_domains(tmp_path: Path) -> None:

@@ -49,20 +49,8 @@ class Bundle:
         Raises:
             BundleError: where a file is missing, altered, or no safetensors file.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        states = []
-        for member in self.manifest.member:
-            path = self.folder / member.file
-            try:
-                # Hashed again: what is computed with is what was checked, however late it is read.
-                states.append(load(_checked(path, member.sha256)))
-            except (SafetensorError, TypeError, KeyError) as error:
-                raise BundleError(
-                    f"holds no weights: {error}", subject=path, stage="loading weights", remedy=GET_AGAIN
-                ) from error
-        return states
+        # Hashed again: what is computed with is what was checked, however late it is read.
+        return [_weights(self.folder / member.file, member.sha256) for member in self.manifest.member]
 
     def read_samples(self) -> dict[str, frozenset[str]]:
         """The samples that the members were trained, selected and tested on; empty for an untrained bundle.
@@ -91,9 +79,23 @@ class Bundle:
         return {digest: frozenset(of_digest) for digest, of_digest in domains.items()}
 
     def read_card(self) -> str:
-        """The bundle's CARD.md; empty without one."""
+        """The bundle's CARD.md; empty without one.
+
+        Raises:
+            BundleError: where it cannot be read, or is no UTF-8 text.
+        """
         path = self.folder / CARD
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"cannot be read: {_reason(error)}",
+                subject=path,
+                stage="reading the card",
+                remedy="Save it as a text file in UTF-8, or remove it",
+            ) from error
 
 
 def write_card(bundle: Bundle, card: str) -> None:
@@ -120,12 +122,16 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         BundleError: where there is neither; it lists the shipped ones.
     """
     path = Path(name_or_path)
-    if (path / MANIFEST).is_file():
-        return path
-    if str(name_or_path) in names("models"):
-        return shipped("models") / path
+    try:
+        if (path / MANIFEST).is_file():
+            return path
+        if str(name_or_path) in names("models"):
+            return shipped("models") / path
+        cause = f"a folder without {MANIFEST}" if path.is_dir() else "no such bundle"
+    except OSError as error:  # no permission, or a name that no file can have
+        cause = f"cannot be read: {_reason(error)}"
     raise BundleError(
-        f"a folder without {MANIFEST}" if path.is_dir() else "no such bundle",
+        cause,
         subject=name_or_path,
         remedy=f"Name a bundle's folder, or a shipped one: {', '.join(names('models'))}",
     )
@@ -139,7 +145,7 @@ def open_bundle(folder: Path) -> Bundle:
 
     Raises:
         BundleError: where the manifest is missing, malformed or of a newer schema, or where a file is
-            missing, altered, or a weights file that the manifest does not list.
+            missing, altered, holds no weights, or is a weights file that the manifest does not list.
     """
     data = _manifest_data(folder / MANIFEST)
     manifest = BundleManifest.parse(data, folder / MANIFEST)
@@ -151,10 +157,10 @@ def open_bundle(folder: Path) -> Bundle:
             stage="checking files",
             remedy="Remove it if you put it there; otherwise take the bundle from its source again",
         )
-    if manifest.training is not None:
-        listed[manifest.training.samples] = manifest.training.samples_sha256
     for file, sha256 in listed.items():
-        _checked(folder / file, sha256)
+        _weights(folder / file, sha256)  # before any slide is read: a bad file fails the whole run
+    if manifest.training is not None:
+        _checked(folder / manifest.training.samples, manifest.training.samples_sha256)
     return Bundle(folder, manifest, _digest(data))
 
 
@@ -252,10 +258,14 @@ def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
 
 def _manifest_data(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of the second kind: no UTF-8, no TOML, huge numbers
         raise BundleError(
-            f"cannot be read: {error}", subject=path, stage="opening a bundle", remedy=GET_AGAIN
+            f"cannot be read: {_reason(error)}", subject=path, stage="opening a bundle", remedy=GET_AGAIN
         ) from error
     schema = data.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
@@ -287,6 +297,26 @@ def _checked(path: Path, sha256: str) -> bytes:
             remedy=GET_AGAIN,
         )
     return content
+
+
+def _weights(path: Path, sha256: str) -> dict[str, NDArray[np.floating]]:
+    """The arrays of a weights file whose hash is as it should be."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(_checked(path, sha256)))
+    except (SafetensorError, TypeError, KeyError) as error:  # the last: a number format that NumPy lacks
+        raise BundleError(
+            f"holds no weights: {error}", subject=path, stage="loading weights", remedy=GET_AGAIN
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def _sha256(content: bytes) -> str:
