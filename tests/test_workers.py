@@ -184,6 +184,20 @@ def test_a_dead_worker_costs_its_slide_and_no_other(
     assert "its worker died (" in summary(out)["b.tiff"]["error"]
 
 
+def test_a_model_that_no_worker_can_build_is_an_error_as_in_this_process(
+    four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections = four
+    errors = []
+    for workers_asked in (0, 1):
+        placement = {"workers": workers_asked, "device": "cuda:99"}
+        with pytest.raises(InputError) as raised:
+            run(slides, detections, tmp_path / f"{workers_asked}", small_bundle, placement=placement)
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
+    assert "cuda:99" in errors[0]
+
+
 class CertainDetector(SlideDetector):
     """Finds one figure on every slide, without a network."""
 

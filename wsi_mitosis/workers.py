@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsi_mitosis.errors import InputError
+from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.crops import short_name
 from wsi_mitosis.io.surroundings import (
     LOOPBACK,
@@ -352,12 +352,24 @@ class SlideWorker:
     def __init__(
         self, build: Callable[[Placement], Any], do: Callable[..., Any], placement: Placement
     ) -> None:
-        self._model, self._do = build(placement), do
+        self._do = do
         self._patches = 0
         self._lock = threading.Lock()
+        self._fault: WsiMitosisError | None = None
+        try:
+            self._model = build(placement)
+        except WsiMitosisError as error:  # kept whole: of a constructor's error Ray only gives the text
+            self._fault = error
 
-    def run(self, task: Task) -> tuple[SlideOutcome[Any], int]:
-        """Do one slide; gives its outcome, and the patches that nobody has asked for yet."""
+    def run(self, task: Task) -> tuple[SlideOutcome[Any] | WsiMitosisError, int]:
+        """Do one slide.
+
+        Returns:
+            Its outcome, or what kept the model from being built; and the patches since the last call of
+            `patches`.
+        """
+        if self._fault is not None:
+            return self._fault, 0
         outcome: SlideOutcome[Any] = self._do(task, self._model, self._count)
         return outcome, self.patches()
 
@@ -397,6 +409,7 @@ def _on_ray(
 
     for _ in range(placement.workers):
         give(start_worker())
+    any_done = False
     counts = _Counts(ray, reporter.patches)
     while busy:
         ready, _ = ray.wait(list(busy), timeout=POLL_SECONDS)
@@ -408,6 +421,11 @@ def _on_ray(
             except ray.exceptions.RayError as error:
                 outcome, patches = _lost(task, error), 0
                 worker = start_worker() if waiting else None
+            if isinstance(outcome, WsiMitosisError):
+                if not any_done:  # as in this process: nothing can be started
+                    raise outcome
+                outcome = SlideOutcome(task.name, "failed", error=str(outcome))
+            any_done = any_done or outcome.status == "done"
             reporter.patches(patches)
             yield outcome
             give(worker)

@@ -97,6 +97,14 @@ def test_a_folder_that_is_missing_is_passed_over(places: list[Path]) -> None:
     assert not places[0].exists()
 
 
+def test_a_path_that_is_not_ascii_is_passed_over(places: list[Path]) -> None:
+    """Ray 2.60 encodes it as ASCII (`_raylet.pyx`, `CoreWorker.__cinit__`)."""
+    places[0] = places[0] / "ü"
+    places[0].mkdir()
+    with session_folder() as folder:
+        assert folder.parent == places[1]
+
+
 def test_a_full_folder_is_passed_over(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         surroundings.shutil,

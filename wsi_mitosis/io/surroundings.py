@@ -67,8 +67,8 @@ def temporary_folders(environment: Mapping[str, str] | None = None) -> tuple[Pat
 def session_folder() -> Iterator[Path]:
     """A private folder (mode 0700) for a Ray session, removed at the end of the block.
 
-    It lies in the first of `temporary_folders` that can be written, has room, and is short enough for Ray's
-    sockets.
+    It lies in the first of `temporary_folders` that can be written, has room, and has a path in ASCII that is
+    short enough for Ray's sockets.
 
     Raises:
         InputError: where no folder is suitable.
@@ -89,7 +89,7 @@ def _created_session() -> Path:
             reasons[parent] = error.strerror or str(error)
     raise InputError(
         "no temporary folder is suitable (it must be writable, have "
-        f"{LEAST_FOLDER_BYTES // 2**20} MB free, and have a short path): "
+        f"{LEAST_FOLDER_BYTES // 2**20} MB free, and a short path in ASCII): "
         + listed(f"{parent}: {reason}" for parent, reason in reasons.items()),
         stage=STAGE,
         remedy=f"Make room in /tmp or set TMPDIR to another folder with a short path; or {WITHOUT_RAY}",
@@ -102,6 +102,8 @@ def _suitable(parent: Path) -> Path:
     Raises:
         OSError: where it cannot.
     """
+    if not str(parent).isascii():
+        raise OSError("its path is not ASCII, which Ray wants")
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
         with socket.socket(socket.AF_UNIX) as probe:
