@@ -100,7 +100,7 @@ class NameIndex:
 
     def __init__(self, sources: Sequence[SlideSource], *, file_names_only: bool = False) -> None:
         self._sources, self._file_names_only = sources, file_names_only
-        self._tables: dict[tuple[bool, bool], dict[tuple[str, ...], tuple[SlideSource, ...]]] = {}
+        self._tables: dict[tuple[bool, bool], Mapping[tuple[str, ...], Sequence[SlideSource]]] = {}
 
     def fit(self, name: str) -> Fit | None:
         """The slides that a name fits best; None where it fits none.
@@ -125,21 +125,23 @@ class NameIndex:
         spelled = (normalised(text),) if self._file_names_only else _parts(text)
         parts = tuple(map(_folded, spelled)) if folded else spelled
         if whole := table.get(("", *parts)):
-            return Fit(whole, True, len(parts), spelled, folded, series)
+            return Fit(tuple(whole), True, len(parts), spelled, folded, series)
         for start in range(len(parts)):
             if found := table.get(parts[start:]):
-                return Fit(found, start == 0, len(parts) - start, spelled[start:], folded, series)
+                return Fit(tuple(found), start == 0, len(parts) - start, spelled[start:], folded, series)
         return None
 
-    def _table(self, *, folded: bool, files_only: bool) -> dict[tuple[str, ...], tuple[SlideSource, ...]]:
+    def _table(self, *, folded: bool, files_only: bool) -> Mapping[tuple[str, ...], Sequence[SlideSource]]:
         """Slides by every end of their paths; a whole path is under `("", *parts)`."""
         kind = folded, files_only
         if kind not in self._tables:
-            table: dict[tuple[str, ...], dict[SlideSource, None]] = defaultdict(dict)
+            table: dict[tuple[str, ...], list[SlideSource]] = defaultdict(list)
             for source in self._sources:
                 for key in self._keys(source, files_only=files_only):
-                    table[tuple(map(_folded, key)) if folded else key][source] = None
-            self._tables[kind] = {key: tuple(found) for key, found in table.items()}
+                    sources = table[tuple(map(_folded, key)) if folded else key]
+                    if not sources or sources[-1] is not source:
+                        sources.append(source)
+            self._tables[kind] = table
         return self._tables[kind]
 
     def _keys(self, source: SlideSource, *, files_only: bool) -> Iterator[tuple[str, ...]]:
@@ -403,16 +405,17 @@ def _perhaps_others(
 ) -> dict[SlideSource, DetectionsError]:
     """Slides without a row, while rows of no given slide are called nearly the same."""
     alike = nearly_alike({source: file_names(source) for source in absent}, names)
-    return {source: misnamed(source, found, "row") for source, found in alike.items()}
+    remedy = "Correct the name in the table if it means this slide; else leave this slide out"
+    return {source: misnamed(source, found, "row", remedy) for source, found in alike.items()}
 
 
-def misnamed(source: SlideSource, names: Sequence[str], what: str) -> DetectionsError:
-    """The error of a slide without candidates beside candidates of a slide that is called nearly the same."""
+def misnamed(source: SlideSource, names: Sequence[str], what: str, remedy: str) -> DetectionsError:
+    """The error of a slide without rows or files beside those of a name that is nearly the same."""
     return DetectionsError(
         f"no {what} is named after this slide, but {listed(names)} is nearly the same and no other slide's",
         subject=source.relative,
         stage=_STAGE,
-        remedy="Correct the name if it means this slide; leave this slide out if it has no candidates",
+        remedy=remedy,
     )
 
 

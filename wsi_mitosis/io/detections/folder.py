@@ -179,8 +179,9 @@ def _perhaps_others(
     """Slides without a file, while a file of no slide is called nearly the same."""
     files = {base: file.path.name for file in strangers for base in file.bases}
     alike = nearly_alike({source: file_names(source) for source in absent}, files)
+    remedy = "Rename the file if it is this slide's; else move it to another folder"
     return {
-        source: misnamed(source, list(dict.fromkeys(files[base] for base in bases)), "file")
+        source: misnamed(source, list(dict.fromkeys(files[base] for base in bases)), "file", remedy)
         for source, bases in alike.items()
     }
 

@@ -374,61 +374,64 @@ def _listed_mpp(text: str | None) -> float | None:
 
 
 class _Mention(NamedTuple):
-    """A slide as it was given once; the smallest of several is the slide's name."""
+    """A slide as it was given once.
 
-    is_link: bool
+    Attributes:
+        file: Equal for two paths to one file.
+        is_link: Whether the path leads to the file by a link.
+    """
+
     path: Path
-    folders: int
     relative: str
     mpp: float | None
     fault: _Fault | None
+    file: object
+    is_link: bool
 
 
-_Mentions: TypeAlias = tuple[_Mention, ...]
+_Mentions: TypeAlias = list[_Mention]
 
 
-def _mentions(items: Sequence[_Given]) -> list[_Mention]:
+def _mentions(items: Sequence[_Given]) -> Iterator[_Mention]:
     """Files named singly are told apart by their paths from the folder that they share."""
     alone = [item.path.absolute().parent for item in items if item.root is None]
     shared = Path(os.path.commonpath(alone)) if alone else Path()
-    mentions = []
     for item in items:
         path = Path(_printable(os.path.normpath(item.path.absolute())))
         root = Path(_printable(os.path.normpath((shared if item.root is None else item.root).absolute())))
         relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        is_link = stat.S_ISREG(_mode(path)) and path.resolve() != path
-        mentions.append(_Mention(is_link, path, -relative.count("/"), relative, item.mpp, item.fault))
-    return mentions
+        yield _Mention(path, relative, item.mpp, item.fault, *_file_of(path))
 
 
-def _one_per_file(items: Sequence[_Given]) -> list[_Mentions]:
-    """The mentions of each file together, whichever links or folders they come by."""
-    files: dict[object, list[_Mention]] = defaultdict(list)
-    for mention in _mentions(items):
-        files[_file_key(mention)].append(mention)
-    return [tuple(sorted(set(mentions), key=_order)) for mentions in files.values()]
+def _file_of(path: Path) -> tuple[object, bool]:
+    """What is equal for two paths to one file, and whether the path is a link to it.
 
-
-def _order(mention: _Mention) -> tuple[bool, str, int, str, float]:
-    return mention.is_link, str(mention.path), mention.folders, mention.relative, mention.mpp or 0.0
-
-
-def _file_key(mention: _Mention) -> object:
-    """Equal for two paths to one file. A hard link of a set's file may belong to another set."""
+    A hard link of a set's file may belong to another set.
+    """
     try:
-        state = mention.path.stat()
+        state = path.stat()
     except OSError:
-        return mention.path
+        return path, False
     if not stat.S_ISREG(state.st_mode):
-        return mention.path
-    if state.st_nlink > 1 and mention.path.suffix.lower() not in SETS:
-        return state.st_dev, state.st_ino
-    return mention.path.resolve()
+        return path, False
+    real = path.resolve()
+    is_linked = state.st_nlink > 1 and path.suffix.lower() not in SETS
+    return (state.st_dev, state.st_ino) if is_linked else real, real != path
+
+
+def _one_per_file(items: Sequence[_Given]) -> Iterable[_Mentions]:
+    """The mentions of each file together, whichever links they come by; the first names the slide."""
+    files: dict[object, _Mentions] = defaultdict(list)
+    for mention in _mentions(items):
+        files[mention.file].append(mention)
+    for mentions in files.values():
+        mentions.sort(key=lambda m: (m.is_link, str(m.path), -m.relative.count("/"), m.relative))
+    return files.values()
 
 
 def _one_per_series(files: Iterable[_Mentions]) -> dict[SlideSource, _Fault | None]:
     """Each slide with its fault, sorted by relative path."""
-    slides: dict[object, list[_Mention]] = defaultdict(list)
+    slides: dict[object, _Mentions] = defaultdict(list)
     for mentions in sorted(files, key=lambda mentions: (mentions[0].relative, str(mentions[0].path))):
         path = mentions[0].path
         usable = mentions[0].fault is None and path.suffix.lower() == DICOM_ENDING
@@ -437,7 +440,7 @@ def _one_per_series(files: Iterable[_Mentions]) -> dict[SlideSource, _Fault | No
     return dict(map(_as_source, slides.values()))
 
 
-def _as_source(mentions: Sequence[_Mention]) -> tuple[SlideSource, _Fault | None]:
+def _as_source(mentions: _Mentions) -> tuple[SlideSource, _Fault | None]:
     """The first mention names the slide; an mpp counts whichever mention has it."""
     first = mentions[0]
     sizes = sorted({mention.mpp for mention in mentions if mention.mpp is not None})
