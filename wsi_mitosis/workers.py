@@ -123,7 +123,7 @@ def _cgroup_quota(root: Path) -> float | None:
 
 
 def stays_here(options: PlacementOptions, slides: int) -> bool:
-    """Whether the work is done in this process: where that was asked for, or for a single slide."""
+    """Return whether the work is done in this process: on request, or for a single slide."""
     asks_for_ray = options.address is not None or options.gpus_per_worker is not None
     return options.workers == 0 or (options.workers is None and slides <= 1 and not asks_for_ray)
 
@@ -202,9 +202,9 @@ def _share_out(
     Args:
         tasks: The slides, largest first.
         build: Makes what a worker keeps from slide to slide.
-        do: Does one slide with it, and tells how many more patches are through.
+        do: Does one slide with it, and reports how many more patches the model has processed.
         options: Where.
-        reporter: Who is told of patches.
+        reporter: Displays the progress.
     """
     if not tasks:
         return
@@ -347,7 +347,7 @@ def _fitting_nodes(ray: Any, placement: Placement, options: PlacementOptions) ->
 
 
 class SlideWorker:
-    """What runs in a Ray actor: one model, one slide at a time, and a count that others may read."""
+    """Runs in a Ray actor: one model, one slide at a time, and a count that others may read."""
 
     def __init__(
         self, build: Callable[[Placement], Any], do: Callable[..., Any], placement: Placement
@@ -374,7 +374,7 @@ class SlideWorker:
         return outcome, self.patches()
 
     def patches(self) -> int:
-        """Patches through the model since the last call."""
+        """Return how many patches the model has processed since the last call."""
         with self._lock:
             number, self._patches = self._patches, 0
         return number
@@ -435,8 +435,8 @@ def _on_ray(
 class _Counts:
     """Collects the workers' counts without holding up the slides."""
 
-    def __init__(self, ray: Any, tell: Callable[[int], None]) -> None:
-        self._ray, self._tell = ray, tell
+    def __init__(self, ray: Any, report: Callable[[int], None]) -> None:
+        self._ray, self._report = ray, report
         self._asked: dict[Any, Any] = {}
 
     def poll(self, workers: Sequence[Any]) -> None:
@@ -446,16 +446,16 @@ class _Counts:
         self.take(0)
 
     def take(self, seconds: float) -> None:
-        """Tell of the answers that are there, or come in so long."""
+        """Report the answers that have arrived, or arrive within so many seconds."""
         if not self._asked:
             return
         ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=seconds)
         for reference in ready:
             del self._asked[reference]
             try:
-                self._tell(self._ray.get(reference))
+                self._report(self._ray.get(reference))
             except self._ray.exceptions.RayError:
-                continue  # a worker that died: its slide's own outcome tells of it
+                continue  # a worker that died: its slide's own outcome says so
 
 
 def _lost(task: Task, error: Exception) -> SlideOutcome[Any]:
@@ -550,7 +550,7 @@ def _lost_fold(task: FoldTask, error: Exception) -> FoldProgress:
 
 
 def try_ray() -> str:
-    """Start a local Ray, run something on it, and tell what it granted."""
+    """Start a local Ray, run something on it, and return what it granted."""
     with ray_runtime(None) as ray:
         ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
         have = ray.cluster_resources()

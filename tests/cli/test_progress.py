@@ -113,8 +113,8 @@ def test_a_note_of_1000_slides_is_printed_three_times_and_counted(printed: Print
     lines = printed().splitlines()
     assert len(lines) == 5
     assert "d.csv" in lines[3]
-    assert lines[4].startswith("note: 997 more like '0.svs: states 0.2000 um/px")
-    assert lines[4].endswith("log.jsonl has all of them")
+    assert lines[4].startswith("note: 997 more notes like '0.svs: states 0.2000 um/px")
+    assert lines[4].endswith("log.jsonl lists all of them")
 
 
 def test_every_note_is_printed_where_more_detail_is_wanted(printed: Printed) -> None:

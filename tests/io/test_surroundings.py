@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
@@ -212,3 +213,15 @@ def test_a_home_is_left_alone(homeless: None, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(tmp_path))
     with private_caches():
         assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_a_user_without_a_name_is_called_by_number(homeless: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    with private_caches():
+        assert getpass.getuser() == f"uid-{os.getuid()}"
+    assert "USER" not in os.environ

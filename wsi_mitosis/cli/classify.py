@@ -58,7 +58,10 @@ OUTPUT = (
     *("objects", "geojson_frame", "report", "qupath_project", "overwrite", "fail_fast"),
     *("hotspot_area", "hotspot_aspect", "hotspots", "regions", "dicom"),
 )
-RESULTS = ("report.html", "summary.csv", "regions.csv", "geojson/", "figures/", "qupath/project.qpproj")
+RESULTS = (
+    *("report.html", "summary.csv", "regions.csv", "review.csv"),
+    *("geojson/", "figures/", "dicom/", "qupath/project.qpproj"),
+)
 """What a run may leave in its folder for the user to open."""
 EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()

@@ -43,8 +43,10 @@ class Notes:
             where: The file that has all of them.
         """
         for kind, number in self._counts.items():
-            if not self._everything and number > EXAMPLES:
-                self._show(f"{number - EXAMPLES} more like '{self._first[kind]}'. {where} has all of them")
+            more = number - EXAMPLES
+            if not self._everything and more > 0:
+                notes = "note" if more == 1 else "notes"
+                self._show(f"{more} more {notes} like '{self._first[kind]}'. {where} lists all of them")
         self._counts.clear()
 
 

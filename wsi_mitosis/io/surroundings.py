@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,29 +188,46 @@ def writable_home() -> Path | None:
 
 @contextmanager
 def private_caches() -> Iterator[None]:
-    """Within the block, libraries that keep caches in the home find a place for them.
+    """Within the block, libraries that keep caches in the home, or ask for the user's name, are answered.
 
     Without a writable home, matplotlib and numba get a private folder that is removed at the end. Where the
-    home is not even known, that folder is the home as well: TIAToolbox cannot be imported without one.
+    home is not even known, that folder is the home as well: TIAToolbox cannot be imported without one. A user
+    without a name, as in a container that is started with `--user 1000`, is called by its number: torch names
+    a folder after the user.
     """
-    if writable_home() is not None:
-        yield
-        return
-    try:
-        caches = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
-    except OSError:  # nothing can be written anywhere: whoever needs to write says so
-        yield
-        return
-    with caches as folder:
-        wanted = {"MPLCONFIGDIR": folder, "NUMBA_CACHE_DIR": folder}
-        try:
-            Path.home()
-        except RuntimeError:
-            wanted["HOME"] = folder
-        added = {name: value for name, value in wanted.items() if name not in os.environ}
+    with ExitStack() as stack:
+        wanted = {} if _has_name() else {"USER": f"uid-{os.getuid()}"}
+        if writable_home() is None:
+            wanted |= stack.enter_context(_private_home())
+        added = {name: value for name, value in wanted.items() if not os.environ.get(name)}
         os.environ.update(added)
         try:
             yield
         finally:
             for name in added:
                 os.environ.pop(name, None)
+
+
+def _has_name() -> bool:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the second from Python 3.13 on
+        return False
+    return True
+
+
+@contextmanager
+def _private_home() -> Iterator[dict[str, str]]:
+    """Environment variables that name a private folder, which is removed at the end."""
+    try:
+        caches = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
+    except OSError:  # nothing can be written anywhere: whoever needs to write says so
+        yield {}
+        return
+    with caches as folder:
+        variables = {"MPLCONFIGDIR": folder, "NUMBA_CACHE_DIR": folder}
+        try:
+            Path.home()
+        except RuntimeError:
+            variables["HOME"] = folder
+        yield variables

@@ -55,7 +55,7 @@ def fetch_weights(model: str, stage: str, remedy: str) -> Path:
     try:
         return Path(architecture.fetch_pretrained_weights(model))
     except (OSError, EntryNotFoundError) as error:  # the hub's other errors are OSErrors
-        cause = f"cannot be fetched ({type(error).__name__})"
+        cause = f"cannot be fetched ({type(error).__name__}): {str(error).partition(chr(10))[0][:200]}"
         raise InputError(cause, subject=f"{model}.pth", stage=stage, remedy=remedy) from error
 
 
