@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -28,8 +31,8 @@ def tiff_slide(path: Path, image: NDArray[np.uint8], mpp: float = 0.25, levels: 
     return path
 
 
-def aperio_slide(path: Path, image: NDArray[np.uint8], mpp_text: str | None = "0.25") -> Path:
-    """An SVS: a tiled TIFF whose description begins like a ScanScope's."""
+def aperio_slide(path: Path, image: NDArray[np.uint8], mpp_text: str | None = "0.25", **tags: Any) -> Path:
+    """An SVS: a tiled TIFF whose description begins like a ScanScope's; `tags` as tifffile takes them."""
     height, width = image.shape[:2]
     stated = f"|MPP = {mpp_text}" if mpp_text else ""
     description = (
@@ -43,6 +46,7 @@ def aperio_slide(path: Path, image: NDArray[np.uint8], mpp_text: str | None = "0
         photometric="rgb",
         description=description,
         metadata=None,
+        **tags,
     )
     return path
 
@@ -161,3 +165,69 @@ def leica_slide(
             resolutionunit="CENTIMETER",
         )
     return path
+
+
+def planes_slide(
+    path: Path,
+    planes: NDArray[Any],
+    channels: dict[str, Any] | None = None,
+    *,
+    tiled: bool = True,
+    subifds: int = 0,
+) -> Path:
+    """An OME-TIFF of 0.25 um/px whose channels are images of their own, `planes` being (C, height, width).
+
+    Args:
+        path: The file.
+        planes: The channels.
+        channels: Attributes of OME's Channel, a list of values each.
+        tiled: In tiles, or in strips.
+        subifds: Smaller levels, each every second pixel of the one before.
+    """
+    metadata = {"axes": "CYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    metadata |= {} if channels is None else {"Channel": channels}
+    tile = (128, 128) if tiled else None
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(planes, tile=tile, photometric="minisblack", metadata=metadata, subifds=subifds)
+        for level in range(1, subifds + 1):
+            smaller = planes[:, :: 2**level, :: 2**level]
+            tiff.write(smaller, tile=tile, photometric="minisblack", subfiletype=1)
+    return path
+
+
+def missing_tiles(
+    path: Path, image: NDArray[np.uint8], layout: str, *, ome: bool = False
+) -> tuple[Path, NDArray[np.bool_]]:
+    """A TIFF of 0.25 um/px that does not store its second segment, of 128 x 128 px or of 128 rows.
+
+    Returns:
+        The file, and (height, width) bool, which pixels are stored.
+    """
+    height, width = image.shape[:2]
+    across = 128 if layout == "tiled" else width
+    corners = [(y, x) for y in range(0, height, 128) for x in range(0, width, across)]
+    present = np.ones((height, width), np.bool_)
+    present[corners[1][0] : corners[1][0] + 128, corners[1][1] : corners[1][1] + across] = False
+
+    def segments() -> Iterator[bytes]:
+        for number, (y, x) in enumerate(corners):
+            part = image[y : y + 128, x : x + across]
+            if layout == "tiled":
+                part = np.pad(part, ((0, 128 - part.shape[0]), (0, 128 - part.shape[1]), (0, 0)))
+            yield b"" if number == 1 else zlib.compress(part.tobytes())
+
+    how = {"tile": (128, 128)} if layout == "tiled" else {"rowsperstrip": 128}
+    tifffile.imwrite(
+        path,
+        segments(),
+        shape=image.shape,
+        dtype=np.uint8,
+        compression="deflate",
+        photometric="rgb",
+        ome=ome,
+        metadata={"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25} if ome else None,
+        resolution=(UM_PER_CM / 0.25,) * 2,
+        resolutionunit="CENTIMETER",
+        **how,
+    )
+    return path, present

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.patches import (
     MOST_ENLARGING,
     WARN_ENLARGING,
+    Batch,
     PatchPlan,
     ReadingTimes,
     plan_patches,
@@ -24,8 +26,8 @@ from wsi_mitosis.io.patches import (
     stream_patches,
 )
 from wsi_mitosis.io.slides import Level, Slide, open_slide
-from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL, CACHE_BYTES
-from wsi_mitosis.io.slides.slide import Region
+from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL
+from wsi_mitosis.io.slides.slide import CACHE_BYTES, Region
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.units import Mpp
 
@@ -314,6 +316,86 @@ def test_more_than_fourfold_enlargement_is_refused_by_name(mpp: float) -> None:
 def test_axes_that_differ_by_rounding_only_are_read_as_one_scale() -> None:
     plan = plan_at(0.5, 0.501)
     assert plan.step[0] == plan.step[1]
+
+
+# --- pixels that the slide does not have
+
+
+def holed(path: Path, left: int, top: int, width: int, height: int, mpp: float, levels: int = 1) -> Path:
+    """A grey slide of 400 x 400 px with a transparent rectangle."""
+    image = np.full((400, 400, 4), 90, np.uint8)
+    image[..., 3] = 255
+    image[top : top + height, left : left + width, 3] = 0
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(levels):
+            tiff.write(
+                image[:: 2**level, :: 2**level],
+                tile=(256, 256),
+                photometric="rgb",
+                extrasamples=["unassalpha"],
+                resolution=(1e4 / mpp / 2**level,) * 2,
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                metadata=None,
+            )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("hole", "blank"),
+    [
+        ((0, 0, 1, 1), False),  # somewhere else
+        ((200, 200, 1, 1), True),  # a single pixel in the centre
+        ((184, 184, 1, 1), True),  # the first of the central 32 x 32 px of [168, 232)
+        ((183, 200, 1, 1), False),
+        ((215, 215, 1, 1), True),  # the last of them
+        ((216, 216, 1, 1), False),
+        ((168, 168, 64, 6), False),  # 6 of 64 rows: 9.4 %
+        ((168, 168, 64, 7), True),  # 10.9 %
+        ((0, 0, 400, 174), False),  # a seam
+    ],
+)
+def test_a_patch_is_blank_without_its_centre_or_a_tenth_of_it(
+    tmp_path: Path, hole: tuple[int, int, int, int], blank: bool
+) -> None:
+    with open_slide(holed(tmp_path / "a.tiff", *hole, 0.25)) as slide:
+        plan = plan_for(slide)
+        assert plan.native
+        (batch,) = blank_batch(slide, plan, 200.0, 200.0)
+    assert batch.blank.tolist() == [blank]
+    assert (batch.pixels == 255).any() == (hole != (0, 0, 1, 1))  # a hole shows the background
+
+
+def blank_batch(slide: Slide, plan: PatchPlan, x: float, y: float) -> list[Batch]:
+    return list(stream_patches(slide, plan, np.array([x]), np.array([y]), batch_size=4, threads=1))
+
+
+@pytest.mark.parametrize(("mpp", "levels"), [(0.5, 1), (0.125, 1), (0.125, 2)])
+def test_resampled_patches_are_blank_by_the_same_rule(tmp_path: Path, mpp: float, levels: int) -> None:
+    # the patch is 16 um wide; its centre lies at (200, 200) px0, and its central half is 8 um wide
+    scale = 0.25 / mpp  # level-0 px per patch px
+    central, whole = round(16 * scale), round(32 * scale)
+    holes = {
+        "in the centre": ((200, 200, 2, 2), True),
+        "inside the central half": ((200 - central, 200, 2, 2), True),
+        "outside the central half": ((200 - central - 6, 200, 2, 2), False),
+        "a twentieth": ((0, 0, 400, 200 - whole + round(3.2 * scale)), False),
+        "a fifth": ((0, 0, 400, 200 - whole + round(12.8 * scale)), True),
+        "outside the patch": ((0, 0, 400, 200 - whole - 4), False),
+    }
+    for name, (hole, blank) in holes.items():
+        with open_slide(holed(tmp_path / f"{name}.tiff", *hole, mpp, levels)) as slide:
+            plan = plan_for(slide)
+            assert (plan.native, plan.level) == (False, levels - 1)
+            (batch,) = blank_batch(slide, plan, 200.0, 200.0)
+        assert batch.blank.tolist() == [blank], name
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.125, 0.5])
+def test_a_patch_over_the_slides_edge_is_not_blank(tmp_path: Path, mpp: float) -> None:
+    with open_slide(holed(tmp_path / "a.tiff", 399, 399, 1, 1, mpp)) as slide:
+        (batch,) = blank_batch(slide, plan_for(slide), 0.0, 0.0)
+    assert batch.blank.tolist() == [False]
 
 
 # --- the order of reading

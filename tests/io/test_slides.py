@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -226,7 +227,10 @@ def test_a_pixel_size_that_tiatoolbox_makes_up_is_refused(
         warnings.simplefilter("ignore")  # of TIAToolbox's dependencies
         from tiatoolbox.wsicore.wsireader import TIFFWSIReader
 
-        guess = TIFFWSIReader(path).info.mpp
+        reader = TIFFWSIReader(path)
+        guess = reader.info.mpp
+        reader.tiff.close()
+        reader._zarr_store.close()
     logging.captureWarnings(capture=False)  # as TIAToolbox's import turned it on
     assert guess is not None, (
         "TIAToolbox no longer guesses from the objective's power: this test has no point"
@@ -238,26 +242,107 @@ def test_a_pixel_size_that_tiatoolbox_makes_up_is_refused(
         assert slide.mpp_source == "given"
 
 
+@pytest.mark.parametrize("tile", [None, (256, 256)], ids=["in strips", "tiled"])
 @pytest.mark.parametrize(
-    ("size", "unit", "um"),
+    ("size", "unit"),
     [
-        ("250", "nm", 0.25),
-        ("0.25", "µm", 0.25),
-        ("0.00025", "mm", 0.25),
-        ("1", "pixel", None),
-        ("wide", "µm", None),
+        ("0.25", "µm"),
+        ("0.25", "\N{GREEK SMALL LETTER MU}m"),
+        ("2500", "Å"),
+        ("2500", "\N{ANGSTROM SIGN}"),
+        ("250000", "pm"),
+        ("250", "nm"),
+        ("0.00025", "mm"),
+        ("0.000025", "cm"),
+        ("2.5E-7", "m"),
+        (str(0.25 / 25.4), "thou"),
+        (str(0.25 / 25_400), "in"),
+        (str(0.25 / 25_400), "inch"),
+        (str(0.25 / 304_800), "ft"),
+        (str(0.25 / 914_400), "yd"),
+        (str(0.25 * 72 / 25_400), "pt"),
+        (str(0.25 * 12 / 25_400), "li"),
     ],
 )
-def test_a_tiled_ome_tiff_states_its_size_in_any_unit(
-    tmp_path: Path, size: str, unit: str, um: float | None
+def test_an_ome_tiff_states_its_size_in_any_unit_of_length(
+    tmp_path: Path, size: str, unit: str, tile: tuple[int, int] | None
 ) -> None:
-    path = ome_slide(tmp_path / "a.ome.tif", IMAGE, mpp=size, unit=unit, tile=(256, 256))
-    if um is None:
-        with pytest.raises(MppError):
-            open_slide(path)
-    else:
-        with open_slide(path) as slide:
-            assert slide.mpp == pytest.approx((um, um))
+    with open_slide(ome_slide(tmp_path / "a.ome.tif", IMAGE, mpp=size, unit=unit, tile=tile)) as slide:
+        assert slide.mpp == pytest.approx((0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("size", "unit"), [("1", "pixel"), ("0.25", "reference frame"), ("0.25", "furlong"), ("0", "µm")]
+)
+@pytest.mark.parametrize("tile", [None, (256, 256)], ids=["in strips", "tiled"])
+def test_what_is_no_length_is_no_pixel_size(
+    tmp_path: Path, size: str, unit: str, tile: tuple[int, int] | None
+) -> None:
+    path = ome_slide(tmp_path / "a.ome.tif", IMAGE, mpp=size, unit=unit, tile=tile)
+    with pytest.raises(MppError, match="states no pixel size"):
+        open_slide(path)
+
+
+def test_a_size_that_is_no_number_is_no_pixel_size(tmp_path: Path) -> None:
+    with pytest.raises(MppError):
+        open_slide(ome_slide(tmp_path / "a.ome.tif", IMAGE, mpp="wide", tile=(256, 256)))
+
+
+@pytest.mark.parametrize("tile", [None, (256, 256)], ids=["in strips", "tiled"])
+@pytest.mark.parametrize(
+    ("dpi", "told"),
+    [(72, "352.8"), (25_400 / 0.2451, None), (25_400 / 0.26, "0.26"), (25_400 / 0.24, "0.24")],
+)
+def test_ome_wins_over_the_resolution_tag_and_the_run_says_both(
+    tmp_path: Path, tile: tuple[int, int] | None, dpi: float, told: str | None
+) -> None:
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    how = {"tile": tile, "photometric": "rgb", "metadata": metadata}
+    tifffile.imwrite(path, IMAGE, ome=True, resolution=(dpi, dpi), resolutionunit="INCH", **how)
+    with open_slide(path) as slide:
+        assert slide.mpp == slide.stated_mpp == (0.25, 0.25)
+        states = (
+            f"a.ome.tif: the file states 0.25 um/px (OME) and {told} um/px (TIFF resolution); 0.25 is used"
+        )
+        assert slide.warnings == (() if told is None else (states,))
+
+
+@pytest.mark.parametrize("tile", [None, (256, 256)], ids=["in strips", "tiled"])
+def test_the_axes_of_an_ome_size_are_not_mixed_up(tmp_path: Path, tile: tuple[int, int] | None) -> None:
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(path, IMAGE, ome=True, tile=tile, photometric="rgb", metadata=metadata)
+    with open_slide(path) as slide:
+        assert slide.mpp == (0.25, 0.5)
+
+
+def test_a_vendors_size_wins_over_the_resolution_tag(tmp_path: Path) -> None:
+    path = aperio_slide(tmp_path / "a.svs", IMAGE, "0.25", resolution=(72, 72), resolutionunit="INCH")
+    with open_slide(path) as slide:
+        assert slide.mpp == (0.25, 0.25)
+        (warning,) = slide.warnings
+        assert "0.25 um/px (aperio) and 352.8 um/px (TIFF resolution); 0.25 is used" in warning
+
+
+def test_the_size_of_the_slide_and_not_of_another_image_of_the_file_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for image, mpp in ((IMAGE[:64, :64], 8.0), (IMAGE, 0.25)):
+            metadata = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            tiff.write(image, photometric="rgb", metadata=metadata)
+    with open_slide(path) as slide:
+        assert slide.size_px0 == (WIDTH, HEIGHT)
+        assert slide.mpp == (0.25, 0.25)
+        assert np.array_equal(slide.window(0, 0, 0, WIDTH, HEIGHT, 0).pixels, IMAGE)
+
+
+def test_a_slide_in_strips_states_its_size_by_its_resolution(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    how = {"resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, IMAGE, photometric="rgb", **how)
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx((0.25, 0.5))
 
 
 def test_opening_an_svs_does_not_import_tiatoolbox(tmp_path: Path) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from tests.runs import candidates_csv, slides_in
+from tests.slide_files import missing_tiles, textured
 from wsi_mitosis import SlideResult, classify_slide
-from wsi_mitosis.errors import DetectionsError, MppError, SpecError
-from wsi_mitosis.tables import FIGURE_COLUMNS
+from wsi_mitosis.errors import DetectionsError, MppError, SpecError, UnreadableSlideError
+from wsi_mitosis.io.bundles import open_bundle
+from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.specs import ResultOptions
+from wsi_mitosis.tables import FIGURE_COLUMNS, Detections, SlideSource
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_an_unknown_option_is_refused(slide: Path, small_bundle: Path) -> None:
 def test_a_slide_far_too_coarse_is_refused_and_a_coarse_one_warned_of(
     tmp_path: Path, small_bundle: Path
 ) -> None:
-    from tests.slide_files import textured, tiff_slide
+    from tests.slide_files import tiff_slide
 
     table = pd.DataFrame({"x": [100.0], "y": [100.0]})
     coarse = tiff_slide(tmp_path / "coarse.tiff", textured(300, 300), mpp=0.5)
@@ -65,3 +71,97 @@ def test_a_slide_far_too_coarse_is_refused_and_a_coarse_one_warned_of(
     far = tiff_slide(tmp_path / "far.tiff", textured(300, 300), mpp=1.1)
     with pytest.raises(MppError, match=r"enlarged 4\.4 times"):
         classify_slide(far, table, bundle=small_bundle, device="cpu")
+
+
+# --- pixels that the slide does not have
+
+
+def transparent(path: Path, **parts: slice) -> Path:
+    """A slide of 300 x 300 px at 0.25 um/px that is transparent in the rectangle of rows and columns."""
+    image = np.dstack([textured(300, 300), np.full((300, 300), 255, np.uint8)])
+    image[parts["rows"], parts["columns"], 3] = 0
+    tifffile.imwrite(
+        path,
+        image,
+        tile=(128, 128),
+        photometric="rgb",
+        extrasamples=["unassalpha"],
+        resolution=(40_000, 40_000),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    return path
+
+
+POINTS = pd.DataFrame(
+    {"x": [60.0, 250.0, 150.0, 151.0, 900.0, 60.2], "y": [60.0, 60.0, 150.0, 250.0, 9.0, 250.0]}
+)
+
+
+def test_a_candidate_without_pixels_has_no_label_and_the_others_theirs(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    # 32 px patches: the first two candidates lie in the hole, the third at 150 touches it with its upper rows
+    holed = transparent(tmp_path / "a.tiff", rows=slice(0, 135), columns=slice(0, 300))
+    whole = transparent(tmp_path / "b.tiff", rows=slice(0, 0), columns=slice(0, 0))
+    told: list[int] = []
+    classifier = Classifier(open_bundle(small_bundle), ResultOptions(), device="cpu", batch_size=2)
+    result = classifier.classify(
+        SlideSource(holed, "a.tiff"), "a.tiff", detections(POINTS), on_patches=told.append
+    )
+    assert result is not None
+    figures = result.figures
+    assert figures["excluded_reason"].tolist()[:2] == ["blank", "blank"]
+    assert figures["excluded_reason"].isna().tolist() == [False, False, True, True, False, True]
+    assert figures["figure_id"].isna().tolist() == [True, True, False, False, True, False]
+    assert figures.loc[:1, ["label", "p_atypical", "votes_cast"]].isna().all(axis=None)
+    assert (result.counts.candidates, result.counts.classified, result.counts.excluded) == (6, 3, 3)
+    assert sum(told) == 3
+    told_blank = "a.tiff: 2 candidates have no label, because the slide has no pixels there (reason blank)"
+    assert result.warnings == (told_blank,)
+    other = classify_slide(whole, POINTS, bundle=small_bundle, device="cpu")
+    assert other.warnings == ()
+    same = ["x_px0", "p_atypical", "votes_atypical", "label"]
+    away = [3, 5]  # the patches that lie wholly on the slide
+    pd.testing.assert_frame_equal(figures.loc[away, same], other.figures.loc[away, same])
+
+
+def test_a_single_candidate_without_pixels_is_told_as_one(tmp_path: Path, small_bundle: Path) -> None:
+    slide = transparent(tmp_path / "a.tiff", rows=slice(0, 100), columns=slice(0, 100))
+    (warning,) = classify_slide(slide, POINTS, bundle=small_bundle, device="cpu").warnings
+    assert warning.startswith("a.tiff: 1 candidate has no label")
+
+
+def test_a_slide_without_pixels_at_any_candidate_fails(tmp_path: Path, small_bundle: Path) -> None:
+    slide = transparent(tmp_path / "a.tiff", rows=slice(None), columns=slice(None))
+    with pytest.raises(
+        UnreadableSlideError, match=r"^a\.tiff: .*all 5 candidates .*alpha 0.* Export"
+    ) as caught:
+        classify_slide(slide, POINTS, bundle=small_bundle, device="cpu")
+    assert caught.value.remedy
+
+
+def test_a_slide_whose_candidates_are_all_excluded_before_does_not_fail(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    slide = transparent(tmp_path / "a.tiff", rows=slice(None), columns=slice(None))
+    table = POINTS.assign(score=0.1)
+    result = classify_slide(slide, table, bundle=small_bundle, device="cpu", min_score=0.5)
+    assert result.counts.classified == 0
+
+
+def test_tiles_that_are_not_stored_give_no_label(tmp_path: Path, small_bundle: Path) -> None:
+    image = textured(300, 300)
+    for name, layout in (("a.tif", "tiled"), ("b.tif", "strips")):
+        path, present = missing_tiles(tmp_path / name, image, layout)
+        table = POINTS[POINTS["x"] < 300]
+        figures = classify_slide(path, table, bundle=small_bundle, device="cpu").figures
+        here = [bool(present[int(y), int(x)]) for x, y in zip(table["x"], table["y"], strict=True)]
+        assert figures["label"].notna().tolist() == here
+        assert not all(here)
+
+
+def detections(table: pd.DataFrame) -> Detections:
+    from wsi_mitosis.jobs.classify import _detections_of_table
+
+    return _detections_of_table(table)

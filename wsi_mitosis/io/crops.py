@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsi_mitosis.errors import DatasetError, listed
+from wsi_mitosis.errors import DatasetError, UnreadableSlideError, listed
 from wsi_mitosis.io.patches import PatchPlan, stream_patches
 
 if TYPE_CHECKING:
@@ -126,12 +126,21 @@ def cut_crops(
         (N, P, P, 3) uint8 RGB in the order of the centres.
 
     Raises:
-        UnreadableSlideError: where the pixels cannot be decoded.
+        UnreadableSlideError: where the pixels cannot be decoded, or the slide has none at a figure.
     """
     tile_px = slide.levels[0].tile_px
     plan = PatchPlan(side_px, PAD_VALUE, 0, True, (1.0, 1.0), 1.0, tile_px, 1.0)
     crops = np.empty((len(centres_px0), side_px, side_px, 3), np.uint8)
     x, y = centres_px0[:, 0], centres_px0[:, 1]
+    blank = np.zeros(len(centres_px0), np.bool_)
     for batch in stream_patches(slide, plan, x, y, batch_size=BATCH, threads=threads):
-        crops[batch.rows] = batch.pixels
+        crops[batch.rows], blank[batch.rows] = batch.pixels, batch.blank
+    if blank.any():
+        places = [f"({at[0]:g}, {at[1]:g})" for at in centres_px0[blank]]
+        raise UnreadableSlideError(
+            f"it has no pixels at {len(places)} of the figures (transparent or not stored): {listed(places)}",
+            subject=slide.path.name,
+            stage="cutting crops",
+            remedy="Leave these figures out, or export the slide again with all its pixels",
+        )
     return crops

@@ -14,7 +14,8 @@ import numpy as np
 
 from wsi_mitosis.core.geometry import native_origin, resample
 from wsi_mitosis.errors import MppError
-from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL, CACHE_BYTES
+from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL
+from wsi_mitosis.io.slides.slide import CACHE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +34,10 @@ MPP_ROUNDING = 1e-6
 """Relative; files keep um/px as a ratio of integers, and what is stated as 10 % off is inside 10 %."""
 BATCHES_PER_THREAD = 2
 """One being read, one waiting for the model."""
+MOST_MISSING = 0.1
+"""Share of a patch that the slide may lack outside its centre, as at a seam between two scanned areas."""
+MISSING_LEVEL = 5
+"""A resampled pixel is missing if more than 2 % of it is: 5 of 255, as `slide.LEAST_ALPHA` has it."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,20 @@ class Batch(NamedTuple):
     Attributes:
         rows: (B,) int, which candidates.
         pixels: (B, size, size, 3) uint8 RGB.
+        blank: (B,) bool, where the slide lacks pixels in the centre of the patch or in more than MOST_MISSING
+            of it, so that nothing can be said of the candidate.
     """
 
     rows: NDArray[np.intp]
     pixels: NDArray[np.uint8]
+    blank: NDArray[np.bool_]
+
+
+class _Patch(NamedTuple):
+    """One patch: (size, size, 3) uint8 RGB, and whether it is blank as in `Batch`."""
+
+    pixels: NDArray[np.uint8]
+    blank: bool
 
 
 @dataclass
@@ -132,10 +147,16 @@ def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDA
     Raises:
         UnreadableSlideError: where the slide's pixels cannot be decoded.
     """
+    return _cut(slide, plan, x_px0, y_px0).pixels
+
+
+def _cut(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
+    """`read_patch` with whether the patch is blank. Padding outside the slide is not missing."""
     size = plan.size_px
     if plan.native:
         left, top = native_origin(x_px0, size), native_origin(y_px0, size)
-        return slide.window(0, left, top, size, size, plan.pad_value).pixels
+        region = slide.window(0, left, top, size, size, plan.pad_value)
+        return _Patch(region.pixels, region.missing is not None and _is_blank(region.missing))
     start = [
         centre / plan.downsample - size * step / 2
         for centre, step in zip((x_px0, y_px0), plan.step, strict=True)
@@ -147,7 +168,19 @@ def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDA
     ]
     region = slide.window(plan.level, corner[0], corner[1], extent[0], extent[1], plan.pad_value)
     offset = (start[0] - region.origin[0], start[1] - region.origin[1])
-    return resample(region.pixels, offset, plan.step, (size, size))
+    pixels = resample(region.pixels, offset, plan.step, (size, size))
+    if region.missing is None:
+        return _Patch(pixels, False)
+    shares = np.repeat(region.missing[..., None].astype(np.uint8) * 255, 3, axis=2)
+    missing = resample(shares, offset, plan.step, (size, size))[..., 0] > MISSING_LEVEL
+    return _Patch(pixels, _is_blank(missing))
+
+
+def _is_blank(missing: NDArray[np.bool_]) -> bool:
+    """Whether a square patch lacks pixels in the central square of half its side, or over MOST_MISSING."""
+    size = len(missing)
+    first, last = size // 4, size - size // 4
+    return bool(missing[first:last, first:last].any() or missing.mean() > MOST_MISSING)
 
 
 def reading_order(
@@ -211,8 +244,9 @@ def stream_patches(
 
     def read(rows: NDArray[np.intp]) -> tuple[Batch, float]:
         started = perf_counter()
-        pixels = np.stack([read_patch(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows])
-        return Batch(rows, pixels), perf_counter() - started
+        patches = [_cut(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows]
+        blank = np.array([patch.blank for patch in patches])
+        return Batch(rows, np.stack([patch.pixels for patch in patches]), blank), perf_counter() - started
 
     with ThreadPoolExecutor(threads, thread_name_prefix="patches") as pool:
         first = islice(chunks, threads * BATCHES_PER_THREAD)

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.summary import Counts, count
 from wsi_mitosis.core.voting import tally
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.io.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
@@ -30,7 +30,9 @@ from wsi_mitosis.version import RESULT_VERSION, __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsi_mitosis.io.patches import PatchPlan
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.io.patches import Batch, PatchPlan
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.units import Bounds, Mpp
@@ -204,7 +206,7 @@ class Classifier:
             bundle=self.bundle.manifest.name,
             bundle_digest=self.bundle.digest,
             trained=self.bundle.manifest.trained,
-            warnings=(*slide.warnings, *enlarging_warning(name, plan)),
+            warnings=(*slide.warnings, *enlarging_warning(name, plan), *_blank_warning(name, figures)),
             seconds={
                 "opening": opened - started,
                 "candidates": prepared - opened,
@@ -252,6 +254,7 @@ class Classifier:
         asked = candidates["excluded_reason"].isna().to_numpy()
         xy = candidates.loc[asked, ["x_px0", "y_px0"]].to_numpy(np.float64)
         probabilities = np.full((len(xy), len(self.bundle.manifest.member)), np.nan)
+        blank = np.zeros(len(xy), np.bool_)
         times, loading, model = ReadingTimes(), 0.0, 0.0
         if len(xy):
             started = perf_counter()
@@ -260,13 +263,19 @@ class Classifier:
             patches = stream_patches(
                 slide, plan, xy[:, 0], xy[:, 1], batch_size=self.batch_size, threads=self.threads, times=times
             )
-            for batch in patches:
+            for batch in map(_RowsWithPixels.of, patches):
+                blank[batch.blank] = True
+                if not len(batch.rows):
+                    continue
                 started = perf_counter()
                 probabilities[batch.rows] = ensemble.predict(batch.pixels)
                 model += perf_counter() - started
                 if on_patches is not None:
                     on_patches(len(batch.rows))
-        figures = _voted(candidates, asked, probabilities, self.bundle.manifest.ensemble.threshold)
+            if blank.all():
+                raise _all_blank(slide.path.name, len(xy))
+        candidates, asked = _without(candidates, asked, blank)
+        figures = _voted(candidates, asked, probabilities[~blank], self.bundle.manifest.ensemble.threshold)
         figures.insert(1, "figure_id", _ids(slide.identity, figures, asked))
         seconds = {"loading": loading, "waiting": times.waiting, "model": model, "reading": times.reading}
         return figures, seconds
@@ -307,6 +316,63 @@ def _detections_of_table(table: pd.DataFrame) -> Detections:
     whole = table.reindex(columns=[*CANDIDATE_COLUMNS, *others]).rename(columns=others).reset_index(drop=True)
     whole["id"] = whole["id"].map(str, na_action="ignore")
     return Detections(whole, "px", "slide", "any", "table")
+
+
+class _RowsWithPixels(NamedTuple):
+    """The patches of a batch that are classified, and the rows of its blank ones."""
+
+    rows: NDArray[np.intp]
+    pixels: NDArray[np.uint8]
+    blank: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _RowsWithPixels:
+        """Part a batch; one without blank patches is not copied."""
+        if not batch.blank.any():
+            return cls(batch.rows, batch.pixels, batch.rows[:0])
+        return cls(batch.rows[~batch.blank], batch.pixels[~batch.blank], batch.rows[batch.blank])
+
+
+def _without(
+    candidates: pd.DataFrame, asked: NDArray[np.bool_], blank: NDArray[np.bool_]
+) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """Exclude the candidates that lie where the slide has no pixels.
+
+    Args:
+        candidates: N candidates.
+        asked: (N,) bool, which are not excluded so far.
+        blank: Of these, which have no pixels.
+
+    Returns:
+        The candidates with their reasons, and which are not excluded now.
+    """
+    if not blank.any():
+        return candidates, asked
+    rows = np.flatnonzero(asked)[blank]
+    reasons = candidates["excluded_reason"].copy()
+    reasons.iloc[rows] = "blank"
+    left = asked.copy()
+    left[rows] = False
+    return candidates.assign(excluded_reason=reasons), left
+
+
+def _all_blank(name: str, number: int) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"all {number} candidates lie where the slide has no pixels: they are transparent (alpha 0) or not "
+        "stored (sparse)",
+        subject=name,
+        stage="reading patches",
+        remedy="Export the slide again without its alpha channel, or with all its pixels; or check that the "
+        "detections are of this slide",
+    )
+
+
+def _blank_warning(name: str, figures: pd.DataFrame) -> tuple[str, ...]:
+    """What to say of candidates that lie where the slide has no pixels."""
+    if not (number := int((figures["excluded_reason"] == "blank").sum())):
+        return ()
+    have = "1 candidate has" if number == 1 else f"{number} candidates have"
+    return (f"{name}: {have} no label, because the slide has no pixels there (reason blank)",)
 
 
 def _voted(

@@ -1,26 +1,59 @@
-"""Opening a slide once, with a pixel size that somebody vouches for."""
+"""Opening a slide once: by the library that reads it, its pixels checked, with a stated pixel size."""
 
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import openslide
 
 from wsi_mitosis.errors import MppError, UnreadableSlideError
+from wsi_mitosis.io.slides.dicom import is_dicom
 from wsi_mitosis.io.slides.identity import slide_identity
 from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend
+from wsi_mitosis.io.slides.pixels import (
+    check_dicom,
+    check_dicom_file,
+    check_jpeg2000,
+    check_tiff,
+    check_vendor,
+)
+from wsi_mitosis.io.slides.scale import Statement, taken_mpp
 from wsi_mitosis.io.slides.slide import MppSource, Slide
+from wsi_mitosis.io.slides.tiff import is_tiff, read_tiff
+from wsi_mitosis.io.slides.tifffile_backend import TifffileBackend, has_gaps
 from wsi_mitosis.units import MPP_RANGE, Mpp
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_mitosis.io.slides.slide import Backend
+    from wsi_mitosis.io.slides.tiff import Tiff
+
+GENERIC = "generic-tiff"
+FROM_TAGS = {GENERIC, "hamamatsu", "leica"}
+"""OpenSlide's formats whose pixel size it takes from the TIFF resolution tags (openslide.org/formats)."""
+UNKNOWN_COMPRESSION = "Unsupported TIFF compression"
+"""Part of OpenSlide's message about a file that is whole, but compressed in a way that it does not know."""
+LIBRARIES = {"openslide": "OpenSlide", "tiatoolbox": "TIAToolbox", "tifffile": "tifffile"}
+APERIO = "Aperio"
+"""How the description of an SVS begins, in OpenSlide and in tifffile."""
+RGB_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A slide's library, the um/px that its file states, and what the user should know of both."""
+
+    backend: Backend
+    stated_mpp: Mpp | None
+    notes: tuple[str, ...] = ()
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
-    """Open a slide by OpenSlide, or by TIAToolbox where OpenSlide refuses it.
+    """Open a slide by OpenSlide, or by TIAToolbox or tifffile where OpenSlide does not read it rightly.
 
     Args:
         path: The slide's file.
@@ -28,18 +61,19 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
         list_mpp: um/px that replaces what the slide states.
 
     Raises:
-        UnreadableSlideError: where the file is missing or no library opens it.
+        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
         MppError: where no usable pixel size is stated and none is given.
     """
-    backend, opening_notes = _open_backend(path)
+    opened = _open(path)
+    backend = opened.backend
     try:
-        stated = _usable(backend.stated_mpp)
-        mpp, source, warnings = _choose_mpp(path.name, backend.stated_mpp, given_mpp, list_mpp)
+        stated = _usable(opened.stated_mpp)
+        mpp, source, warnings = _choose_mpp(path.name, opened.stated_mpp, given_mpp, list_mpp)
         identity = slide_identity(path, backend.vendor_hash)
     except BaseException:
         backend.close()
         raise
-    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opening_notes, *warnings))
+    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opened.notes, *warnings))
 
 
 def open_native(path: Path) -> Slide:
@@ -48,59 +82,194 @@ def open_native(path: Path) -> Slide:
     Its `mpp` is NaN where it states no usable pixel size.
 
     Raises:
-        UnreadableSlideError: where the file is missing or no library opens it.
+        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
     """
-    backend, notes = _open_backend(path)
+    opened = _open(path)
+    backend = opened.backend
     try:
-        stated = _usable(backend.stated_mpp)
+        stated = _usable(opened.stated_mpp)
         identity = slide_identity(path, backend.vendor_hash)
     except BaseException:
         backend.close()
         raise
     mpp = stated or Mpp(math.nan, math.nan)
-    return Slide(path, backend, mpp, "slide", stated, backend.bounds, identity, notes)
+    return Slide(path, backend, mpp, "slide", stated, backend.bounds, identity, opened.notes)
 
 
 def identify(path: Path) -> str:
     """The identity of a slide's content, whatever its pixel size.
 
     Raises:
-        UnreadableSlideError: where the file is missing or no library opens it.
+        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
     """
-    backend, _ = _open_backend(path)
+    backend = _open(path).backend
     try:
         return slide_identity(path, backend.vendor_hash)
     finally:
         backend.close()
 
 
-def _open_backend(path: Path) -> tuple[Backend, tuple[str, ...]]:
-    """The slide by whichever library opens it, and what the user should know of that."""
+def _open(path: Path) -> _Opened:
+    """Open a slide by the first library that reads it, and check what its pixels are."""
     if not path.exists():
         raise UnreadableSlideError(
             "no such file", subject=path.name, stage="opening", remedy=f"Looked for {path}"
         )
-    notes: tuple[str, ...] = ()
+    tiff, fault = _tags(path)
+    damaged = False
     try:
-        return OpenSlideBackend(path), ()
+        backend = OpenSlideBackend(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         refusal = f"OpenSlide: {error}"
     except openslide.OpenSlideError as error:  # a format that it knows: the file is damaged or cut short
-        refusal = f"OpenSlide: {error}"
-        notes = (f"{path.name}: read by TIAToolbox and perhaps not whole, for OpenSlide refuses it: {error}",)
-    from wsi_mitosis.io.slides.tiatoolbox_backend import TiatoolboxBackend
-
+        refusal, damaged = f"OpenSlide: {error}", UNKNOWN_COMPRESSION not in str(error)
+    else:
+        return _opened_by_openslide(path, backend, tiff, fault)
     try:
-        return TiatoolboxBackend(path), notes
-    except Exception as error:  # noqa: BLE001 - its readers raise whatever their libraries raise
-        second = f"TIAToolbox: {type(error).__name__}: {error}".replace("\n", " ")
-    raise UnreadableSlideError(
-        f"{refusal}; {second}",
+        opened = _opened_otherwise(path, tiff, fault)
+    except UnreadableSlideError:
+        raise
+    except Exception as error:
+        library = "TIAToolbox" if tiff is None or _for_tiatoolbox(path, tiff) else "tifffile"
+        second = f"{library}: {type(error).__name__}: {error}".replace("\n", " ")
+        raise UnreadableSlideError(
+            f"{refusal}; {second}",
+            subject=path.name,
+            stage="opening",
+            remedy="The file is damaged, incomplete or of a format that neither library reads; "
+            "`wsi-mitosis doctor` lists the formats",
+        ) from error
+    if not damaged:
+        return opened
+    library = LIBRARIES[opened.backend.name]
+    refused = refusal.replace(": ", " refuses it: ", 1)
+    note = f"{path.name}: read by {library} and perhaps not whole, for {refused}"
+    return _Opened(opened.backend, opened.stated_mpp, (note, *opened.notes))
+
+
+def _tags(path: Path) -> tuple[Tiff | None, str | None]:
+    """A TIFF's tags, or why they cannot be read; neither for another format."""
+    if not path.is_file() or not is_tiff(path):
+        return None, None
+    try:
+        return read_tiff(path), None
+    except Exception as error:  # noqa: BLE001 - tifffile raises many kinds
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _tags_refusal(path: Path, fault: str) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"its TIFF tags cannot be read: {fault}".replace("\n", " "),
         subject=path.name,
         stage="opening",
-        remedy="The file is damaged, incomplete or of a format that neither library reads; "
-        "`wsi-mitosis doctor` lists the formats",
+        remedy="The file is damaged or incomplete; copy or scan it again",
     )
+
+
+def _opened_by_openslide(
+    path: Path, backend: OpenSlideBackend, tiff: Tiff | None, fault: str | None
+) -> _Opened:
+    composition = None
+    size = backend.levels[0].width, backend.levels[0].height
+    vendor = backend.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+    try:
+        if fault is not None:
+            raise _tags_refusal(path, fault)
+        check_vendor(path.name, backend.properties)
+        if vendor == "dicom":
+            check_dicom(path, size)
+        if tiff is not None:
+            composition = check_tiff(path.name, tiff, size, reader="openslide", vendor=vendor)
+    except BaseException:
+        backend.close()
+        raise
+    stated, notes = taken_mpp(path.name, _statements(tiff, size, vendor, backend.stated_mpp))
+    if composition is None:
+        return _Opened(backend, stated, notes)
+    backend.close()
+    return _Opened(TifffileBackend(path, size, composition), stated, notes)
+
+
+def _opened_otherwise(path: Path, tiff: Tiff | None, fault: str | None) -> _Opened:
+    """By tifffile or TIAToolbox, their pixels checked before anything is read."""
+    if tiff is None:
+        _check_other(path)
+        backend = _tiatoolbox(path)
+        if fault is not None:
+            backend.close()
+            raise _tags_refusal(path, fault)
+        return _Opened(backend, backend.stated_mpp)
+    size = tiff.largest_page().size
+    composition = check_tiff(path.name, tiff, size, reader="tifffile", vendor=GENERIC)
+    stated, notes = taken_mpp(path.name, _statements(tiff, size, GENERIC, tiff.main_page(size).mpp))
+    if composition is None and _for_tiatoolbox(path, tiff):
+        return _Opened(_tiatoolbox(path, size), stated, notes)
+    return _Opened(TifffileBackend(path, size, composition), stated, notes)
+
+
+def _check_other(path: Path) -> None:
+    """Check what is no TIFF and what TIAToolbox may read."""
+    if is_dicom(path):
+        check_dicom_file(path)
+    elif path.suffix.lower() == ".jp2":
+        from glymur import Jp2k  # type: ignore[import-untyped]
+
+        check_jpeg2000(path.name, Jp2k(path).box)
+
+
+def _tiatoolbox(path: Path, size_px0: tuple[int, int] | None = None) -> Backend:
+    """The slide by TIAToolbox, which must take the image of that size, if it is given, for the slide."""
+    from wsi_mitosis.io.slides.tiatoolbox_backend import TiatoolboxBackend
+
+    backend = TiatoolboxBackend(path)
+    taken = backend.levels[0].width, backend.levels[0].height
+    if size_px0 not in {None, taken}:
+        backend.close()
+        raise ValueError(f"it takes an image of {taken} px for the slide, not the largest, {size_px0} px")
+    return backend
+
+
+def _for_tiatoolbox(path: Path, tiff: Tiff) -> bool:
+    """Whether TIAToolbox reads a TIFF by its TIFFWSIReader, whole and without alpha.
+
+    It passes others to OpenCV, which gives what it cannot decode as pixels without a word.
+    """
+    page = tiff.largest_page()
+    known = bool(tiff.ome) or page.description.startswith(APERIO) or (len(tiff.pages) == 1 and page.tiled)
+    return known and page.samples == RGB_SAMPLES and not has_gaps(path, page.size)
+
+
+def _statements(
+    tiff: Tiff | None, size_px0: tuple[int, int], vendor: str, library: Mpp | None
+) -> list[Statement]:
+    """What the file states about its pixel size, the most specific first.
+
+    Args:
+        tiff: Its tags; None for another format.
+        size_px0: (width, height) of level 0, px.
+        vendor: OpenSlide's name for the format.
+        library: What the library that opened it makes of the file.
+    """
+    if tiff is None:
+        return [] if library is None else [Statement(library, vendor or "the file")]
+    page = tiff.main_page(size_px0)
+    image = tiff.ome_image(page.size)
+    tags = library if vendor in FROM_TAGS else page.mpp
+    found = [
+        (None if image is None else image.mpp, "OME"),
+        (
+            _aperio_mpp(page.description) if vendor in FROM_TAGS else library,
+            vendor if vendor != GENERIC else "Aperio",
+        ),
+        (tags, "TIFF resolution"),
+    ]
+    return [Statement(mpp, source) for mpp, source in found if mpp is not None]
+
+
+def _aperio_mpp(description: str) -> Mpp | None:
+    """The MPP of an SVS that OpenSlide does not open."""
+    found = re.search(r"\|\s*MPP\s*=\s*(\d*\.?\d+)", description) if description.startswith(APERIO) else None
+    return None if found is None else Mpp(float(found[1]), float(found[1]))
 
 
 def _usable(mpp: Mpp | None) -> Mpp | None:

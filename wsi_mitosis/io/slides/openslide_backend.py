@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 import numpy as np
 import openslide
-from PIL import Image
 
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import Level, Region, check_overview
+from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, Region, blended, check_overview
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -20,16 +18,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CACHE_BYTES = 192 * 2**20
-"""Decoded tiles kept per slide; `patches.reading_order` makes them enough to decode each tile once."""
 BYTES_PER_CACHED_PIXEL = 4
 ASSUMED_TILE_PX = (256, 256)
 """For formats that do not report their tiles; it only affects the order of reading."""
-UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4}
 
 
 class OpenSlideBackend:
     """A slide that OpenSlide reads; its handle may be used by several threads.
+
+    Attributes:
+        properties: OpenSlide's properties of the slide.
 
     Raises:
         openslide.OpenSlideError: where OpenSlide refuses the file.
@@ -41,7 +39,7 @@ class OpenSlideBackend:
         self._path = path
         self._slide = openslide.OpenSlide(path)
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        properties = self._slide.properties
+        self.properties = properties = self._slide.properties
         background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(bytes.fromhex(background))
         self.levels = tuple(
@@ -70,7 +68,9 @@ class OpenSlideBackend:
         except openslide.OpenSlideError as error:
             what = f"OpenSlide cannot decode level {level} at ({corner[0]}, {corner[1]})"
             raise self._undecodable(what, error) from error
-        return Region(self._flatten(region), (corner[0] / downsample, corner[1] / downsample))
+        pixels = np.asarray(region)  # (height, width, 4) uint8 RGBA
+        origin = (corner[0] / downsample, corner[1] / downsample)
+        return blended(pixels[..., :3], pixels[..., 3], self._background, origin)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
@@ -93,14 +93,6 @@ class OpenSlideBackend:
             remedy="The file is damaged or incomplete; copy or scan it again",
         )
 
-    def _flatten(self, region: Image.Image) -> NDArray[np.uint8]:
-        pixels = np.asarray(region)  # (height, width, 4) uint8 RGBA
-        if pixels[..., 3].min() == 255:
-            return pixels[..., :3]
-        canvas = Image.new("RGB", region.size, self._background)
-        canvas.paste(region, mask=region)
-        return np.asarray(canvas)
-
 
 def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
     width = properties.get(f"openslide.level[{level}].tile-width")
@@ -110,31 +102,7 @@ def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
 
 def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     x, y = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
-    return Mpp(float(x), float(y)) if x and y else _ome_mpp(properties.get("tiff.ImageDescription", ""))
-
-
-def _ome_mpp(description: str) -> Mpp | None:
-    """The pixel size of a tiled OME-TIFF, which OpenSlide opens as a generic TIFF without reading its XML.
-
-    Source: OME schema 2016-06, `Pixels` (PhysicalSizeX, PhysicalSizeXUnit; the default unit is um).
-    """
-    if "<OME" not in description:
-        return None
-    try:
-        root = ElementTree.fromstring(description)  # noqa: S314 - Python's expat limits entity expansion
-    except ElementTree.ParseError:
-        return None
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None or "PhysicalSizeX" not in pixels.attrib or "PhysicalSizeY" not in pixels.attrib:
-        return None
-    um = [UM_PER_OME_UNIT.get(pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
-    if um[0] is None or um[1] is None:
-        return None
-    try:
-        x, y = float(pixels.attrib["PhysicalSizeX"]), float(pixels.attrib["PhysicalSizeY"])
-    except ValueError:
-        return None
-    return Mpp(x * um[0], y * um[1])
+    return Mpp(float(x), float(y)) if x and y else None
 
 
 def _bounds(properties: Mapping[str, str]) -> Bounds | None:

@@ -41,10 +41,47 @@ class Region(NamedTuple):
     Attributes:
         pixels: (height, width, 3) uint8 RGB.
         origin: (x, y) of the top-left corner of the first pixel, level px; may be fractional.
+        missing: (height, width) bool, the pixels that the slide does not have and that show the background;
+            None if it has them all. What lies outside the slide is not missing.
     """
 
     pixels: NDArray[np.uint8]
     origin: tuple[float, float]
+    missing: NDArray[np.bool_] | None = None
+
+
+CACHE_BYTES = 192 * 2**20
+"""Decoded tiles kept per slide; `patches.reading_order` makes them enough to decode each tile once."""
+LEAST_ALPHA = 250
+"""A pixel of less alpha (of 255) is missing, for the background would show through by more than 2 %. What is
+kept changes by 5 grey levels at most."""
+
+
+def blended(
+    pixels: NDArray[np.uint8],
+    alpha: NDArray[np.uint8],
+    background: tuple[int, ...],
+    origin: tuple[float, float],
+    *,
+    premultiplied: bool = False,
+) -> Region:
+    """Pixels with alpha on a background, and which of them are missing.
+
+    Args:
+        pixels: (height, width, 3) uint8 RGB.
+        alpha: (height, width) uint8, 255 is opaque.
+        background: RGB behind what is transparent.
+        origin: Of the region.
+        premultiplied: Whether the colours are already multiplied by alpha.
+    """
+    least = alpha.min()
+    if least == 255:
+        return Region(pixels, origin)
+    share = alpha[..., None].astype(np.float32) / 255
+    shown = pixels if premultiplied else pixels * share
+    shown = np.clip(np.rint(shown + (1 - share) * np.array(background, np.float32)), 0, 255)
+    missing = alpha < LEAST_ALPHA if least < LEAST_ALPHA else None
+    return Region(shown.astype(np.uint8), origin, missing)
 
 
 MOST_OVERVIEW_PX = 64_000_000
@@ -82,7 +119,7 @@ class Backend(Protocol):
 
     @property
     def stated_mpp(self) -> Mpp | None:
-        """What the file states, sensible or not."""
+        """What the library makes of the file's statements, sensible or not."""
         ...
 
     @property
@@ -118,7 +155,7 @@ class Slide:
 
     Attributes:
         path: The file that was opened.
-        backend: "openslide" or "tiatoolbox", and its pixels.
+        backend: "openslide", "tiatoolbox" or "tifffile", and its pixels.
         mpp: Microns per level-0 pixel, the size that is used.
         mpp_source: Who says so.
         stated_mpp: What the slide itself states, if it is usable; None otherwise.
@@ -167,8 +204,13 @@ class Slide:
         if right <= left or bottom <= top:
             return Region(canvas, (float(x), float(y)))
         inside = self.backend.read(level, left, top, right - left, bottom - top)
-        canvas[top - y : bottom - y, left - x : right - x] = inside.pixels
-        return Region(canvas, (inside.origin[0] - (left - x), inside.origin[1] - (top - y)))
+        here = np.s_[top - y : bottom - y, left - x : right - x]
+        canvas[here] = inside.pixels
+        missing = None
+        if inside.missing is not None:
+            missing = np.zeros((height, width), np.bool_)
+            missing[here] = inside.missing
+        return Region(canvas, (inside.origin[0] - (left - x), inside.origin[1] - (top - y)), missing)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""

@@ -1,0 +1,265 @@
+"""What the tags of a TIFF say about its pages, read with tifffile and without any pixels."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import unicodedata
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from wsi_mitosis.units import Mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tifffile import TiffFile
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How a TIFF and a BigTIFF begin, in both byte orders."""
+MOST_PAGES = 40
+"""Pages whose tags are read. Slides have fewer; of a stack, that many are enough to recognise it."""
+UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
+"""ResolutionUnit of TIFF 6.0: inch and centimetre."""
+UM_PER_OME_UNIT = {
+    **dict(zip(("Ym", "Zm", "Em", "Pm", "Tm"), (1e30, 1e27, 1e24, 1e21, 1e18), strict=True)),
+    **dict(zip(("Gm", "Mm", "km"), (1e15, 1e12, 1e9), strict=True)),
+    **dict(zip(("hm", "dam", "m", "dm", "cm", "mm"), (1e8, 1e7, 1e6, 1e5, 1e4, 1e3), strict=True)),
+    **dict.fromkeys(("μm", "um", "micron"), 1.0),
+    **dict(
+        zip(
+            ("nm", "Å", "pm", "fm", "am", "zm", "ym"),
+            (1e-3, 1e-4, 1e-6, 1e-9, 1e-12, 1e-15, 1e-18),
+            strict=True,
+        )
+    ),
+    **dict(
+        zip(
+            ("thou", "li", "pt", "in", "inch"),
+            (25.4, 25_400 / 12, 25_400 / 72, 25_400.0, 25_400.0),
+            strict=True,
+        )
+    ),
+    **dict(zip(("ft", "yd", "mi"), (304_800.0, 914_400.0, 1_609_344_000.0), strict=True)),
+    **dict(zip(("ua", "ly", "pc"), (1.495978707e17, 9.4607304725808e21, 3.0856775814913673e22), strict=True)),
+}
+"""The lengths of OME's schema 2016-06 (`UnitsLength`) in um, after NFKC: it makes the micro sign a Greek mu.
+`pixel` and `reference frame` are no lengths; `um`, `micron` and `inch` are other writers' spellings."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The tags of one page.
+
+    Attributes:
+        width, height: px.
+        bits: BitsPerSample, per sample.
+        formats: SampleFormat, per sample; 1 is unsigned.
+        samples: SamplesPerPixel.
+        photometric, compression, orientation: The tags of these names.
+        extra: ExtraSamples: 0 unspecified, 1 and 2 alpha.
+        depth: ImageDepth, more than 1 for a volume.
+        reduced: Whether it is a smaller version or a mask of another page.
+        tiled: Whether it is stored in tiles.
+        description: ImageDescription.
+        mpp: What XResolution and YResolution state in a unit of length; None where they state none.
+        focus_nm: Hamamatsu's z offset; None without one.
+    """
+
+    width: int
+    height: int
+    bits: tuple[int, ...]
+    formats: tuple[int, ...]
+    samples: int
+    photometric: int | None
+    compression: int
+    orientation: int
+    extra: tuple[int, ...]
+    depth: int
+    reduced: bool
+    tiled: bool
+    description: str
+    mpp: Mpp | None
+    focus_nm: int | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), px."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class OmeChannel:
+    """A channel as OME-XML describes it; `colour` is (red, green, blue), None where it is not stated."""
+
+    name: str
+    colour: tuple[int, int, int] | None
+    fluorescent: bool
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """An image of OME-XML: its size along each axis, its channels and its stated pixel size."""
+
+    size: tuple[int, int]
+    size_c: int
+    size_z: int
+    size_t: int
+    channels: tuple[OmeChannel, ...]
+    mpp: Mpp | None
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """The first pages of a TIFF and the images that its OME-XML describes."""
+
+    pages: tuple[Page, ...]
+    ome: tuple[OmeImage, ...]
+
+    def main_page(self, size: tuple[int, int]) -> Page:
+        """The page of level 0, whose (width, height) in px is `size`; else the largest tiled or any page."""
+        same = [page for page in self.pages if page.size == size]
+        tiled = [page for page in self.pages if page.tiled]
+        return same[0] if same else max(tiled or self.pages, key=lambda page: page.width * page.height)
+
+    def largest_page(self) -> Page:
+        """The first of the largest pages that are no smaller versions of others."""
+        full = [page for page in self.pages if not page.reduced]
+        return max(full or self.pages, key=lambda page: page.width * page.height)
+
+    def ome_image(self, size: tuple[int, int]) -> OmeImage | None:
+        """The OME image of (width, height) px; None where the file describes none."""
+        return next((image for image in self.ome if image.size == size), None)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF or a BigTIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
+
+
+@contextmanager
+def quiet_tifffile() -> Iterator[None]:
+    """Keep what tifffile logs about damaged files off the screen: the error that follows says it."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def read_tiff(path: Path) -> Tiff:
+    """Read the tags of the first pages.
+
+    Raises:
+        Exception: of many kinds, where tifffile cannot read the first page's tags.
+    """
+    from tifffile import TiffFile
+
+    with quiet_tifffile(), TiffFile(path) as file:
+        pages = tuple(_pages(file))
+    return Tiff(pages, _ome_images(pages[0].description))
+
+
+def _pages(file: TiffFile) -> Iterator[Page]:
+    yield _page(file.pages.first.tags)
+    for index in range(1, MOST_PAGES):
+        try:
+            tags = file.pages[index].aspage().tags
+            page = _page(tags)
+        except Exception:  # noqa: BLE001 - the end, or a damaged page, which is told when it is read
+            return
+        yield page
+
+
+def _page(tags: Any) -> Page:
+    def value(code: int, default: Any) -> Any:
+        tag = tags.get(code)
+        return default if tag is None or tag.value is None else tag.value
+
+    samples = int(value(277, 1))
+    subfile = int(value(254, 0))
+    description = value(270, "")
+    return Page(
+        width=int(value(256, 0)),
+        height=int(value(257, 0)),
+        bits=_numbers(value(258, 1)),
+        formats=_numbers(value(339, 1)),
+        samples=samples,
+        photometric=None if tags.get(262) is None else int(value(262, 0)),
+        compression=int(value(259, 1)),
+        orientation=int(value(274, 1)),
+        extra=_numbers(value(338, ())),
+        depth=int(value(32997, 1)),
+        reduced=bool(subfile & 0b101) or int(value(255, 1)) == 2,
+        tiled=tags.get(322) is not None,
+        description=description if isinstance(description, str) else "",
+        mpp=_resolution(value(282, None), value(283, None), int(value(296, 2))),
+        focus_nm=None if tags.get(65424) is None else int(value(65424, 0)),
+    )
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return tuple(int(item) for item in value) if isinstance(value, tuple | list) else (int(value),)
+
+
+def _resolution(x: Any, y: Any, unit: int) -> Mpp | None:
+    if unit not in UM_PER_UNIT or not (isinstance(x, tuple) and isinstance(y, tuple)):
+        return None
+    if not all((*x, *y)):
+        return None
+    return Mpp(*(UM_PER_UNIT[unit] * below / above for above, below in (x, y)))
+
+
+def _ome_images(description: str) -> tuple[OmeImage, ...]:
+    if "<OME" not in description and ":OME" not in description:
+        return ()
+    try:
+        root = ElementTree.fromstring(description)  # noqa: S314 - Python's expat limits entity expansion
+    except ElementTree.ParseError:
+        return ()
+    return tuple(_ome_image(node) for node in root.iter() if _tag(node) == "Pixels")
+
+
+def _tag(node: ElementTree.Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def _ome_image(pixels: ElementTree.Element) -> OmeImage:
+    def size(axis: str) -> int:
+        stated = pixels.attrib.get(f"Size{axis}", "1")
+        return int(stated) if stated.strip().isdecimal() else 1
+
+    channels = tuple(_ome_channel(node.attrib) for node in pixels if _tag(node) == "Channel")
+    lengths = [_ome_length(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY"]
+    x, y = lengths[0] or lengths[1], lengths[1] or lengths[0]  # one alone stands for both, as in TIAToolbox
+    mpp = None if x is None or y is None else Mpp(x, y)
+    return OmeImage((size("X"), size("Y")), size("C"), size("Z"), size("T"), channels, mpp)
+
+
+def _ome_length(attributes: dict[str, str], name: str) -> float | None:
+    unit = unicodedata.normalize("NFKC", attributes.get(f"{name}Unit", "µm")).strip()
+    try:
+        length = float(attributes[name]) * UM_PER_OME_UNIT[unit]
+    except (KeyError, ValueError):
+        return None
+    return length if math.isfinite(length) and length > 0 else None
+
+
+def _ome_channel(attributes: dict[str, str]) -> OmeChannel:
+    colour = attributes.get("Color", "")
+    known = re.fullmatch(r"-?\d+", colour.strip())
+    rgba = int(colour) & 0xFFFFFFFF if known else None
+    fluorescent = (
+        "Fluor" in attributes
+        or "EmissionWavelength" in attributes
+        or attributes.get("ContrastMethod") == "Fluorescence"
+        or attributes.get("IlluminationType") == "Epifluorescence"
+    )
+    rgb = None if rgba is None else (rgba >> 24, rgba >> 16 & 255, rgba >> 8 & 255)
+    return OmeChannel(attributes.get("Name", "").strip(), rgb, fluorescent)
