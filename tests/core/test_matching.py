@@ -71,7 +71,9 @@ def test_names_of_a_slide(name: str) -> None:
     assert meant([name, "c.svs"], [source("b.svs"), source("sub/a.svs")]) == {name: source("sub/a.svs")}
 
 
-@pytest.mark.parametrize("name", ["a.sv", "a.tiff", "ub/a.svs.gz", "b", "", "sub", "sub/", "/"])
+@pytest.mark.parametrize(
+    "name", ["a - Series 0", "a.sv", "a.tiff", "ub/a.svs.gz", "b", "", "sub", "sub/", "/"]
+)
 def test_names_of_no_slide(name: str) -> None:
     assert meant([name], [source("sub/a.svs")]) == {}
 

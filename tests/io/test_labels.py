@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -296,6 +297,13 @@ def test_a_name_of_two_slides_is_refused(slides: Path, tmp_path: Path) -> None:
     tiff_slide(slides / "b.tiff", textured(64, 64))
     with pytest.raises(InputError, match="'somewhere/b' fits 2 of the slides"):
         table(tmp_path, "slide,x,y,label\nsomewhere/b,1,2,AMF\n")
+
+
+def test_a_slide_that_cannot_be_opened_is_refused_where_it_is_named(slides: Path, tmp_path: Path) -> None:
+    os.mkfifo(slides / "pipe.tiff")
+    table(tmp_path, "slide,x,y,label\na,1,2,AMF\n")
+    with pytest.raises(DatasetError, match=r"pipe\.tiff: finding slides: a named pipe"):
+        table(tmp_path, "slide,x,y,label\na,1,2,AMF\npipe,1,2,AMF\n")
 
 
 @given(st.randoms(use_true_random=False))

@@ -401,6 +401,27 @@ def test_a_file_is_not_seen_before_it_is_whole(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "\u00e9" * 125 + ".csv"])
+def test_the_temporary_file_of_the_longest_name_is_no_longer(tmp_path: Path, name: str) -> None:
+    assert 254 <= len(name.encode()) <= 255
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("new")
+        assert temporary.name.startswith(".")
+        assert temporary.suffix == ".csv"
+    assert files(tmp_path) == [name]
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_written_as_escapes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "M\udcfcller")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "M\\udcfcller"
+    with ResultFolder(tmp_path / "out") as folder:
+        folder.log("start", argument="M\udcfcller")
+        folder.write_run({"argument": "M\udcfcller"})
+    for name in ("log.jsonl", "run.json"):
+        told = json.loads((tmp_path / "out" / name).read_text(encoding="utf-8"))
+        assert told["argument"] == "M\udcfcller"
+
+
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "µm\r\nline\n")
     assert (tmp_path / "a").read_bytes() == "µm\r\nline\n".encode()

@@ -219,6 +219,30 @@ def test_an_added_figure_without_an_id_is_called_by_its_place(results: Path, tmp
     assert [change["figure_id"]] == figure_ids(identity, [350.0], [120.0])
 
 
+def test_a_review_in_another_spelling_is_its_slides(results: Path, tmp_path: Path) -> None:
+    for name, spelled in (("a.tiff", "A.TIFF"), ("b.tiff", "b.tiff - Series 0")):
+        document = json.loads((results / "geojson" / f"{name}.geojson").read_text())
+        _write(tmp_path / "reviewed", spelled, document)
+    result = recount(results, tmp_path / "reviewed")
+    assert (result.exit_status, set(result.agreement["slides"])) == (0, {"a.tiff", "b.tiff"})
+
+
+def test_a_review_that_is_nearly_a_slides_or_fits_two_fails_these(
+    results: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    (more,) = slides_in(tmp_path / "more", ["a.tif"])
+    assert run([more], candidates_csv(tmp_path / "e.csv", ["a.tif"]), results, small_bundle).exit_status == 0
+    document = json.loads((results / "geojson" / "b.tiff.geojson").read_text())
+    for name in ("a", "b_HE"):
+        _write(tmp_path / "reviewed", name, document)
+    result = recount(results, tmp_path / "reviewed")
+    assert result.exit_status == 1
+    assert set(result.errors) == {"a.tif", "a.tiff", "b.tiff"}
+    assert "'a.geojson' fits 2 of the slides" in result.errors["a.tif"]
+    assert "'b_HE.geojson' is nearly the same" in result.errors["b.tiff"]
+    assert not any("a.geojson: fits no slide" in warning for warning in result.warnings)
+
+
 def test_a_slide_that_classify_has_left_failed_is_not_recounted(
     results: Path, tmp_path: Path, small_bundle: Path
 ) -> None:
