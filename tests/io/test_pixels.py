@@ -204,6 +204,21 @@ def test_a_level_of_other_pixels_than_the_slide_is_refused(tmp_path: Path, level
     assert re.search("grey|16-bit", refusal(path))
 
 
+@pytest.mark.parametrize(("subfiletype", "accepted"), [(4, True), (5, False)])
+def test_a_mask_is_no_image_unless_openslide_takes_it_for_a_level(
+    tmp_path: Path, subfiletype: int, accepted: bool
+) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(IMAGE, photometric="rgb", metadata=None, **TILED)
+        mask = np.ones((HEIGHT, WIDTH), np.bool_)
+        tiff.write(mask, photometric="minisblack", metadata=None, subfiletype=subfiletype, **TILED)
+    if accepted:
+        assert np.array_equal(shown(path), IMAGE)
+    else:
+        assert "1-bit" in refusal(path)
+
+
 def test_a_larger_page_behind_the_first_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tiff:
@@ -376,7 +391,10 @@ def test_what_openslide_tells_of_the_pixels_is_heard(properties: dict[str, str],
         ({"TotalPixelMatrixFocalPlanes": 3}, "3 focal planes"),
         ({"NumberOfOpticalPaths": 2}, "2 optical paths"),
         ({"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}, "12-bit unsigned numbers in 16 bits"),
-        ({"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}, "MONOCHROME2 in 1 channel"),
+        (
+            {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"},
+            "MONOCHROME2 of 1 channel, not RGB",
+        ),
     ],
 )
 def test_a_dicom_series_that_is_not_8_bit_rgb_in_one_plane_is_refused(
@@ -404,7 +422,7 @@ def test_jpeg_2000_is_read_as_rgb_and_refused_as_anything_else(tmp_path: Path) -
     data[at : at + 4] = (18).to_bytes(4, "big")
     path.write_bytes(data)
     assert "sYCC" in refusal(path)
-    assert "1 channel" in refusal(jp2(path, Image.fromarray(IMAGE[..., 0])))
+    assert "of 1 channel," in refusal(jp2(path, Image.fromarray(IMAGE[..., 0])))
     sixteen = Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16)
     assert "16-bit" in refusal(jp2(path, sixteen))
     assert "4 channels" in refusal(jp2(path, Image.fromarray(IMAGE).convert("RGBA")))

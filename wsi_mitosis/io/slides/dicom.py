@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.errors import UnreadableSlideError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pydicom.dataset import Dataset
@@ -42,12 +43,13 @@ def series_files(path: Path) -> list[Path]:
     return sorted(p for p in beside if series_uid(p) == uid)
 
 
-def header_of_level0(path: Path, size_px0: tuple[int, int]) -> Dataset:
+def header_of_level0(path: Path, size_px0: tuple[int, int], *, tags: Sequence[str] | None = None) -> Dataset:
     """The header, without pixels, of the series' instance whose total pixel matrix is level 0.
 
     Args:
         path: A file of the series.
         size_px0: (width, height) of level 0, px.
+        tags: The keywords to read, which is faster where there are many frames; all if None.
 
     Raises:
         UnreadableSlideError: where the series has no such instance.
@@ -59,7 +61,7 @@ def header_of_level0(path: Path, size_px0: tuple[int, int]) -> Dataset:
         found = dcmread(file, stop_before_pixels=True, specific_tags=list(wanted))
         size = found.get("TotalPixelMatrixColumns"), found.get("TotalPixelMatrixRows")
         if size == size_px0 and "VOLUME" in found.get("ImageType", ()):
-            return dcmread(file, stop_before_pixels=True)
+            return dcmread(file, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
     raise UnreadableSlideError(
         f"no file of its series has a VOLUME image of {size_px0[0]} x {size_px0[1]} px",
         subject=path.name,

@@ -67,6 +67,17 @@ WHITE = (255, 255, 255)
 UNNAMED = re.compile(r"|(channel|ch|c)?[\s:_-]*\d+(:\d+)*", re.IGNORECASE)
 NAMED = re.compile(r"(r|red|g|green|b|blue)([\s_-]?channel)?", re.IGNORECASE)
 
+DICOM_TAGS = (
+    "ImageType",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "TotalPixelMatrixFocalPlanes",
+    "NumberOfOpticalPaths",
+)
+
 Reader = Literal["openslide", "tifffile"]
 
 
@@ -127,7 +138,7 @@ def check_dicom(path: Path, size_px0: tuple[int, int]) -> None:
     Raises:
         UnreadableSlideError: saying what the pixels are, or where the series has no such level.
     """
-    _refuse_dicom(path.name, header_of_level0(path, size_px0))
+    _refuse_dicom(path.name, header_of_level0(path, size_px0, tags=DICOM_TAGS))
 
 
 def check_dicom_file(path: Path) -> None:
@@ -138,7 +149,7 @@ def check_dicom_file(path: Path) -> None:
     """
     from pydicom import dcmread
 
-    header = dcmread(path, stop_before_pixels=True)
+    header = dcmread(path, stop_before_pixels=True, specific_tags=[*DICOM_TAGS])
     if "VOLUME" in header.get("ImageType", ()):
         _refuse_dicom(path.name, header)
 
@@ -163,7 +174,8 @@ def check_jpeg2000(name: str, boxes: Sequence[Any]) -> None:
         raise _refusal(name, told, EXPORT)
     palette = any(box.box_id == "pclr" for box in inside)
     if header.num_components != 3 or palette:
-        what = "in a palette" if palette else f"of {header.num_components} channels"
+        number = header.num_components
+        what = "in a palette" if palette else f"of {number} channel{'' if number == 1 else 's'}"
         raise _refusal(name, f"its pixels are {what}, not RGB", EXPORT)
     for box in inside:
         if (fault := _jpeg2000_colour_fault(box)) is not None:
@@ -320,7 +332,7 @@ def _refuse_further_pages(name: str, tiff: Tiff, page: Page, vendor: str, pages:
     if vendor in {"hamamatsu", "leica", "ventana"}:  # their own tags and XML tell areas from planes
         return
     own = vendor != "generic-tiff"
-    full = [other for other in tiff.pages if not other.reduced and (other.tiled or not own)]
+    full = [other for other in tiff.pages if other.is_full and (other.tiled or not own)]
     if (found := sum(other.size == page.size for other in full)) > pages:
         raise _refusal(
             name, f"it has {found} pages of full size: several images, planes or channels", ONE_IMAGE
@@ -345,7 +357,7 @@ def _dicom_fault(header: Dataset) -> str | None:
     colours = str(header.get("PhotometricInterpretation"))
     samples = header.get("SamplesPerPixel")
     if samples != 3 or not colours.startswith(("RGB", "YBR_")):
-        return f"its pixels are {colours} in {samples} channels, not RGB"
+        return f"its pixels are {colours} of {samples} channel{'' if samples == 1 else 's'}, not RGB"
     if (paths := header.get("NumberOfOpticalPaths") or 1) > 1:
         return f"it has {paths} optical paths, which are channels of their own"
     return None

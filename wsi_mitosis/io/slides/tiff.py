@@ -63,7 +63,8 @@ class Page:
         photometric, compression, orientation: The tags of these names.
         extra: ExtraSamples: 0 unspecified, 1 and 2 alpha.
         depth: ImageDepth, more than 1 for a volume.
-        reduced: Whether it is a smaller version or a mask of another page.
+        reduced: Whether it is a smaller version of another page.
+        mask: Whether it is the transparency mask of another page.
         tiled: Whether it is stored in tiles.
         description: ImageDescription.
         mpp: What XResolution and YResolution state in a unit of length; None where they state none.
@@ -81,6 +82,7 @@ class Page:
     extra: tuple[int, ...]
     depth: int
     reduced: bool
+    mask: bool
     tiled: bool
     description: str
     mpp: Mpp | None
@@ -90,6 +92,11 @@ class Page:
     def size(self) -> tuple[int, int]:
         """(width, height), px."""
         return self.width, self.height
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is an image of its own, and not a smaller version or a mask of another."""
+        return not self.reduced and not self.mask
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Tiff:
 
     def largest_page(self) -> Page:
         """The first of the largest pages that are no smaller versions of others."""
-        full = [page for page in self.pages if not page.reduced]
+        full = [page for page in self.pages if page.is_full]
         return max(full or self.pages, key=lambda page: page.width * page.height)
 
     def ome_image(self, size: tuple[int, int]) -> OmeImage | None:
@@ -196,7 +203,8 @@ def _page(tags: Any) -> Page:
         orientation=int(value(274, 1)),
         extra=_numbers(value(338, ())),
         depth=int(value(32997, 1)),
-        reduced=bool(subfile & 0b101) or int(value(255, 1)) == 2,
+        reduced=bool(subfile & 0b001) or int(value(255, 1)) == 2,  # TIFF 6.0: NewSubfileType, SubfileType
+        mask=bool(subfile & 0b100),
         tiled=tags.get(322) is not None,
         description=description if isinstance(description, str) else "",
         mpp=_resolution(value(282, None), value(283, None), int(value(296, 2))),
