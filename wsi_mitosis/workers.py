@@ -55,7 +55,7 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 address that others reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
 CONNECT_SECONDS = 10.0
 START_SECONDS = 300.0
-"""For the first worker process of a local Ray. Imports from a slow network file system take minutes."""
+"""For the first worker process of a local Ray. Starting from a slow network file system takes minutes."""
 TOKEN, TOKEN_MODE, TOKEN_MODES = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", ("token", "disabled")
 """What Ray's processes prove to one another that they belong together by
 (ray/_private/authentication/authentication_token_setup.py)."""
@@ -280,7 +280,8 @@ def _local_ray() -> Iterator[Any]:
                     _temp_dir=str(session / "r"),  # Ray lets everybody write to it, but not to its parent
                     _node_ip_address=LOOPBACK,
                 )
-                ray.get(ray.remote(num_cpus=1)(_answer).remote(), timeout=START_SECONDS)
+                # Ray itself would wait for its worker processes for ever
+                ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=START_SECONDS)
             except Exception as error:
                 raise _not_started(error) from error
             yield ray
@@ -308,10 +309,6 @@ def _init(ray: Any, **options: Any) -> None:
     finally:
         if on_termination is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)
-
-
-def _answer() -> None:
-    """Show that a worker process starts and can import this module."""
 
 
 def _not_started(error: Exception) -> InputError:
