@@ -140,6 +140,14 @@ def test_files_that_only_differ_in_case_each_belong_to_their_slide(tmp_path: Pat
     assert found.refused == {}
 
 
+def test_of_a_file_with_the_suffix_the_exact_name_comes_first(tmp_path: Path) -> None:
+    touch(tmp_path, "a_detections.csv")
+    slides = [source("A_Detections.svs"), source("a.svs")]
+    found = find_files(tmp_path, slides)
+    assert found.of_slide[slides[1]] == [tmp_path / "a_detections.csv"]
+    assert found.of_slide[slides[0]] == []
+
+
 def test_two_series_of_one_slide_are_two_files_that_fit_it(tmp_path: Path) -> None:
     names = ["a.svs - Series 0.geojson", "a.svs - Series 1.geojson"]
     touch(tmp_path, *names)

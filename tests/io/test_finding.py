@@ -274,9 +274,11 @@ def test_a_copy_is_another_slide(slides: Path) -> None:
     assert relatives(find_slides([str(slides)])) == ["b.svs", "copy.svs"]
 
 
-def test_two_broken_links_to_one_place_are_two_bad_slides(slides: Path) -> None:
-    bad_link(slides / "x.svs")
-    bad_link(slides / "y.svs")
+@pytest.mark.parametrize("kind", BAD)
+def test_two_bad_entries_of_a_kind_are_two_bad_slides(slides: Path, kind: str) -> None:
+    make, _ = BAD[kind]
+    make(slides / "x.svs")
+    make(slides / "y.svs")
     assert faults(find_slides([str(slides)])) == {"x.svs", "y.svs"}
 
 
@@ -458,6 +460,12 @@ def test_a_dicom_series_is_one_slide_called_by_its_first_file(tmp_path: Path) ->
     assert [path.name for path, _ in found.sources[0].aliases] == ["2.dcm", "4.dcm"]
     assert [path.name for path in series_files(tmp_path / "1.dcm")] == ["1.dcm", "2.dcm", "4.dcm"]
     assert series_files(tmp_path / "3.dcm") == [tmp_path / "3.dcm"]
+
+
+def test_a_named_pipe_beside_a_series_is_not_waited_for(tmp_path: Path) -> None:
+    first = dicom_file(tmp_path / "1.dcm", generate_uid())
+    os.mkfifo(tmp_path / "2.dcm")
+    assert series_files(first) == [first]
 
 
 def test_a_series_copied_to_another_folder_is_another_slide(tmp_path: Path) -> None:

@@ -580,6 +580,18 @@ def test_one_bad_entry_of_each_kind_leaves_the_others_alone(tmp_path: Path, smal
         assert result.report is not None
 
 
+def test_a_done_slide_that_has_become_a_pipe_is_not_waited_for(
+    three: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = three
+    run(slides, detections, out, small_bundle)
+    slides[1].unlink()
+    os.mkfifo(slides[1])
+    result = run(slides, detections, out, small_bundle, output={"qupath_project": True})
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
+    assert "not in the QuPath project, because they cannot be opened: 'b.tiff'" in result.warnings
+
+
 def test_fail_fast_stops_before_the_first_slide_where_an_entry_is_bad(
     three: tuple[list[Path], Path, Path], small_bundle: Path
 ) -> None:
