@@ -44,8 +44,11 @@ def test_a_slide_opens_as_described(real_data: Path, name: str) -> None:
         assert len(slide.levels) == levels
         assert slide.mpp == pytest.approx((mpp, mpp), abs=MPP_TOLD)
         assert slide.mpp_source == "slide"
+        assert slide.warnings == ()
         centre = [side // 2 for side in slide.size_px0]
-        pixels = slide.window(0, centre[0] - 64, centre[1] - 64, 128, 128, 255).pixels
+        region = slide.window(0, centre[0] - 64, centre[1] - 64, 128, 128, 255)
+        assert region.missing is None
+        pixels = region.pixels
         assert pixels.shape == (128, 128, 3)
         assert pixels.std() > 0 or name == "mosaic-094.tiff"  # its canvas is plain
         assert max(slide.thumbnail(300).shape) == 300

@@ -279,7 +279,7 @@ def _order(name: str, channels: Sequence[OmeChannel]) -> tuple[int, int, int]:
     told = [_colour_of(channel) for channel in channels]
     if not channels or all(colour == "" for colour in told):
         return 0, 1, 2
-    if any(channel.fluorescent for channel in channels) or sorted(told) != ["blue", "green", "red"]:
+    if sorted(told) != ["blue", "green", "red"]:
         raise _refusal(name, f"its channels are no red, green and blue{_names(channels)}", EXPORT)
     return told.index("red"), told.index("green"), told.index("blue")
 
