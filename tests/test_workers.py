@@ -17,6 +17,7 @@ import pytest
 
 from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, summary
 from wsi_mitosis import workers
+from wsi_mitosis.cli.signals import termination_interrupts
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.detect import SlideDetector
 from wsi_mitosis.nets import detector
@@ -322,6 +323,26 @@ def test_a_signal_while_ray_starts_is_an_interrupt(sessions: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt), workers.ray_runtime(None):
         pass
     assert signal.getsignal(signal.SIGTERM) == before
+    assert list(sessions.iterdir()) == []
+
+
+def test_a_signal_while_ray_ends_is_obeyed_after_that(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in the middle of it made Ray abort the process."""
+    events = []
+
+    def shut_down() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        events.append("ended")
+
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.remote", lambda **_: lambda _: SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr("ray.get", lambda *_, **__: None)
+    monkeypatch.setattr("ray.shutdown", shut_down)
+    with pytest.raises(KeyboardInterrupt), termination_interrupts(), workers.ray_runtime(None):
+        events.append("work")
+    assert events == ["work", "ended"]
     assert list(sessions.iterdir()) == []
 
 

@@ -53,6 +53,7 @@ POLL_SECONDS = 1.0
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """0 keeps a Ray that is this machine's alone on loopback, on Linux too; else it replaces 127.0.0.1 by the
 address that others reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONNECT_SECONDS = 10.0
 START_SECONDS = 300.0
 """For the first worker process of a local Ray. Starting from a slow network file system takes minutes."""
@@ -244,7 +245,7 @@ def _cluster(address: str) -> Iterator[Any]:
         _check_listening(address)
         _init(ray, address=address)
     except Exception as error:
-        ray.shutdown()
+        _shut_down(ray)
         raise InputError(
             f"no Ray cluster answers: {_brief(error)}",
             subject=f"--address {address}",
@@ -254,7 +255,7 @@ def _cluster(address: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        _shut_down(ray)
 
 
 @contextmanager
@@ -286,7 +287,7 @@ def _local_ray() -> Iterator[Any]:
                 raise _not_started(error) from error
             yield ray
         finally:
-            ray.shutdown()
+            _shut_down(ray)
 
 
 def _prepare_environment() -> None:
@@ -309,6 +310,25 @@ def _init(ray: Any, **options: Any) -> None:
     finally:
         if on_termination is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)
+
+
+def _shut_down(ray: Any) -> None:
+    """End Ray, and only then obey a signal: an exception in the middle of it makes Ray abort the process."""
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    ours = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, lambda received, _: held.append(received))
+    try:
+        ray.shutdown()
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 def _not_started(error: Exception) -> InputError:
