@@ -169,7 +169,7 @@ def test_the_end_names_the_files_that_exist(inputs: list[object]) -> None:
     assert told.exit_code == 1
     assert told.output.count("a.tiff: ") == 1
     assert "Failed: 'a.tiff', 'b.tiff'. out/log.jsonl gives each reason." in told.stdout
-    assert "Results in out (summary.csv)." in told.stdout
+    assert "Results in out (summary.csv, review.csv)." in told.stdout
 
 
 def test_what_the_machine_refuses_is_an_error_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
