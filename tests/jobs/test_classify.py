@@ -98,14 +98,15 @@ POINTS = pd.DataFrame(
 )
 
 
+@pytest.mark.parametrize("batch_size", [2, 3])  # the blank ones fill a batch, or share one
 def test_a_candidate_without_pixels_has_no_label_and_the_others_theirs(
-    tmp_path: Path, small_bundle: Path
+    tmp_path: Path, small_bundle: Path, batch_size: int
 ) -> None:
     # 32 px patches: the first two candidates lie in the hole, the third at 150 touches it with its upper rows
     holed = transparent(tmp_path / "a.tiff", rows=slice(0, 135), columns=slice(0, 300))
     whole = transparent(tmp_path / "b.tiff", rows=slice(0, 0), columns=slice(0, 0))
     told: list[int] = []
-    classifier = Classifier(open_bundle(small_bundle), ResultOptions(), device="cpu", batch_size=2)
+    classifier = Classifier(open_bundle(small_bundle), ResultOptions(), device="cpu", batch_size=batch_size)
     result = classifier.classify(
         SlideSource(holed, "a.tiff"), "a.tiff", detections(POINTS), on_patches=told.append
     )

@@ -25,27 +25,26 @@ MOST_PAGES = 40
 """Pages whose tags are read. Slides have fewer; of a stack, that many are enough to recognise it."""
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 """ResolutionUnit of TIFF 6.0: inch and centimetre."""
+METRIC = (
+    *("Y 24", "Z 21", "E 18", "P 15", "T 12", "G 9", "M 6", "k 3", "h 2", "da 1", " 0"),
+    *("d -1", "c -2", "m -3", "μ -6", "u -6", "n -9", "p -12", "f -15", "a -18", "z -21", "y -24"),
+)
+"""Prefixes of the metre and their powers of ten."""
 UM_PER_OME_UNIT = {
-    **dict(zip(("Ym", "Zm", "Em", "Pm", "Tm"), (1e30, 1e27, 1e24, 1e21, 1e18), strict=True)),
-    **dict(zip(("Gm", "Mm", "km"), (1e15, 1e12, 1e9), strict=True)),
-    **dict(zip(("hm", "dam", "m", "dm", "cm", "mm"), (1e8, 1e7, 1e6, 1e5, 1e4, 1e3), strict=True)),
-    **dict.fromkeys(("μm", "um", "micron"), 1.0),
-    **dict(
-        zip(
-            ("nm", "Å", "pm", "fm", "am", "zm", "ym"),
-            (1e-3, 1e-4, 1e-6, 1e-9, 1e-12, 1e-15, 1e-18),
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ("thou", "li", "pt", "in", "inch"),
-            (25.4, 25_400 / 12, 25_400 / 72, 25_400.0, 25_400.0),
-            strict=True,
-        )
-    ),
-    **dict(zip(("ft", "yd", "mi"), (304_800.0, 914_400.0, 1_609_344_000.0), strict=True)),
-    **dict(zip(("ua", "ly", "pc"), (1.495978707e17, 9.4607304725808e21, 3.0856775814913673e22), strict=True)),
+    **{f"{prefix}m": float(f"1e{int(power) + 6}") for prefix, power in (name.split(" ") for name in METRIC)},
+    "micron": 1.0,
+    "Å": 1e-4,
+    "thou": 25.4,
+    "li": 25_400 / 12,
+    "pt": 25_400 / 72,
+    "in": 25_400.0,
+    "inch": 25_400.0,
+    "ft": 304_800.0,
+    "yd": 914_400.0,
+    "mi": 1_609_344_000.0,
+    "ua": 1.495978707e17,
+    "ly": 9.4607304725808e21,
+    "pc": 3.0856775814913673e22,
 }
 """The lengths of OME's schema 2016-06 (`UnitsLength`) in um, after NFKC: it makes the micro sign a Greek mu.
 `pixel` and `reference frame` are no lengths; `um`, `micron` and `inch` are other writers' spellings."""
