@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsi_mitosis.errors import BundleError, DatasetError, InputError, SpecError
-from wsi_mitosis.tables import DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
+from wsi_mitosis.tables import DecimalSign, DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
 from wsi_mitosis.units import Frame, LengthUnit
 
 
@@ -226,6 +226,7 @@ class InputOptions(Spec):
     Attributes:
         slides: Files, folders, globs or lists.
         columns: Names of a table's columns: ours to theirs.
+        decimal: The decimal sign of a table's numbers; None to decide it from them.
     """
 
     slides: tuple[str, ...] = Field(min_length=1)
@@ -235,6 +236,7 @@ class InputOptions(Spec):
     columns: dict[str, str] = {}
     units: LengthUnit | None = None
     frame: Frame | None = None
+    decimal: DecimalSign | None = None
 
 
 class OutputOptions(Spec):

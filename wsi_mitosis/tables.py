@@ -27,21 +27,27 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "slide": ("slide", "slide_name", "filename", "file_name", "image", "image_name", "image_path", "wsi"),
     "x": (
         *("x", "coordinateX", "x_px0", "x_px", "centroid_x", "center_x", "centre_x", "cx", "Centroid X px"),
-        *("x_um", "centroid_x_um", "Centroid X µm", "x_mm"),
+        *("x_um", "centroid_x_um", "Centroid X µm", "x_mm", "x_center", "x_centre", "x_centroid"),
     ),
     "y": (
         *("y", "coordinateY", "y_px0", "y_px", "centroid_y", "center_y", "centre_y", "cy", "Centroid Y px"),
-        *("y_um", "centroid_y_um", "Centroid Y µm", "y_mm"),
+        *("y_um", "centroid_y_um", "Centroid Y µm", "y_mm", "y_center", "y_centre", "y_centroid"),
     ),
     "score": ("score", "probability", "confidence", "detector_score", "detection_probability", "prob"),
     "id": ("id", "candidate_id", "uid", "Object ID"),
-    "detector_class": ("class", "classification", "class_name", "detector_class"),
-    "x1": ("x1", "xmin", "x_min", "left"),
-    "y1": ("y1", "ymin", "y_min", "top"),
+    "detector_class": (
+        *("class", "classification", "class_name", "detector_class", "category", "category_name"),
+        *("label", "label_name", "type", "cell_type", "class_id", "category_id"),
+    ),
+    "x1": ("x1", "xmin", "x_min", "left", "bbox_x", "bbox_left"),
+    "y1": ("y1", "ymin", "y_min", "top", "bbox_y", "bbox_top"),
     "x2": ("x2", "xmax", "x_max", "right"),
     "y2": ("y2", "ymax", "y_max", "bottom"),
+    "width": ("width", "w", "box_width", "bbox_width", "bbox_w"),
+    "height": ("height", "h", "box_height", "bbox_height", "bbox_h"),
 }
-"""What a table's columns may be called, best first; upper and lower case, blanks, `-` and `_` are alike."""
+"""What a table's columns may be called, best first; upper and lower case, blanks, `-` and `_` are alike. The
+name of a coordinate may end in its unit: `left_um`, `x [mm]`, `y (%)`, `x_fraction`."""
 
 EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate", "blank")
 """Why a candidate has no label, in the order in which the reasons are tried (`blank` on reading)."""
@@ -182,6 +188,8 @@ DetectionFormat = Literal[
     "sliderunner",
     "grand-challenge",
 ]
+DecimalSign = Literal["point", "comma"]
+"""What stands before the fraction of a number in a table; the other one then separates thousands."""
 LabelSource = Literal["midog25", "amibr", "folder", "csv"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
@@ -190,8 +198,8 @@ ReviewLabel = Literal["atypical", "typical", "none"]
 """What a class means in a review; "none" is no mitotic figure."""
 Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
 ClassRule = Literal["any", "mitotic", "qupath"]
-"""Which classes are candidates where none is named: all; mitotic figures and not their look-alikes;
-all but QuPath's ignored classes (ending in `*`), `Hotspot`, and areas over 50 um wide."""
+"""Which classes are candidates where none is named: all but look-alikes of mitotic figures; mitotic figures
+only; all but look-alikes, QuPath's ignored classes (ending in `*`), `Hotspot`, and areas over 50 um wide."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,7 @@ class Detections:
         class_rule: Which classes count as candidates unless the user names some.
         format: The format the file was read as, a name of `--format`.
         file_classes: The classes of the whole file where the table is a part of it; None where it is all.
+        notes: What the user should know about how the file was read, each with its name.
     """
 
     table: pd.DataFrame
@@ -214,6 +223,7 @@ class Detections:
     class_rule: ClassRule
     format: str
     file_classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

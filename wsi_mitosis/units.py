@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-LengthUnit = Literal["px", "um", "mm"]
+LengthUnit = Literal["px", "um", "mm", "fraction"]
+"""`fraction` is a share of the image's width or height, from 0 to 1."""
 Frame = Literal["slide", "qupath"]
 
 MPP_RANGE = (0.05, 20.0)

@@ -84,7 +84,7 @@ def test_qupaths_frame_is_the_slides_where_there_are_no_bounds() -> None:
     ("format_name", "units", "stated", "expected"),
     [
         ("grand-challenge", "mm", True, 4000),
-        ("grand-challenge", "mm", False, 2),
+        ("grand-challenge", "mm", False, 4000),
         ("grand-challenge", "um", False, 4),
         ("csv", "mm", False, 4000),
     ],
@@ -99,20 +99,27 @@ def test_millimetres_of_a_slide_without_a_pixel_size(
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 9_999), st.floats(0, 7_999)), max_size=6),
-    st.sampled_from(["px", "um", "mm"]),
+    st.lists(st.tuples(st.floats(1, 9_999), st.floats(1, 7_999)), max_size=6),
+    st.sampled_from(["px", "um", "mm", "fraction"]),
     st.sampled_from(["slide", "qupath"]),
     st.tuples(st.integers(-500, 500), st.integers(0, 500)),
     st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)),
 )
 def test_units_and_frames_there_and_back(xy: list, units: str, frame: str, corner: tuple, mpp: tuple) -> None:
-    per_unit = {"px": (1.0, 1.0), "um": mpp, "mm": (mpp[0] / 1000, mpp[1] / 1000)}[units]
+    per_unit = {
+        "px": (1.0, 1.0),
+        "um": mpp,
+        "mm": (mpp[0] / 1000, mpp[1] / 1000),
+        "fraction": (1 / 9_000, 1 / 7_000),
+    }[units]
     shift = np.array(corner if frame == "qupath" else (0, 0))
+    xy = [(x * 0.9, y * 0.87) for x, y in xy]  # on either slide
     written = (np.array(xy).reshape(-1, 2) - shift) * per_unit
     found = prepare(
         detections([tuple(row) for row in written], units=units, frame=frame),
         mpp=Mpp(*mpp),
-        bounds=Bounds(*corner, 100, 100),
+        bounds=Bounds(*corner, 9_000, 7_000) if frame == "qupath" else None,
+        size_px0=SIZE if frame == "qupath" else (9_000, 7_000),
     )
     # 1e-6 px: a few roundings of numbers up to 1e4
     np.testing.assert_allclose(found[["x_px0", "y_px0"]], np.array(xy).reshape(-1, 2), atol=1e-6)
@@ -175,7 +182,7 @@ def test_reasons_are_tried_in_their_order() -> None:
     ],
 )
 def test_centres_outside_the_slide(xy: tuple[float, float], reason: str | None) -> None:
-    assert reasons([xy]) == [reason]
+    assert reasons([xy, (1, 1)]) == [reason, None]
 
 
 def test_scores() -> None:

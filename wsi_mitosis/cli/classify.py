@@ -9,7 +9,7 @@ import click
 
 from wsi_mitosis.cli import options
 from wsi_mitosis.cli.streams import json_text, printable
-from wsi_mitosis.tables import ALIASES, DetectionFormat
+from wsi_mitosis.tables import ALIASES, DecimalSign, DetectionFormat
 from wsi_mitosis.units import Frame, LengthUnit
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _columns(ctx: click.Context, param: click.Parameter, value: str | None) -> d
 
 def _column_fault(ours: str, theirs: str, columns: dict[str, str]) -> str | None:
     """Return what is wrong with one pair of `--columns`, beside those read before it."""
-    if ours not in ALIASES:
+    if not any(ours in (role, *aliases) for role, aliases in ALIASES.items()):
         return (
             f"{ours!r} is not a column of a detections table. The name before the equals sign is one of "
             f'{", ".join(ALIASES)}. Put a table\'s name in double quotes if it contains both "," and "=".'
@@ -86,6 +86,11 @@ EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
     help="Of the detections; auto looks at the content.",
 )
 @click.option("--columns", callback=_columns, metavar="x=A,y=B,...", help="Names of a table's columns.")
+@click.option(
+    "--decimal",
+    type=click.Choice(get_args(DecimalSign)),
+    help="The decimal sign in a table; the other one separates thousands.  [default: decided by its columns]",
+)
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="A class that is a candidate; repeatable."
 )
@@ -185,7 +190,7 @@ def command(slides: tuple[str, ...], **given: Any) -> int:
             "slides": slides,
             "detections": given["detections"],
             "format": given["format_"],
-            **{name: given[name] for name in ("columns", "units", "frame", "recursive")},
+            **{name: given[name] for name in ("columns", "decimal", "units", "frame", "recursive")},
         },
         "result": {name: given[name] for name in ("mpp", "classes", "min_score", "merge_um", "vote", "tta")},
         "output": {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.core.classes import are_unexplained, is_look_alike, is_mitotic
+from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.tables import CANDIDATE_COLUMNS
 
 if TYPE_CHECKING:
@@ -29,8 +31,15 @@ QUPATH_AREA_UM = 50.0
 _STEPS_PER_PX = 100
 """Coordinates are told apart at 0.01 px, which is what QuPath keeps."""
 
-_LOOK_ALIKE = ("not ", "non", "look", "impost")
 _UM_PER_UNIT = {"um": 1.0, "mm": 1000.0}
+_SAME_MPP = 0.001
+"""Relative; pixel sizes that differ by less move no figure of a slide by more than a hundred px."""
+_MOST_OUTSIDE = 0.5
+"""Share of a slide's candidates that may lie outside it, as those of a neighbouring scan do."""
+_LEAST_SPREAD = 0.02
+"""Of the slide's longer side: a factor that gathers all candidates in less is none that explains them."""
+_DOWNSAMPLES = (2, 4, 8, 16, 32, 64)
+"""Of the levels whose coordinates may have been taken for level 0's."""
 
 
 def prepare_candidates(
@@ -43,20 +52,24 @@ def prepare_candidates(
     classes: Sequence[str] = (),
     min_score: float | None = None,
     merge_um: float | None = None,
+    name: str | None = None,
 ) -> pd.DataFrame:
     """Convert one slide's detections and say which of them are not to be classified.
+
+    Lengths in um and mm become pixels by `mpp`, the size that is finally used.
 
     Args:
         detections: The slide's detections; every row is taken to be this slide's.
         size_px0: (width, height) of level 0, px.
         mpp: um per level-0 px along x and y.
         mpp_stated: Whether the slide itself states a pixel size. Where it does not, Grand Challenge's
-            millimetres are pixels.
+            millimetres may be pixels, and are if only those lie on the slide.
         bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
         classes: Names of the classes that are candidates, in upper or lower case; empty for the file's
             own rule.
         min_score: Candidates below it are excluded, those without a score are not; None for no limit.
         merge_um: Of candidates nearer to each other than this, um, only the best is kept; None for off.
+        name: The slide, for messages.
 
     Returns:
         A row per detection in the same order: `candidate_id` (the input's, else the row's number from 1),
@@ -65,19 +78,21 @@ def prepare_candidates(
         columns.
 
     Raises:
-        DetectionsError: if the file's classes are to be told by their names and none of them reads like a
-            mitotic figure or a look-alike.
+        DetectionsError: if more than half of the candidates lie outside the slide; if the file's classes do
+            not say which of them are mitotic figures.
     """
     table = detections.table
-    x_px0, y_px0 = _to_px0(detections, mpp, mpp_stated, bounds)
+    place = _Place(size_px0, mpp, bounds)
+    x_px0, y_px0 = place.to_px0(detections, _units(detections, place, mpp_stated))
     score = table["score"].to_numpy(dtype=np.float64)
     reason = np.full(len(table), None, dtype=object)
 
     def exclude(flags: NDArray[np.bool_], why: str) -> None:
         reason[flags & (reason == None)] = why  # noqa: E711 - element by element
 
-    exclude(~_is_candidate_class(detections, classes, mpp), "class")
+    exclude(~_is_candidate_class(detections, classes, mpp, name), "class")
     exclude(~(np.isfinite(x_px0) & np.isfinite(y_px0)), "not_finite")
+    _refuse_misplaced(detections, place, x_px0, y_px0, reason == None, name)  # noqa: E711 - element by element
     exclude(~_inside(x_px0, y_px0, size_px0), "outside")
     if min_score is not None:
         exclude(score < min_score, "score")
@@ -120,41 +135,157 @@ def hotspot_id(identity: str, number: int) -> str:
     return str(uuid.uuid5(FIGURE_NAMESPACE, f"{identity}:hotspot:{number}"))
 
 
-def _to_px0(
-    detections: Detections, mpp: Mpp, mpp_stated: bool, bounds: Bounds | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centres in level-0 px, slide frame."""
-    units = _units(detections, mpp_stated)
-    x = detections.table["x"].to_numpy(dtype=np.float64, copy=True)
-    y = detections.table["y"].to_numpy(dtype=np.float64, copy=True)
-    if units != "px":
-        x, y = x * _UM_PER_UNIT[units] / mpp.x, y * _UM_PER_UNIT[units] / mpp.y
-    if detections.frame == "qupath" and bounds is not None:
-        x, y = x + bounds.x, y + bounds.y
-    return x, y
+def conversion_notes(
+    detections: Detections,
+    *,
+    name: str,
+    size_px0: tuple[int, int],
+    mpp: Mpp,
+    stated_mpp: Mpp | None,
+    bounds: Bounds | None,
+) -> tuple[str, ...]:
+    """What the user should know of how lengths became pixels.
+
+    Args:
+        detections: The slide's detections.
+        name: The slide, for the messages.
+        size_px0: (width, height) of level 0, px.
+        mpp: um per level-0 px, as it is used.
+        stated_mpp: What the slide itself states; None where it states none that is usable.
+        bounds: As for `prepare_candidates`.
+    """
+    if detections.units not in _UM_PER_UNIT or detections.table.empty:
+        return ()
+    if _units(detections, _Place(size_px0, mpp, bounds), stated_mpp is not None) == "px":
+        return (f"{name}: the slide states no pixel size, and only as pixels do the points lie on it",)
+    if stated_mpp is None or np.allclose(stated_mpp, mpp, rtol=_SAME_MPP):
+        return ()
+    return (
+        f"{name}: coordinates in {detections.units} became pixels by the {mpp.mean:g} um/px that were given; "
+        f"the slide states {stated_mpp.mean:g}",
+    )
 
 
-def _units(detections: Detections, mpp_stated: bool) -> LengthUnit:
-    """The unit that the coordinates are in: Grand Challenge's mm are px where the TIFF has no resolution."""
-    in_px_after_all = detections.format == "grand-challenge" and detections.units == "mm" and not mpp_stated
-    return "px" if in_px_after_all else detections.units
+class _Place(NamedTuple):
+    """Where candidates may lie: a slide's size, its pixels, and the part that QuPath shows."""
+
+    size_px0: tuple[int, int]
+    mpp: Mpp
+    bounds: Bounds | None
+
+    def to_px0(
+        self, detections: Detections, units: LengthUnit
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres in level-0 px, slide frame."""
+        x = detections.table["x"].to_numpy(dtype=np.float64, copy=True)
+        y = detections.table["y"].to_numpy(dtype=np.float64, copy=True)
+        cropped = self.bounds if detections.frame == "qupath" else None
+        if units == "fraction":
+            width, height = self.size_px0 if cropped is None else (cropped.width, cropped.height)
+            x, y = x * width, y * height
+        elif units != "px":
+            x, y = x * _UM_PER_UNIT[units] / self.mpp.x, y * _UM_PER_UNIT[units] / self.mpp.y
+        return (x, y) if cropped is None else (x + cropped.x, y + cropped.y)
+
+    def holds(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which points lie on the slide, (n,)."""
+        return _inside(x_px0, y_px0, self.size_px0)
+
+    def are_spread(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> bool:
+        """Whether points lie apart, and not all in one place of the slide as after too large a divisor."""
+        reach = _LEAST_SPREAD * max(self.size_px0)
+        return len(x_px0) == 1 or bool(max(np.ptp(x_px0), np.ptp(y_px0)) >= reach)
 
 
-def _is_candidate_class(detections: Detections, classes: Sequence[str], mpp: Mpp) -> NDArray[np.bool_]:
+def _units(detections: Detections, place: _Place, mpp_stated: bool) -> LengthUnit:
+    """The unit that the coordinates are in.
+
+    Grand Challenge's tools write pixels in the place of mm where a TIFF has no resolution.
+    """
+    if detections.format != "grand-challenge" or detections.units != "mm" or mpp_stated:
+        return detections.units
+    in_mm, in_px = (place.holds(*place.to_px0(detections, unit)).any() for unit in ("mm", "px"))
+    return "px" if in_px and not in_mm else "mm"
+
+
+def _refuse_misplaced(
+    detections: Detections,
+    place: _Place,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    counted: NDArray[np.bool_],
+    name: str | None,
+) -> None:
+    """Refuse coordinates of another level, slide or unit: most of them lie outside the slide."""
+    x, y = x_px0[counted], y_px0[counted]
+    outside = int((~place.holds(x, y)).sum())
+    if outside <= _MOST_OUTSIDE * len(x):
+        return
+    width, height = place.size_px0
+    fit = _what_would_fit(detections, place, x, y)
+    read = f"read in {detections.units}, frame {detections.frame}"
+    if detections.units in _UM_PER_UNIT:
+        read += f", at {place.mpp.mean:g} um/px"
+    raise DetectionsError(
+        f"{outside} of {len(x)} candidates ({read}) lie outside the slide, which has {width} x {height} px",
+        subject=name,
+        stage="placing candidates",
+        remedy=f"{fit or 'They may be of another slide'}. Check their level, unit, frame and slide",
+    )
+
+
+def _what_would_fit(
+    detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> str | None:
+    """How all of the points would lie on the slide: by another unit, level, order of axes or frame."""
+    scales = [
+        (_factor(detections.units, units, place), f"with --units {units}")
+        for units in ("px", "um", "mm")
+        if units != detections.units
+    ]
+    scales += [((1 / by, 1 / by), f"after dividing the coordinates by {by}") for by in _DOWNSAMPLES]
+    for (across, down), how in sorted(scales, key=lambda scale: abs(math.log(scale[0][0]))):
+        if place.holds(x * across, y * down).all() and place.are_spread(x * across, y * down):
+            return f"All would lie inside {how}, a factor of {across:g}"
+    if place.holds(y, x).all():
+        return "All would lie inside with x and y exchanged"
+    bounds = place.bounds
+    if bounds is not None and detections.frame == "slide" and place.holds(x + bounds.x, y + bounds.y).all():
+        return "All would lie inside with --frame qupath"
+    if bounds is not None and detections.frame == "qupath" and place.holds(x - bounds.x, y - bounds.y).all():
+        return "All would lie inside with --frame slide"
+    return None
+
+
+def _factor(taken: LengthUnit, other: LengthUnit, place: _Place) -> tuple[float, float]:
+    """What (x, y) in px are multiplied by where the numbers are of another unit than was taken."""
+
+    def px(unit: LengthUnit, axis: int) -> float:
+        if unit == "fraction":
+            return float(place.size_px0[axis])
+        return 1.0 if unit == "px" else _UM_PER_UNIT[unit] / place.mpp[axis]
+
+    return px(other, 0) / px(taken, 0), px(other, 1) / px(taken, 1)
+
+
+def _is_candidate_class(
+    detections: Detections, classes: Sequence[str], mpp: Mpp, name: str | None
+) -> NDArray[np.bool_]:
     """Which rows are of a class that is classified, (n,)."""
     names = detections.table["detector_class"]
     if classes:
         wanted = {name.strip().casefold() for name in classes}
-        return _by_name(names, lambda name: name.casefold() in wanted, unnamed=False)
+        return _by_name(names, lambda text: text.casefold() in wanted, unnamed=False)
+    whole = detections.file_classes
+    present = [str(text) for text in (names.dropna().unique() if whole is None else whole)]
+    _refuse_unexplained(present, name)
     if detections.class_rule == "mitotic":
-        whole = detections.file_classes
-        present = list(names.dropna().unique()) if whole is None else whole
-        _check_mitotic_rule(present)
-        return _by_name(names, _is_mitotic, unnamed=not present)
+        _check_mitotic_rule(present, name)
+        return _by_name(names, is_mitotic, unnamed=not present)
     if detections.class_rule == "qupath":
         small = ~(_extent_um(detections, mpp) > QUPATH_AREA_UM)
         return small & _by_name(names, _is_qupath_object, unnamed=True)
-    return np.ones(len(names), dtype=bool)
+    return _by_name(names, lambda text: not is_look_alike(text), unnamed=True)
 
 
 def _by_name(names: pd.Series, accepts: Any, *, unnamed: bool) -> NDArray[np.bool_]:
@@ -164,31 +295,35 @@ def _by_name(names: pd.Series, accepts: Any, *, unnamed: bool) -> NDArray[np.boo
     return np.array([*(accepts(str(name)) for name in distinct), unnamed], dtype=bool)[codes]
 
 
-def _reads_as_look_alike(name: str) -> bool:
-    return any(mark in name.casefold() for mark in _LOOK_ALIKE)
-
-
-def _is_mitotic(name: str) -> bool:
-    return "mito" in name.casefold() and not _reads_as_look_alike(name)
-
-
 def _is_qupath_object(name: str) -> bool:
-    return not name.endswith("*") and name.casefold() != "hotspot"
+    return not name.endswith("*") and name.casefold() != "hotspot" and not is_look_alike(name)
 
 
-def _check_mitotic_rule(present: Sequence[str]) -> None:
-    """Let the user choose among classes that say nothing about mitosis; a file without any is taken whole."""
-    if present and not any("mito" in name.casefold() or _reads_as_look_alike(name) for name in present):
+def _refuse_unexplained(present: Sequence[str], name: str | None) -> None:
+    if are_unexplained(present):
         raise DetectionsError(
-            f"none of the file's classes reads like a mitotic figure: {', '.join(map(repr, present))}",
+            f"the classes {listed(sorted(present))} do not say which of them are mitotic figures",
+            subject=name,
+            stage="choosing candidates",
+            remedy="Name those that are candidates with --class",
+        )
+
+
+def _check_mitotic_rule(present: Sequence[str], name: str | None) -> None:
+    """Let the user choose among classes that say nothing about mitosis; a file without any is taken whole."""
+    if present and not any(is_mitotic(text) or is_look_alike(text) for text in present):
+        raise DetectionsError(
+            f"none of the file's classes is of mitotic figures by its name: {listed(present)}",
+            subject=name,
             stage="choosing candidates",
             remedy="Name those that are candidates with --class",
         )
 
 
 def _extent_um(detections: Detections, mpp: Mpp) -> NDArray[np.float64]:
+    """The longer sides of boxes and areas, (n,) um; NaN for points, and for shares of an image."""
     extent = detections.table["extent"].to_numpy(dtype=np.float64)
-    return extent * (mpp.mean if detections.units == "px" else _UM_PER_UNIT[detections.units])
+    return extent * (mpp.mean if detections.units == "px" else _UM_PER_UNIT.get(detections.units, np.nan))
 
 
 def _inside(

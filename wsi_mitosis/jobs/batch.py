@@ -201,6 +201,7 @@ def _read(spec: ClassifySpec, path: Path) -> Detections:
         columns=dict(options.columns),
         units=options.units,
         frame=options.frame,
+        decimal=options.decimal,
     )
 
 
@@ -208,7 +209,7 @@ def _from_file(spec: ClassifySpec, path: Path, sources: Sequence[SlideSource]) -
     detections = _read(spec, path)
     split = split_by_slide(detections, sources)
     notes = [f"{path.name}: read as {detections.format}, {detections.units}, frame {detections.frame}"]
-    notes += _unmatched(path, split)
+    notes += [*detections.notes, *_unmatched(path, split)]
     failures = {source: str(error) for source, error in split.refused.items()}
     absent = tuple(source for source in sources if source not in split.parts and source not in failures)
     return Inputs(dict(split.parts), failures, absent, tuple(notes), (_described(path, detections),))
@@ -248,7 +249,7 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
         except DetectionsError as error:
             failures[source] = str(error)
             continue
-        notes += _unmatched(paths[0], split)
+        notes += [*detections.notes, *_unmatched(paths[0], split)]
         kinds[f"read as {detections.format}, {detections.units}, frame {detections.frame}"] += 1
         detections_by_slide[source] = split.parts[source]
         described.append(_described(paths[0], detections))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.candidates import figure_ids, prepare_candidates
+from wsi_mitosis.core.candidates import conversion_notes, figure_ids, prepare_candidates
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.summary import Counts, count
@@ -177,7 +177,7 @@ class Classifier:
         started = perf_counter()
         with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
             opened = perf_counter()
-            candidates = self._candidates(slide, detections)
+            candidates = self._candidates(name, slide, detections)
             key = self._key(slide, candidates)
             if key == known_key:
                 return None
@@ -206,7 +206,12 @@ class Classifier:
             bundle=self.bundle.manifest.name,
             bundle_digest=self.bundle.digest,
             trained=self.bundle.manifest.trained,
-            warnings=(*slide.warnings, *enlarging_warning(name, plan), *_blank_warning(name, figures)),
+            warnings=(
+                *slide.warnings,
+                *_conversion_notes(name, slide, detections),
+                *enlarging_warning(name, plan),
+                *_blank_warning(name, figures),
+            ),
             seconds={
                 "opening": opened - started,
                 "candidates": prepared - opened,
@@ -215,7 +220,7 @@ class Classifier:
             },
         )
 
-    def _candidates(self, slide: Slide, detections: Detections) -> pd.DataFrame:
+    def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
         return prepare_candidates(
             detections,
             size_px0=slide.size_px0,
@@ -225,6 +230,7 @@ class Classifier:
             classes=self.options.classes,
             min_score=self.options.min_score,
             merge_um=self.options.merge_um,
+            name=name,
         )
 
     def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
@@ -402,6 +408,17 @@ def _ids(identity: str, figures: pd.DataFrame, asked: np.ndarray[Any, Any]) -> p
     drawn = figures.loc[asked]
     ids = figure_ids(identity, drawn["x_px0"].to_numpy(), drawn["y_px0"].to_numpy())
     return pd.Series(ids, drawn.index, dtype="str").reindex(figures.index)
+
+
+def _conversion_notes(name: str, slide: Slide, detections: Detections) -> tuple[str, ...]:
+    return conversion_notes(
+        detections,
+        name=name,
+        size_px0=slide.size_px0,
+        mpp=slide.mpp,
+        stated_mpp=slide.stated_mpp,
+        bounds=slide.bounds,
+    )
 
 
 def _table_digest(table: pd.DataFrame) -> str:

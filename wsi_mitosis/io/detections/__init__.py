@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.content import FORMATS, Content, open_content
-from wsi_mitosis.io.detections.delimited import read_delimited, read_parquet
+from wsi_mitosis.io.detections.delimited import TableOptions, read_delimited, read_parquet
 from wsi_mitosis.io.detections.folder import ENDINGS, find_files
 from wsi_mitosis.io.detections.geojson import read_geojson
 from wsi_mitosis.io.detections.sqlite import read_sliderunner, read_tiatoolbox_store
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from wsi_mitosis.tables import Detections
+    from wsi_mitosis.tables import DecimalSign, Detections
     from wsi_mitosis.units import Frame, LengthUnit
 
 __all__ = ["ENDINGS", "FORMATS", "find_files", "read_detections"]
@@ -30,6 +32,7 @@ def read_detections(
     columns: Mapping[str, str] | None = None,
     units: LengthUnit | None = None,
     frame: Frame | None = None,
+    decimal: DecimalSign | None = None,
 ) -> Detections:
     """Read a detections file as it is, without converting anything.
 
@@ -41,17 +44,35 @@ def read_detections(
             header says.
         frame: Frame of the coordinates; None for the format's own: `qupath` for QuPath's GeoJSON and
             measurement tables, else `slide`.
+        decimal: Of a table: the decimal sign; None to decide it from the columns.
 
     Raises:
         DetectionsError: if the file cannot be read, is of another format than the one given, or has rows
-            that make no sense; names the file, the place and the remedy.
+            that make no sense or may mean two things; names the file, the place and the remedy.
     """
     content = open_content(path)
     taken = _chosen(format, content, path)
-    if columns and content.kind not in {"table", "parquet"}:
-        raise fault(f"--columns names columns of a table, and this is {taken}", path, "Leave out --columns")
-    detections = _read(content, taken, path, columns or {})
+    if content.kind not in {"table", "parquet"}:
+        for option, given in (("--columns", columns), ("--decimal", decimal)):
+            if given:
+                raise fault(f"{option} is for tables, and this is {taken}", path, f"Leave out {option}")
+    detections = _read(content, taken, path, TableOptions(columns or {}, units, decimal))
+    if units is None:
+        _refuse_shares(detections, path)
     return replace(detections, units=units or detections.units, frame=frame or detections.frame)
+
+
+def _refuse_shares(detections: Detections, path: Path) -> None:
+    """Refuse pixels and microns that all lie between 0 and 1: those are shares of an image."""
+    xy = detections.table[["x", "y"]].to_numpy()
+    xy = xy[np.isfinite(xy).all(axis=1)]
+    if detections.units in {"px", "um"} and len(xy) and ((xy >= 0) & (xy <= 1)).all():
+        raise fault(
+            f"all coordinates lie within 0 to 1 {detections.units}, as shares of an image do",
+            path,
+            "Pass --units fraction if they are shares of width and height, --units mm if they are in "
+            f"millimetres, or --units {detections.units} to take them as they are",
+        )
 
 
 def _chosen(asked: str, content: Content, path: Path) -> str:
@@ -65,11 +86,11 @@ def _chosen(asked: str, content: Content, path: Path) -> str:
     return asked
 
 
-def _read(content: Content, taken: str, path: Path, columns: Mapping[str, str]) -> Detections:
+def _read(content: Content, taken: str, path: Path, options: TableOptions) -> Detections:
     if content.kind == "table":
-        return read_delimited(content.data, path, columns)
+        return read_delimited(content.data, path, options)
     if content.kind == "parquet":
-        return read_parquet(content.data, path, columns)
+        return read_parquet(content.data, path, options)
     if content.kind == "sqlite":
         return read_sliderunner(path) if taken == "sliderunner" else read_tiatoolbox_store(path)
     if taken == "midog":

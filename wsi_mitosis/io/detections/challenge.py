@@ -12,6 +12,7 @@ from wsi_mitosis.io.detections.common import (
     candidate_table,
     fault,
     numbers,
+    refuse_backward,
     text_or_none,
 )
 from wsi_mitosis.tables import Detections
@@ -20,17 +21,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+
+_LISTS = ("points", "boxes", "polygons")
+_SHAPES = ("point", "corners", "path_points")
+"""Where a shape of Grand Challenge's has its places, each [x, y, z] in mm (JSON schemas of its annotation
+answers: points, two-dimensional bounding boxes, polygons)."""
+_SHOWN = 60
+"""Characters of a value in a message."""
+
 
 def read_midog(document: Mapping[str, Any], path: Path) -> Detections:
     """Read MIDOG's and MIDOG++'s annotations, whose boxes are [x1, y1, x2, y2] in level-0 px.
 
     Raises:
         DetectionsError: for an annotation of an image or category that the file does not have, and for
-            boxes whose second corner lies before the first, as in COCO's [x, y, width, height].
+            boxes that are COCO's [x, y, width, height].
     """
     annotations = _records(document, "annotations", path)
     corners = boxes([item.get("bbox") for item in annotations], path)
-    _not_coco(corners, path)
+    refuse_backward(corners, path, what="annotation")
+    _refuse_coco(annotations, corners, path)
     images = {str(item.get("id")): item.get("file_name") for item in _records(document, "images", path)}
     categories = {str(item.get("id")): item.get("name") for item in _records(document, "categories", path)}
     columns = {
@@ -47,9 +59,11 @@ def read_midog_guide(document: Mapping[str, Any], path: Path) -> Detections:
     """Read the result of the MIDOG guide's detector: one slide's boxes [x1, y1, x2, y2] in level-0 px.
 
     Raises:
-        DetectionsError: if boxes, scores and labels are not equally many, or one of them is no list.
+        DetectionsError: if boxes, scores and labels are not equally many, one of them is no list, or boxes
+            end before they begin.
     """
     corners = boxes(_list(document, "boxes", path), path)
+    refuse_backward(corners, path, what="box")
     count = len(corners)
     columns: dict[str, Any] = {"slide": [text_or_none(document.get("image_path"))] * count}
     if "scores" in document:
@@ -60,26 +74,79 @@ def read_midog_guide(document: Mapping[str, Any], path: Path) -> Detections:
     return Detections(table, "px", "slide", "any", "midog-guide")
 
 
+def is_grand_challenge(document: Mapping[str, Any]) -> bool:
+    """Whether an object is one of Grand Challenge's: several of a shape, or one shape itself."""
+    if any(name in document for name in (*_SHAPES, "points", "polygons")):
+        return True
+    given = document.get("boxes")
+    if isinstance(given, list) and given:
+        return all(isinstance(box, dict) for box in given)
+    return "version" in document and str(document.get("type", "")).startswith("Multiple ")
+
+
 def read_grand_challenge(document: Any, path: Path) -> Detections:
-    """Read Grand Challenge's "Multiple points", in mm, or a bare list of such points.
+    """Read Grand Challenge's points, boxes or polygons, in mm: several in a list, or one by itself.
+
+    A box or polygon gives the centre of its bounding box.
 
     Raises:
-        DetectionsError: for a point without two numbers.
+        DetectionsError: for a shape of another kind, or one without numbers.
     """
-    document = {"points": document} if isinstance(document, list) else document
-    points = _records(document, "points", path)
-    centres = [item.get("point") for item in points]
-    for index, centre in enumerate(centres):
-        if centre is not None and not (isinstance(centre, list) and len(centre) in {2, 3}):
-            cause = f"point {index + 1} is {centre!r}, not [x, y, z]"
-            raise fault(cause, path, "A point is [x, y, z] in millimetres")
-    columns = {
-        "x": numbers([centre and centre[0] for centre in centres], "x", path),
-        "y": numbers([centre and centre[1] for centre in centres], "y", path),
-        "score": numbers([item.get("probability") for item in points], "probability", path),
-        "detector_class": [text_or_none(item.get("name")) for item in points],
+    items = _challenge_items(document, path)
+    corners = np.full((len(items), 4), np.nan)
+    for index, item in enumerate(items):
+        corners[index] = _challenge_box(item, index, path)
+    columns: dict[str, Any] = {
+        **box_columns(corners),
+        "score": numbers([item.get("probability") for item in items], "probability", path),
+        "detector_class": [text_or_none(item.get("name")) for item in items],
     }
-    return Detections(candidate_table(len(points), columns), "mm", "slide", "mitotic", "grand-challenge")
+    columns["extent"][[_shape(item) == "point" for item in items]] = np.nan
+    return Detections(candidate_table(len(items), columns), "mm", "slide", "mitotic", "grand-challenge")
+
+
+def _shape(item: Mapping[str, Any]) -> str | None:
+    return next((name for name in _SHAPES if name in item), None)
+
+
+def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
+    if isinstance(document, list):
+        return _records({"points": document}, "points", path)
+    if _shape(document) is not None:
+        return [document]
+    name = next((name for name in _LISTS if name in document), None)
+    if name is None:
+        raise fault(
+            f"a Grand Challenge file of type '{document.get('type')}', which has none of {', '.join(_LISTS)}",
+            path,
+            "Give points, bounding boxes or polygons",
+        )
+    return _records(document, name, path)
+
+
+def _challenge_box(item: Mapping[str, Any], index: int, path: Path) -> list[float]:
+    """[x1, y1, x2, y2] of one shape, NaN without a place."""
+    shape = _shape(item)
+    if shape is None:
+        cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_shortened(item)}"
+        raise fault(cause, path, "Give points, bounding boxes or polygons of Grand Challenge")
+    if item[shape] is None:
+        return [np.nan] * 4
+    places = [item[shape]] if shape == "point" else item[shape]
+    if not isinstance(places, list) or not all(
+        isinstance(place, list) and len(place) in {2, 3} for place in places
+    ):
+        cause = f"{shape} {index + 1} is {_shortened(item[shape])}, not [x, y, z]"
+        raise fault(cause, path, "A place is [x, y, z] in millimetres")
+    if not places:
+        return [np.nan] * 4
+    x, y = (numbers([place[axis] for place in places], "xy"[axis], path, entry=index) for axis in (0, 1))
+    return [x.min(), y.min(), x.max(), y.max()]
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _list(document: Mapping[str, Any], key: str, path: Path, count: int | None = None) -> list[Any]:
@@ -109,11 +176,18 @@ def _looked_up(
     return [text_or_none(names[str(item.get(key))]) for item in annotations]
 
 
-def _not_coco(corners: np.ndarray[Any, np.dtype[np.float64]], path: Path) -> None:
-    backward = (corners[:, 2:] < corners[:, :2]).any(axis=1)
-    if backward.any():
-        entry = int(np.argmax(backward))
-        cause = f"annotation {entry + 1}: the box {corners[entry].tolist()} ends before it begins"
+def _refuse_coco(annotations: Sequence[Mapping[str, Any]], corners: NDArray[np.float64], path: Path) -> None:
+    """Refuse COCO's boxes near a slide's corner, which end behind their beginning, by their stated area."""
+    areas = numbers([item.get("area") for item in annotations], "area", path)
+    stated = np.isfinite(areas) & np.isfinite(corners).all(axis=1)
+    as_coco = corners[:, 2] * corners[:, 3]
+    as_midog = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    coco = stated & np.isclose(as_coco, areas) & ~np.isclose(as_midog, areas)
+    if coco.any():
+        entry = int(np.argmax(coco))
         raise fault(
-            cause, path, "MIDOG's boxes are [x1, y1, x2, y2]; COCO's [x, y, width, height] must be converted"
+            f"annotation {entry + 1}: by its area the box {corners[entry].tolist()} is COCO's "
+            "[x, y, width, height]",
+            path,
+            "MIDOG's boxes are [x1, y1, x2, y2]; convert them",
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from wsi_mitosis.core.classes import is_look_alike
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import CANDIDATE_COLUMNS, input_name
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE = "reading detections"
+_LEAST_NUMBERED = 4
+"""Rows from which on distinct whole numbers are taken for numbers of the rows: classes would repeat."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -65,13 +69,14 @@ def carried_names(names: Iterable[str]) -> list[str]:
     return carried
 
 
-def numbers(values: Sequence[Any], what: str, path: Path) -> NDArray[np.float64]:
+def numbers(values: Sequence[Any], what: str, path: Path, *, entry: int | None = None) -> NDArray[np.float64]:
     """Numbers of a JSON document.
 
     Args:
         values: Numbers, their texts (QuPath writes "NaN"), or None, which becomes NaN.
         what: What they are, for the message.
         path: The file, for the message.
+        entry: The entry that all of them belong to, from 0; None where each is an entry of its own.
 
     Returns:
         (len(values),) float64.
@@ -84,11 +89,19 @@ def numbers(values: Sequence[Any], what: str, path: Path) -> NDArray[np.float64]
         if value is None:
             continue
         try:
-            result[index] = float(value)
+            result[index] = _number(value)
         except (TypeError, ValueError) as error:
-            cause = f"entry {index + 1}: the {what} is {value!r}, not a number"
-            raise fault(cause, path, "Mend this entry, or leave the value out") from error
+            place = index if entry is None else entry
+            cause = f"entry {place + 1}: the {what} is {value!r}, not a number"
+            raise fault(cause, path, "Correct this entry, or leave the value out") from error
     return result
+
+
+def _number(value: Any) -> float:
+    """A JSON number or its text; not what Python reads beyond them (`True`, `1_000`)."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
@@ -118,6 +131,77 @@ def box_columns(corners: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     x1, y1, x2, y2 = corners.T
     extent = np.maximum(np.abs(x2 - x1), np.abs(y2 - y1))
     return {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2, "extent": extent}
+
+
+def backward(corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes, (n, 4) x1, y1, x2, y2, end before they begin, (n,)."""
+    return np.asarray((corners[:, 2:] < corners[:, :2]).any(axis=1))
+
+
+def refuse_backward(corners: NDArray[np.float64], path: Path, *, what: str) -> None:
+    """Refuse boxes that end before they begin, as boxes [x, y, width, height] do.
+
+    Args:
+        corners: (n, 4) x1, y1, x2, y2 in any unit.
+        path: The file, for the message.
+        what: What the file calls a box's entry, such as "row".
+
+    Raises:
+        DetectionsError: naming the first such entry, counted from 1.
+    """
+    if (flags := backward(corners)).any():
+        entry = int(np.argmax(flags))
+        raise fault(
+            f"{what} {entry + 1}: the box {corners[entry].tolist()} ends before it begins",
+            path,
+            "Boxes are [x1, y1, x2, y2] here. Convert those of COCO, [x, y, width, height], or call their "
+            "columns x, y, width, height",
+        )
+
+
+Place = TypeVar("Place", bound=Hashable)
+
+
+def chosen_classes(
+    columns: Mapping[Place, NDArray[np.object_]],
+) -> tuple[Place, NDArray[Any]] | tuple[None, None]:
+    """Choose what the classes of candidates are among all the places of a file that name classes.
+
+    Args:
+        columns: (n,) texts or None, the best place first. One whose texts only number the candidates is
+            passed over.
+
+    Returns:
+        The place that was chosen and its classes, in which a look-alike that only another place names stands
+        for its candidate; None and None without any.
+    """
+    left = {place: names for place, names in columns.items() if not _are_numbers_of_rows(names)}
+    place = next((place for place, names in left.items() if any(name is not None for name in names)), None)
+    if place is None:
+        return None, None
+    classes = left.pop(place)
+    for others in left.values():
+        classes = _with_look_alikes(classes, others)
+    return place, classes
+
+
+def _are_numbers_of_rows(names: NDArray[np.object_]) -> bool:
+    """Whether texts are whole numbers of which none occurs twice, as of labelled objects in a mask."""
+    distinct = set(names)
+    return (
+        len(names) >= _LEAST_NUMBERED
+        and len(distinct) == len(names)
+        and all(isinstance(name, str) and name.isdecimal() for name in distinct)
+    )
+
+
+def _with_look_alikes(classes: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    found = {name for name in set(others) if name is not None and is_look_alike(name)}
+    if not found:
+        return classes
+    pairs = zip(classes, others, strict=True)
+    merged = [other if other in found and not is_look_alike(own or "") else own for own, other in pairs]
+    return np.array([*merged, None], dtype=object)[:-1]  # the None keeps the type where there are no rows
 
 
 def text_or_none(value: Any) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.challenge import is_grand_challenge
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.geojson import is_tiatoolbox
 from wsi_mitosis.io.detections.sqlite import database_format
@@ -25,6 +26,8 @@ _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_GLANCE = 64
+"""Bytes that are looked at for an encoding: a header of plain letters."""
 _REMEDY = f"Give a file of one of these formats: {', '.join(FORMATS)}"
 
 
@@ -78,8 +81,8 @@ def _decompressed(data: bytes, path: Path) -> bytes:
 
 def _decoded(data: bytes, path: Path) -> str:
     """Text in UTF-8 or UTF-16, else in Windows' cp1252, with line ends of one kind."""
-    bom_encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), None)
-    for encoding in (bom_encoding,) if bom_encoding else ("utf-8", "cp1252"):
+    stated = next((name for bom, name in _BOMS.items() if data.startswith(bom)), _unmarked_utf16(data))
+    for encoding in (stated,) if stated else ("utf-8", "cp1252"):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
@@ -90,6 +93,16 @@ def _decoded(data: bytes, path: Path) -> str:
         if not _is_binary(text):
             return text
     raise fault("neither text nor a database nor Parquet", path, _REMEDY)
+
+
+def _unmarked_utf16(data: bytes) -> str | None:
+    """UTF-16 without a byte order mark, told by the zeros in every other byte of its first characters."""
+    start = data[:_GLANCE]
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros, others = start[first::2], start[1 - first :: 2]
+        if len(zeros) > 1 and not any(zeros) and all(others):
+            return encoding
+    return None
 
 
 def _is_binary(text: str) -> bool:
@@ -112,12 +125,12 @@ def _json_formats(document: Any, path: Path) -> tuple[DetectionFormat, ...]:
     if document.get("type") in ("FeatureCollection", "Feature"):
         features = document.get("features", [document])
         return ("tiatoolbox", "geojson") if is_tiatoolbox(features) else ("geojson", "tiatoolbox")
+    if is_grand_challenge(document):
+        return ("grand-challenge",)
     if "boxes" in document:
         return ("midog-guide",)
     if "annotations" in document and "images" in document:
         return ("midog",)
-    if "points" in document:
-        return ("grand-challenge",)
     raise fault(f"JSON of no known format, with the keys {listed(document)}", path, _REMEDY)
 
 
@@ -127,6 +140,6 @@ def _list_formats(items: list[Any], path: Path) -> tuple[DetectionFormat, ...]:
     first = items[0] if isinstance(items[0], dict) else {}
     if "geometry" in first:
         return ("tiatoolbox", "geojson") if is_tiatoolbox(items) else ("geojson", "tiatoolbox")
-    if "point" in first:
+    if is_grand_challenge(first):
         return ("grand-challenge",)
-    raise fault("a JSON list of things that are neither features nor points", path, _REMEDY)
+    raise fault("a JSON list of things that are neither features nor points or boxes", path, _REMEDY)

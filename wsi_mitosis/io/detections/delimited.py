@@ -6,12 +6,21 @@ import csv
 import io
 import itertools
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from wsi_mitosis.errors import listed
-from wsi_mitosis.io.detections.common import box_columns, candidate_table, fault
+from wsi_mitosis.io.detections.common import (
+    backward,
+    box_columns,
+    candidate_table,
+    chosen_classes,
+    fault,
+    refuse_backward,
+)
+from wsi_mitosis.io.detections.numerals import SIGNS, as_plain, read_numbers, table_decimal
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -21,53 +30,97 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from wsi_mitosis.io.detections.numerals import Decimal
+    from wsi_mitosis.tables import DecimalSign
     from wsi_mitosis.units import LengthUnit
 
 BOX = ("x1", "y1", "x2", "y2")
+CORNER_AND_SIZE = ("x1", "y1", "width", "height")
+CENTRE = ("x", "y")
+COORDINATES = (*CENTRE, *BOX, "width", "height")
+UNITS = ("px", "um", "mm", "fraction", "percent")
+"""What the name of a coordinate may end in."""
+_FLIPPED = 0.5
+"""Share of boxes whose corners may be drawn the other way round; with more, `x2` and `y2` may be a size."""
 _SEPARATORS = ("\t", ";", ",")
-_MISSING = ("", "na", "n/a", "nan", "null", "none")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""Excel's first line, which tells Excel itself what separates the cells."""
 _QUPATH_CENTROID = re.compile(r"centroid [xy] (px|\u03bcm)")
+_SAYS_CENTRE = re.compile(r"cent(re|er|roid)|^[xy]c$|^c[xy]$")
 _KEPT_AS_TEXT = r"^\s*[+-]?(0[0-9]|[0-9]{16,}\s*$)"
 """Leading zeros and long numbers are names, and would be damaged as numbers."""
+_UNIT_WORDS = {
+    "um": "\u03bcm|microns?|micromet(?:er|re)s?",
+    "mm": "millimet(?:er|re)s?",
+    "px": "pixels?",
+    "percent": "%|pct|percentage",
+    "fraction": "norm|normali[sz]ed|rel|relative|frac|share",
+}
 
 
 def alias_key(name: str) -> str:
-    """A column's name without what does not tell names apart.
+    """A column's name without what does not tell names apart, and with its unit in one spelling.
 
     `casefold` also turns the micro sign U+00B5 into Greek mu U+03BC: both are read.
     """
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+    key = re.sub(r"[\s_()\[\]-]+", "_", name.strip().casefold()).rstrip("_")
+    for unit, spellings in _UNIT_WORDS.items():
+        key = re.sub(
+            rf"_?%$|_(?:{spellings})$" if unit == "percent" else rf"_(?:{spellings})$", f"_{unit}", key
+        )
+    return key
 
 
-_KNOWN_KEYS = {alias_key(alias) for aliases in ALIASES.values() for alias in aliases}
+_KNOWN_KEYS = {alias_key(alias) for aliases in ALIASES.values() for alias in aliases} | {
+    f"{alias_key(alias)}_{unit}" for role in COORDINATES for alias in ALIASES[role] for unit in UNITS
+}
 
 
 class _Dialect(NamedTuple):
     separator: str
     header: list[str]
     quoted: bool
+    spaced: bool
+    """Whether quotation marks follow blanks, as R and people write them."""
 
 
-def read_delimited(text: str, path: Path, columns: Mapping[str, str]) -> Detections:
+@dataclass(frozen=True)
+class TableOptions:
+    """What the user says of a table; None leaves it to the table.
+
+    Attributes:
+        columns: A role of ALIASES (or one of its aliases) to the name of a column.
+        units: Unit of the coordinates.
+        decimal: The decimal sign.
+    """
+
+    columns: Mapping[str, str]
+    units: LengthUnit | None = None
+    decimal: DecimalSign | None = None
+
+
+def read_delimited(text: str, path: Path, options: TableOptions) -> Detections:
     """Read a table separated by commas, semicolons or tabs.
 
     Args:
         text: The whole file, decoded.
         path: The file, for messages.
-        columns: `--columns`: a role of ALIASES (or one of its aliases) to the name of a column.
+        options: What the user says of it.
 
     Raises:
-        DetectionsError: for a header without coordinates, a row longer than the header, or a coordinate
-            or score that is no number.
+        DetectionsError: for a header without coordinates, a row longer than the header, a coordinate or
+            score that is no number or may be two, or columns that contradict each other.
     """
-    text = text.lstrip("\r\n")
-    dialect = _dialect(text, columns)
-    roles = resolve_columns(dialect.header, columns, path)
-    table = _text_table(text, dialect, path)
-    return _detections(table, roles, path, decimal_comma=dialect.separator != ",", format_name="csv")
+    separator, text = _separator_line(text.lstrip("\r\n"))
+    dialect = _dialect(text, options.columns, separator)
+    roles = resolve_columns(dialect.header, options.columns, path)
+    places = [dialect.header.index(name) for role, name in roles.items() if role in COORDINATES]
+    table, notes = _text_table(text, dialect, path, places)
+    detections = _detections(table, roles, path, dialect.separator, options, "csv")
+    return replace(detections, notes=(*notes, *detections.notes))
 
 
-def read_parquet(data: bytes, path: Path, columns: Mapping[str, str]) -> Detections:
+def read_parquet(data: bytes, path: Path, options: TableOptions) -> Detections:
     """Read a Parquet table, such as one of our own figures tables; arguments as for `read_delimited`.
 
     Raises:
@@ -80,8 +133,8 @@ def read_parquet(data: bytes, path: Path, columns: Mapping[str, str]) -> Detecti
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise fault(f"a damaged Parquet file: {error}", path, "Write or copy it again") from error
-    roles = resolve_columns(table.column_names, columns, path)
-    return _detections(table, roles, path, decimal_comma=False, format_name="parquet")
+    roles = resolve_columns(table.column_names, options.columns, path)
+    return _detections(table, roles, path, None, options, "parquet")
 
 
 def resolve_columns(header: Sequence[str], columns: Mapping[str, str], path: Path) -> dict[str, str]:
@@ -89,22 +142,21 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str], path: Pat
 
     Args:
         header: The table's column names.
-        columns: As for `read_delimited`; these win over the aliases.
+        columns: The user's, as in TableOptions; these win over the aliases.
         path: The file, for messages.
 
     Returns:
-        Role to column name: `x` and `y`, or all of BOX, and those of the other roles that are there.
+        Role to column name. Of the coordinates those of CENTRE, BOX or CORNER_AND_SIZE are there, or all of
+        CENTRE and BOX, between which the numbers then decide.
 
     Raises:
-        DetectionsError: if a column named is absent, if there are no coordinates, or if a column that is
-            needed is there twice.
+        DetectionsError: if a column named is absent, if there are no coordinates or it is not clear which
+            they are, or if a column that is needed is there twice.
     """
     named = {_role(key, path): _present(name, header, path) for key, name in columns.items()}
     roles = {**_by_alias(header, named), **named}
-    if not {"x", "y"} <= roles.keys() and not set(BOX) <= roles.keys():
-        raise _no_coordinates(header, path)
-    unused = ("x", "y") if named.keys() & set(BOX) or not {"x", "y"} <= roles.keys() else BOX
-    roles = {role: name for role, name in roles.items() if role not in unused}
+    places = _places(roles, frozenset(named), header, path)
+    roles = {role: name for role, name in roles.items() if role not in COORDINATES} | places
     for name in roles.values():
         if list(header).count(name) > 1:
             raise fault(f"two columns are called '{name}'", path, "Rename one of them")
@@ -125,7 +177,9 @@ def _present(name: str, header: Sequence[str], path: Path) -> str:
         if alias_key(column) == alias_key(name):
             return column
     raise fault(
-        f"no column '{name}', which --columns names; there are {listed(header, 30)}", path, "Mend --columns"
+        f"no column '{name}', which --columns names; there are {listed(header, 30)}",
+        path,
+        "Name a column of this table with --columns",
     )
 
 
@@ -133,21 +187,69 @@ def _by_alias(header: Sequence[str], named: Mapping[str, str]) -> dict[str, str]
     """Roles told by aliases alone, from columns that the user has not named."""
     free = {alias_key(name): name for name in reversed(header) if name not in named.values()}
     found = {}
-    for role, aliases in ALIASES.items():
-        present = [free[alias_key(alias)] for alias in aliases if alias_key(alias) in free]
-        if role not in named and present:
+    for role in ALIASES.keys() - named.keys():
+        if present := [free[key] for key in _keys(role) if key in free]:
             found[role] = present[0]
-    if not named.keys() & {"x", "y"}:
+    if not named.keys() & set(CENTRE):
         found.update(_pair(free))
     return found
 
 
+def _keys(role: str) -> list[str]:
+    """How a role's columns may be called, best first: its aliases, and then with a unit behind them."""
+    keys = [alias_key(alias) for alias in ALIASES[role]]
+    return [*keys, *(f"{key}_{unit}" for key in keys for unit in UNITS)] if role in COORDINATES else keys
+
+
 def _pair(free: Mapping[str, str]) -> dict[str, str]:
     """The best x and y that belong together: of `x_um, x, y_um` never one in um and one in px."""
-    for x, y in zip(ALIASES["x"], ALIASES["y"], strict=True):
-        if alias_key(x) in free and alias_key(y) in free:
-            return {"x": free[alias_key(x)], "y": free[alias_key(y)]}
+    for x, y in zip(_keys("x"), _keys("y"), strict=True):
+        if x in free and y in free:
+            return {"x": free[x], "y": free[y]}
     return {}
+
+
+def _places(
+    roles: Mapping[str, str], named: frozenset[str], header: Sequence[str], path: Path
+) -> dict[str, str]:
+    """The columns that say where a candidate is, by role.
+
+    Columns `x` and `y` beside a width and height, or beside `x2` and `y2`, are the corner of a box and never
+    its centre, unless their name says centre or the user has named them by --columns.
+    """
+
+    def has(*wanted: str) -> bool:
+        return roles.keys() >= set(wanted)
+
+    def taken(*wanted: str) -> dict[str, str]:
+        return {role: roles[role] for role in wanted}
+
+    chosen = named & set(COORDINATES)
+    box_is_chosen = bool(chosen - set(CENTRE))
+    if has(*CENTRE) and not box_is_chosen:
+        if chosen or all(_SAYS_CENTRE.search(alias_key(roles[axis])) for axis in CENTRE):
+            return taken(*CENTRE)
+        if has(*BOX):
+            return taken(*CENTRE, *BOX)
+    if has(*BOX):
+        return taken(*BOX)
+    if has(*CORNER_AND_SIZE):
+        return taken(*CORNER_AND_SIZE)
+    corner = {"x1": roles["x"], "y1": roles["y"]} if has(*CENTRE) else {}
+    if corner and has("x2", "y2"):
+        return corner | taken("x2", "y2")
+    if corner and has("width", "height"):
+        return corner | taken("width", "height")
+    if corner and has("x1", "y1"):
+        raise fault(
+            f"'{roles['x']}' and '{roles['y']}', beside '{roles['x1']}' and '{roles['y1']}', may be a centre "
+            "or a corner",
+            path,
+            "Name what they are with --columns x=...,y=... or --columns x1=...,y1=...,x2=...,y2=...",
+        )
+    if corner:
+        return taken(*CENTRE)
+    raise _no_coordinates(header, path)
 
 
 def _no_coordinates(header: Sequence[str], path: Path) -> Exception:
@@ -160,33 +262,114 @@ def _no_coordinates(header: Sequence[str], path: Path) -> Exception:
 
 
 def _detections(
-    table: pa.Table, roles: Mapping[str, str], path: Path, *, decimal_comma: bool, format_name: str
+    table: pa.Table,
+    roles: Mapping[str, str],
+    path: Path,
+    separator: str | None,
+    options: TableOptions,
+    format_name: str,
 ) -> Detections:
     """Detections of an Arrow table whose columns have their roles."""
-    index = {role: table.column_names.index(name) for role, name in roles.items()}
-
-    def numeric(role: str) -> NDArray[np.float64]:
-        return _numbers(table.column(index[role]), roles[role], path, decimal_comma)
-
-    columns: dict[str, Any] = {role: numeric(role) for role in ("x", "y", "score") if role in roles}
-    columns |= {role: _texts(table.column(index[role])) for role in _texts_of(roles)}
-    if "x" not in roles:
-        columns |= box_columns(np.stack([numeric(role) for role in BOX], axis=1))
-    others = [at for at in range(table.num_columns) if at not in index.values()]
-    names = _distinct(table.column_names[at] for at in others)
-    extras = {name: _carried(table.column(at), decimal_comma) for name, at in zip(names, others, strict=True)}
     qupath = _is_qupath(roles)
+    class_columns = _class_columns(table, roles)
+    roles = {role: name for role, name in roles.items() if role != "detector_class"}
+    index = {role: table.column_names.index(name) for role, name in roles.items()}
+    numeric = {role: name for role, name in roles.items() if role in {*COORDINATES, "score"}}
+    numbers = read_numbers(
+        {name: table.column(index[role]) for role, name in numeric.items()},
+        path,
+        separator=separator,
+        decimal=options.decimal,
+        places=[name for role, name in numeric.items() if role != "score"],
+        grouped=not qupath,
+    )
+    values = {role: numbers[name] for role, name in numeric.items()}
+    units, scale = _units(roles, path, options.units)
+    where, notes = _located(values, roles, path)
+    columns: dict[str, Any] = {axis: array * scale for axis, array in where.items()}
+    columns |= {"score": values["score"]} if "score" in values else {}
+    columns |= {role: _texts(table.column(index[role])) for role in _texts_of(roles)}
+    place, classes = chosen_classes(class_columns)
+    columns |= {} if classes is None else {"detector_class": classes}
+    others = [at for at in range(table.num_columns) if at != place and at not in index.values()]
+    names = _distinct(table.column_names[at] for at in others)
+    sign = (
+        SIGNS[options.decimal]
+        if options.decimal
+        else table_decimal(table.column(index[role]) for role in numeric)
+    )
+    extras = {
+        name: _carried(table.column(at), separator, sign) for name, at in zip(names, others, strict=True)
+    }
     return Detections(
         table=candidate_table(table.num_rows, columns, extras),
-        units=_units(roles, path),
+        units=units,
         frame="qupath" if qupath else "slide",
         class_rule="qupath" if qupath else "any",
         format=format_name,
+        notes=notes,
     )
 
 
+def _located(
+    values: Mapping[str, NDArray[np.float64]], roles: Mapping[str, str], path: Path
+) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
+    """Centres, and extents of boxes, (rows,) each in the table's unit; and what to say of them."""
+    if "width" in roles:
+        x1, y1, width, height = (values[role] for role in CORNER_AND_SIZE)
+        _refuse_rows((width < 0) | (height < 0), "the box has a negative width or height", path)
+        corner, size = (f"'{roles[a]}' and '{roles[b]}'" for a, b in (("x1", "y1"), ("width", "height")))
+        note = f"{path.name}: {corner} are read as the top-left corner of boxes, whose size is {size}"
+        return box_columns(np.stack([x1, y1, x1 + width, y1 + height], axis=1)), (note,)
+    if "x1" not in roles:
+        return {axis: values[axis] for axis in CENTRE}, ()
+    corners = np.stack([values[role] for role in BOX], axis=1)
+    if len(corners) and backward(corners).mean() > _FLIPPED:
+        refuse_backward(corners, path, what="row")
+    box = box_columns(corners)
+    if "x" not in roles:
+        return box, ()
+    x, y = values["x"], values["y"]
+    if _hold((x == values["x1"]) & (y == values["y1"]), x + y):
+        note = f"{path.name}: '{roles['x']}' and '{roles['y']}' are the boxes' corner; their centre is taken"
+        return box, (note,)
+    outside = (np.abs(x - box["x"]) * 2 > box["extent"]) | (np.abs(y - box["y"]) * 2 > box["extent"])
+    _refuse_rows(
+        outside, f"the point ('{roles['x']}', '{roles['y']}') is not in the box of the same row", path
+    )
+    return {"x": x, "y": y, "extent": box["extent"]}, ()
+
+
+def _hold(flags: NDArray[np.bool_], values: NDArray[np.float64]) -> bool:
+    """Whether a flag holds for every row that has values, and there are any."""
+    present = np.isfinite(values)
+    return bool(present.any() and flags[present].all())
+
+
+def _refuse_rows(flags: NDArray[np.bool_], cause: str, path: Path) -> None:
+    if flags.any():
+        raise fault(
+            f"row {int(np.argmax(flags)) + 1}: {cause}",
+            path,
+            "Name the columns of the centre with --columns x=...,y=..., or those of the box "
+            "with --columns x1=...,y1=...,x2=...,y2=...",
+        )
+
+
+def _class_columns(table: pa.Table, roles: Mapping[str, str]) -> dict[int, NDArray[np.object_]]:
+    """The texts of all columns that are called like classes, best first, by their place in the table."""
+    keys = [alias_key(name) for name in table.column_names]
+    used = {name for role, name in roles.items() if role != "detector_class"}
+    places = [keys.index(key) for key in _keys("detector_class") if key in keys]
+    if "detector_class" in roles:
+        places.insert(0, table.column_names.index(roles["detector_class"]))
+    return {
+        at: _texts(table.column(at)) for at in dict.fromkeys(places) if table.column_names[at] not in used
+    }
+
+
 def _texts_of(roles: Mapping[str, str]) -> list[str]:
-    return [role for role in ("slide", "id", "detector_class") if role in roles]
+    return [role for role in ("slide", "id") if role in roles]
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
@@ -199,147 +382,154 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 
 def _is_qupath(roles: Mapping[str, str]) -> bool:
-    """Whether the coordinates are called as QuPath calls them, which is in QuPath's frame."""
+    """Whether the coordinates are called as QuPath calls them.
+
+    They are in QuPath's frame, and QuPath separates no thousands (its `GeneralTools.formatNumber`).
+    """
     names = [roles.get(axis, "").strip().casefold() for axis in ("x", "y")]
     return all(_QUPATH_CENTROID.fullmatch(name) for name in names)
 
 
-def _units(roles: Mapping[str, str], path: Path) -> LengthUnit:
-    """The unit that the names of the coordinates state; px where they state none."""
-    across, down = (_unit(roles.get(axis, "")) for axis in ("x", "y"))
-    if across != down:
-        cause = f"'{roles['x']}' is in {across}, '{roles['y']}' in {down}"
-        raise fault(cause, path, "Name two columns of one unit with --columns x=...,y=...")
-    return across
+def _units(roles: Mapping[str, str], path: Path, given: LengthUnit | None) -> tuple[LengthUnit, float]:
+    """The unit of the coordinates and its factor: as given, or as their names state it, else px."""
+    units = {_unit(name): name for role, name in roles.items() if role in COORDINATES}
+    if len(units) > 1:
+        (one, first), (other, second), *_ = units.items()
+        cause = f"'{first}' is in {one}, '{second}' in {other}"
+        raise fault(cause, path, "Name columns of one unit with --columns x=...,y=...")
+    (unit,) = units
+    if unit == "percent" and given in {None, "fraction"}:
+        return "fraction", 0.01
+    return given or cast("LengthUnit", unit), 1.0
 
 
-def _unit(name: str) -> LengthUnit:
-    key = alias_key(name)
-    if key in _KNOWN_KEYS and key.endswith(("_um", "_\u03bcm")):
-        return "um"
-    return "mm" if key in _KNOWN_KEYS and key.endswith("_mm") else "px"
+def _unit(name: str) -> str:
+    suffix = alias_key(name).rpartition("_")[2]
+    return suffix if suffix in UNITS else "px"
 
 
-def _dialect(text: str, columns: Mapping[str, str]) -> _Dialect:
+def _separator_line(text: str) -> tuple[str | None, str]:
+    """The separator that Excel's own first line states, and the text below it."""
+    first, _, rest = text.partition("\n")
+    stated = _SEPARATOR_LINE.fullmatch(first.rstrip(" "))
+    return (stated[1], rest.lstrip("\n")) if stated else (None, text)
+
+
+def _dialect(text: str, columns: Mapping[str, str], stated: str | None) -> _Dialect:
     """Separator and header: the separator whose header has most names that are known, then most names."""
     first_line = text.split("\n", 1)[0]
     known = _KNOWN_KEYS | {alias_key(name) for name in columns.values()}
-    headers = {separator: _header(text, separator) for separator in _SEPARATORS}
+    headers = {separator: _header(text, separator) for separator in ([stated] if stated else _SEPARATORS)}
 
     def merit(separator: str) -> tuple[int, int]:
         header = headers[separator]
         return sum(alias_key(name) in known for name in header), len(header)
 
-    separator = max(_SEPARATORS, key=merit)
+    separator = max(headers, key=merit)
     # QuPath quotes nothing, so a quotation mark in an object's name is only that.
     qupath = any(_QUPATH_CENTROID.fullmatch(name.strip().casefold()) for name in headers[separator])
     quoted = not (qupath and separator == "\t" and '"' not in first_line)
-    return _Dialect(separator, headers[separator], quoted)
+    spaced = quoted and re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.MULTILINE) is not None
+    return _Dialect(separator, headers[separator], quoted, spaced)
 
 
 def _header(text: str, separator: str) -> list[str]:
     """The first record; a column without a name, such as an index, is called `column_<n>`."""
-    fields = next(csv.reader(io.StringIO(text), delimiter=separator))
+    fields = next(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True), [])
     return [name.strip() or f"column_{at}" for at, name in enumerate(fields, start=1)]
 
 
-def _text_table(text: str, dialect: _Dialect, path: Path) -> pa.Table:
-    """All cells as text, without the header; an empty cell is null."""
+def _text_table(
+    text: str, dialect: _Dialect, path: Path, places: Sequence[int]
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """All cells as text, without the header, an empty cell is null; and what to say of lines left out."""
+    import pyarrow as pa
+
+    # Arrow refuses names that occur twice in `column_types`, so the columns are numbered meanwhile.
+    numbered = [str(at) for at in range(len(dialect.header))]
+    notes: tuple[str, ...] = ()
+    try:
+        if dialect.spaced:
+            raise pa.ArrowInvalid("Arrow reads a quotation mark behind a blank as text")
+        table = _read_by_arrow(text, dialect, numbered)
+    except pa.ArrowInvalid:  # rows of differing length: read them one by one, which can tell which
+        columns, notes = _squared(text, dialect, path, places)
+        table = pa.table(dict(zip(numbered, columns, strict=True)))
+    return table.rename_columns(dialect.header), notes
+
+
+def _read_by_arrow(text: str, dialect: _Dialect, names: Sequence[str]) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    width = len(dialect.header)
-    # Arrow refuses names that occur twice in `column_types`, so the columns are numbered meanwhile.
-    places = [str(at) for at in range(width)]
-    try:
-        table = arrow_csv.read_csv(
-            io.BytesIO(text.encode()),
-            read_options=arrow_csv.ReadOptions(column_names=places, skip_rows_after_names=1),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=dialect.separator,
-                quote_char='"' if dialect.quoted else False,
-                newlines_in_values=dialect.quoted,
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-    except pa.ArrowInvalid:  # rows of differing length: read them one by one, which can tell which
-        table = pa.table(dict(zip(places, _squared(text, dialect, path), strict=True)))
-    return table.rename_columns(dialect.header)
+    return arrow_csv.read_csv(
+        io.BytesIO(text.encode()),
+        read_options=arrow_csv.ReadOptions(column_names=names, skip_rows_after_names=1),
+        parse_options=arrow_csv.ParseOptions(
+            delimiter=dialect.separator,
+            quote_char='"' if dialect.quoted else False,
+            newlines_in_values=dialect.quoted,
+        ),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
 
 
-def _squared(text: str, dialect: _Dialect, path: Path) -> list[pa.Array]:
+def _squared(
+    text: str, dialect: _Dialect, path: Path, places: Sequence[int]
+) -> tuple[list[pa.Array], tuple[str, ...]]:
     """Columns of a table whose rows differ in length: short ones are filled, empty surplus is cut."""
     import pyarrow as pa
 
     width = len(dialect.header)
+    rows, notes = _without_notes(_records(text, dialect, path), width, places)
+    for number, row in enumerate(rows, start=1):
+        if any(field.strip() for field in row[width:]):
+            cause = f"row {number} has {len(row)} fields, the header has {width}"
+            raise fault(cause, path, "Give every row as many fields as the header")
+    squared = [[*row[:width], *[""] * (width - len(row))] for row in rows]
+    columns = zip(*squared, strict=True) if squared else [()] * width
+    arrays = [pa.array([field or None for field in column], pa.string()) for column in columns]
+    if not notes:
+        return arrays, ()
+    left_out = listed(dialect.separator.join(line).strip() for line in notes)
+    return arrays, (f"{path.name}: lines after the table are not read as candidates: {left_out}",)
+
+
+def _records(text: str, dialect: _Dialect, path: Path) -> list[list[str]]:
+    """The records below the header; a blank line is an empty one."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
-    rows: list[list[str]] = []
+    records: list[list[str]] = []
     try:
-        for row in csv.reader(io.StringIO(text), delimiter=dialect.separator, quoting=quoting):
-            if not any(field.strip() for field in row):
-                continue
-            if any(row[width:]):
-                cause = f"row {len(rows)} has {len(row)} fields, the header has {width}"
-                raise fault(cause, path, "Give every row as many fields as the header")
-            rows.append([*row[:width], *[""] * (width - len(row))])
+        for row in csv.reader(
+            io.StringIO(text), delimiter=dialect.separator, quoting=quoting, skipinitialspace=dialect.spaced
+        ):
+            records.append(row if any(field.strip() for field in row) else [])  # noqa: PERF401 - the error's row
     except csv.Error as error:
-        raise fault(f"row {len(rows)} cannot be read: {error}", path) from error
-    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else [()] * width
-    return [pa.array([field or None for field in column], pa.string()) for column in columns]
+        raise fault(f"row {len(records)} cannot be read: {error}", path) from error
+    return records[1:]
 
 
-def _numbers(values: pa.ChunkedArray, name: str, path: Path, decimal_comma: bool) -> NDArray[np.float64]:
-    """Numbers of a column: (rows,) float64, NaN where a cell is empty or says so."""
-    import pyarrow as pa
+def _without_notes(
+    records: Sequence[list[str]], width: int, places: Sequence[int]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows, and the lines after them that are notes, such as a total or who exported the table.
 
-    cleaned = _cleaned(values, decimal_comma)
-    try:
-        return _floats(cleaned)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        row = _first_bad_row(cleaned)
-        cause = f"row {row + 1}: '{name}' is '{values[row]}', not a number"
-        raise fault(cause, path, "Mend this cell, or name another column with --columns") from error
+    A note has not all of a row's coordinates, and is short or behind a blank line.
+    """
 
+    def is_placed(row: Sequence[str]) -> bool:
+        return all(at < len(row) and row[at].strip() for at in places)
 
-def _floats(values: pa.ChunkedArray) -> NDArray[np.float64]:
-    import pyarrow as pa
-
-    return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)
-
-
-def _cleaned(values: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
-    """Texts without blanks, with decimal points, null for the words that mean missing; else unchanged."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        return values
-    text = pc.utf8_trim_whitespace(values)
-    if decimal_comma:
-        text = pc.replace_substring(text, ",", ".")
-    missing = pc.is_in(pc.utf8_lower(text), pa.array(_MISSING, text.type))
-    return pc.if_else(missing, None, text)
-
-
-def _first_bad_row(values: pa.ChunkedArray) -> int:
-    """Index of the first value that is no number, by halving."""
-    import pyarrow as pa
-
-    start, stop = 0, len(values)
-    while stop - start > 1:
-        middle = (start + stop) // 2
-        try:
-            _floats(values.slice(start, middle - start))
-            start = middle
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            stop = middle
-    return start
+    last = max((at for at, row in enumerate(records) if is_placed(row)), default=-1)
+    first = next(
+        (at for at in range(last + 1, len(records)) if not records[at] or len(records[at]) < width),
+        len(records),
+    )
+    return [row for row in records[:first] if row], [row for row in records[first:] if row]
 
 
 def _texts(values: pa.ChunkedArray) -> NDArray[np.object_]:
@@ -356,19 +546,21 @@ def _texts(values: pa.ChunkedArray) -> NDArray[np.object_]:
     return texts
 
 
-def _carried(values: pa.ChunkedArray, decimal_comma: bool) -> Any:
-    """Another column: numbers where all of it are numbers and survive it, else as it is."""
+def _carried(values: pa.ChunkedArray, separator: str | None, decimal: Decimal | None) -> Any:
+    """Another column: numbers where all of it are numbers beyond doubt and survive it, else as it is."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not pa.types.is_string(values.type):
         return values.to_pandas().to_numpy()
-    cleaned = _cleaned(values, decimal_comma)
-    if pc.any(pc.match_substring_regex(values, _KEPT_AS_TEXT)).as_py() or cleaned.null_count == len(cleaned):
+    plain = as_plain(values, separator, decimal)
+    if plain is None or plain.null_count == len(plain):
+        return _texts(values)
+    if pc.any(pc.match_substring_regex(values, _KEPT_AS_TEXT)).as_py():
         return _texts(values)
     for kind in (pa.int64(), pa.float64()):
         try:
-            return cleaned.cast(kind).to_numpy()
+            return plain.cast(kind).to_numpy()
         except pa.ArrowInvalid:
             continue
     return _texts(values)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from wsi_mitosis.io.detections.common import candidate_table, carried_columns, fault, numbers, text_or_none
+from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.common import (
+    candidate_table,
+    carried_columns,
+    chosen_classes,
+    fault,
+    numbers,
+    text_or_none,
+)
 from wsi_mitosis.io.detections.delimited import alias_key
 from wsi_mitosis.tables import ALIASES, Detections
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
+_CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
 _AREA = 2
 """Shapely's dimension of polygons and collections with polygons."""
 
@@ -44,8 +53,9 @@ def is_tiatoolbox(features: Any) -> bool:
 def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
     """Turn features into candidates: centroids, in the order of the file.
 
-    A feature whose geometry is missing or broken has NaN coordinates. A MultiPoint gives a candidate for
-    each of its points, called `<id>/1`, `<id>/2`, ...
+    The parts of a MultiPoint, MultiPolygon, MultiLineString or GeometryCollection are candidates of their
+    own, called `<id>/1`, `<id>/2`, ... A feature whose geometry is missing, empty or broken has NaN
+    coordinates and is named in the notes.
 
     Args:
         document: A parsed FeatureCollection, Feature or list of features.
@@ -56,22 +66,20 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
         DetectionsError: if something else stands among the features, or a score is no number.
     """
     features = features_of(document, path)
-    shapes = _shapes(features)
-    several = shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOINT
-    # An empty MultiPoint still is one row, without coordinates.
-    counts = np.where(several, np.maximum(shapely.get_num_geometries(shapes), 1), 1)
+    parts, counts = split_shapes(_shapes(features))
     table = candidate_table(
-        int(counts.sum()),
+        len(parts),
         {
-            **_places(shapes, several),
-            "id": _ids(features, counts, several),
+            **_located(parts),
+            "id": _ids(features, counts),
             **{name: np.repeat(values, counts) for name, values in _described(features, path).items()},
         },
         {name: np.repeat(values, counts) for name, values in _others(features).items()},
     )
+    notes = _notes_of_shapes(features, parts, counts, path)
     if tiatoolbox:
-        return Detections(table, "px", "slide", "any", "tiatoolbox")
-    return Detections(table, "px", "qupath", "qupath", "geojson")
+        return Detections(table, "px", "slide", "any", "tiatoolbox", notes=notes)
+    return Detections(table, "px", "qupath", "qupath", "geojson", notes=notes)
 
 
 def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
@@ -98,39 +106,101 @@ def _shapes(features: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
     return np.asarray(shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore"))
 
 
-def _places(shapes: NDArray[np.object_], several: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Centroids and longer sides of areas, a MultiPoint's points one by one."""
-    single = [
-        part
-        for shape, split in zip(shapes, several, strict=True)
-        for part in (shape.geoms if split and not shape.is_empty else [shape])
-    ]
-    parts = np.array([*single, None], dtype=object)[:-1]  # the None keeps numpy from looking inside
+def split_shapes(shapes: NDArray[np.object_]) -> tuple[NDArray[np.object_], NDArray[np.intp]]:
+    """The parts of geometries, down to points, lines and polygons.
+
+    Args:
+        shapes: (n,) geometries, None where missing.
+
+    Returns:
+        The parts in order, and (n,) how many each geometry has: one of an empty or missing geometry, which is
+        None or empty itself.
+    """
+    if not (shapely.get_type_id(shapes) >= shapely.GeometryType.MULTIPOINT).any():
+        return shapes, np.ones(len(shapes), dtype=np.intp)
+    each = [_parts(shape) for shape in shapes]
+    parts = np.array([*(part for some in each for part in some), None], dtype=object)[:-1]
+    return parts, np.array([len(some) for some in each], dtype=np.intp)
+
+
+def _parts(shape: Any) -> list[Any]:
+    inside = [part for member in getattr(shape, "geoms", ()) for part in _parts(member)]
+    return [part for part in inside if not part.is_empty] or [shape]
+
+
+def _located(parts: NDArray[np.object_]) -> dict[str, NDArray[np.float64]]:
+    """Centres of shapes, and the longer sides of areas.
+
+    Of a polygon that crosses itself or has no area the centre of its bounding box is taken, since its
+    centroid may lie anywhere.
+    """
     with np.errstate(invalid="ignore"):
         centres = shapely.centroid(parts)
         centres[shapely.is_empty(centres)] = None
-        centres[shapely.is_empty(centres)] = None
+        x, y = shapely.get_x(centres), shapely.get_y(centres)
         left, top, right, bottom = shapely.bounds(parts).T
         area = shapely.get_dimensions(parts) == _AREA
+        crossed = area & ~shapely.is_valid(parts)
         extent = np.where(area, np.maximum(right - left, bottom - top), np.nan)
-        return {"x": shapely.get_x(centres), "y": shapely.get_y(centres), "extent": extent}
+    return {
+        "x": np.where(crossed, (left + right) / 2, x),
+        "y": np.where(crossed, (top + bottom) / 2, y),
+        "extent": extent,
+    }
 
 
-def _ids(
-    features: Sequence[Mapping[str, Any]], counts: NDArray[np.int_], several: NDArray[np.bool_]
-) -> list[str | None]:
+def _notes_of_shapes(
+    features: Sequence[Mapping[str, Any]], parts: NDArray[np.object_], counts: NDArray[np.intp], path: Path
+) -> tuple[str, ...]:
+    """What to say of geometries without a place, and of those that were split."""
+    firsts = np.cumsum(counts) - counts
+    lost = np.flatnonzero(shapely.is_missing(parts[firsts]) | shapely.is_empty(parts[firsts]))
+    several = np.flatnonzero(counts > 1)
+    names = [text_or_none(feature.get("id")) or f"feature {at + 1}" for at, feature in enumerate(features)]
+    notes = []
+    if len(lost):
+        what = "has a geometry that is missing, empty or broken"
+        notes.append(f"{path.name}: {_counted(lost, names)} {what}, and no coordinates")
+    if len(several):
+        total = int(counts[several].sum())
+        notes.append(f"{path.name}: {_counted(several, names)} has several parts: {total} candidates")
+    return tuple(notes)
+
+
+def _counted(rows: NDArray[np.intp], names: Sequence[str]) -> str:
+    """`1 object ('a')`, `1200 objects ('a', 'b', 'c' and 1197 more), each of which`."""
+    shown = listed(names[row] for row in rows)
+    return f"1 object ({shown})" if len(rows) == 1 else f"each of {len(rows)} objects ({shown})"
+
+
+def _ids(features: Sequence[Mapping[str, Any]], counts: NDArray[np.intp]) -> list[str | None]:
     ids: list[str | None] = []
-    for feature, count, split in zip(features, counts, several, strict=True):
+    for feature, count in zip(features, counts.tolist(), strict=True):
         own = text_or_none(feature.get("id"))
-        ids += [f"{own}/{at + 1}" for at in range(count)] if own and split else [own] * int(count)
+        ids += [f"{own}/{at + 1}" for at in range(count)] if own and count > 1 else [own] * count
     return ids
 
 
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:
     """Class and score of each feature."""
-    classes = np.array([*(class_name(properties_of(feature)) for feature in features), None], dtype=object)
     scores = numbers([_score(feature) for feature in features], "score", path)
-    return {"detector_class": classes[:-1], "score": scores}
+    _, classes = chosen_classes(_class_places([properties_of(feature) for feature in features]))
+    return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
+
+
+def _class_places(properties: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.object_]]:
+    """The classes that features have in each place that may name one, QuPath's own first."""
+    keys = dict.fromkeys(key for item in properties for key in item if alias_key(key) in _CLASS_KEYS)
+    names = {"classification": [class_name(item) for item in properties]}
+    names |= {
+        key: [_text_of(item.get(key)) for item in properties] for key in keys if key != "classification"
+    }
+    return {key: np.array([*values, None], dtype=object)[:-1] for key, values in names.items()}
+
+
+def _text_of(value: Any) -> str | None:
+    """The text of a property that may name a class; None where it holds more than a text or number."""
+    return text_or_none(value) if isinstance(value, str | int) else None
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:

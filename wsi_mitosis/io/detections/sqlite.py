@@ -15,6 +15,7 @@ from wsi_mitosis.io.detections.common import (
     box_columns,
     candidate_table,
     carried_columns,
+    chosen_classes,
     fault,
     numbers,
     text_or_none,
@@ -22,8 +23,10 @@ from wsi_mitosis.io.detections.common import (
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 _STORE_COLUMNS = {"key", "cx", "cy", "properties"}
 _SLIDERUNNER_TABLES = {"Slides", "Annotations", "Annotations_coordinates", "Classes"}
@@ -78,7 +81,7 @@ def read_tiatoolbox_store(path: Path) -> Detections:
         "x": numbers([row[1] for row in rows], "cx", path),
         "y": numbers([row[2] for row in rows], "cy", path),
         "score": numbers([_taken_score(values) for values in properties], "score", path),
-        "detector_class": [text_or_none(values.pop("type", None)) for values in properties],
+        "detector_class": _taken_classes(properties),
     }
     scalars = [{k: v for k, v in values.items() if isinstance(v, str | float | int)} for values in properties]
     table = candidate_table(len(rows), columns, carried_columns(scalars))
@@ -149,3 +152,14 @@ def _taken_score(properties: dict[str, Any]) -> Any:
     """The score, taken out of the properties; None without one."""
     name = next((alias for alias in ALIASES["score"] if alias in properties), None)
     return properties.pop(name) if name else None
+
+
+def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
+    """TIAToolbox's `type`, taken out of the properties, or a look-alike that another property names."""
+    own = [text_or_none(values.pop("type", None)) for values in properties]
+    places = {"type": own} | {
+        name: [text_or_none(values.get(name)) for values in properties] for name in ALIASES["detector_class"]
+    }
+    arrays = {name: np.array([*texts, None], dtype=object)[:-1] for name, texts in places.items()}
+    _, classes = chosen_classes(arrays)
+    return np.array([*own, None], dtype=object)[:-1] if classes is None else classes
