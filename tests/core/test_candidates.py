@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.candidates import figure_ids, near_a_better_one, prepare_candidates
+from wsi_mitosis.core.candidates import (
+    conversion_notes,
+    figure_ids,
+    near_a_better_one,
+    prepare_candidates,
+)
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import Detections
 from wsi_mitosis.units import Bounds, Mpp
@@ -123,6 +128,87 @@ def test_units_and_frames_there_and_back(xy: list, units: str, frame: str, corne
     )
     # 1e-6 px: a few roundings of numbers up to 1e4
     np.testing.assert_allclose(found[["x_px0", "y_px0"]], np.array(xy).reshape(-1, 2), atol=1e-6)
+
+
+def test_grand_challenges_millimetres_are_pixels_where_only_those_lie_on_the_slide() -> None:
+    source = detections([(4000.0, 2000.0)], units="mm", format_name="grand-challenge")
+    assert prepare(source, mpp_stated=False).x_px0.tolist() == [4000]
+    with pytest.raises(DetectionsError, match=r"1 of 1 candidates \(read in mm"):
+        prepare(source)
+
+
+def notes(source: Detections, **options) -> tuple[str, ...]:
+    defaults = {"name": "a.tiff", "size_px0": SIZE, "mpp": MPP, "stated_mpp": MPP, "bounds": None}
+    return conversion_notes(source, **{**defaults, **options})
+
+
+def test_lengths_that_became_pixels_by_a_given_size_are_told() -> None:
+    source = detections([(0.5, 0.5)], units="mm")
+    assert notes(source) == ()
+    assert notes(source, stated_mpp=None) == ()
+    assert notes(detections([(5, 5)]), stated_mpp=Mpp(1, 1)) == ()
+    told = notes(source, mpp=Mpp(0.25, 0.25), stated_mpp=Mpp(0.5, 0.5))
+    assert told == (
+        "a.tiff: coordinates in mm became pixels by the 0.25 um/px that were given; the slide states 0.5",
+    )
+    in_px = detections([(4000.0, 2000.0)], units="mm", format_name="grand-challenge")
+    assert "only as pixels do the points lie on it" in notes(in_px, stated_mpp=None)[0]
+
+
+# Candidates that lie elsewhere
+
+
+SCATTERED = [(900, 700), (5000, 300), (9500, 7900), (30, 4000)]
+
+
+def scaled(factor: float, shift: tuple[float, float] = (0, 0)) -> list[tuple[float, float]]:
+    return [(x * factor + shift[0], y * factor + shift[1]) for x, y in SCATTERED]
+
+
+@pytest.mark.parametrize(
+    ("xy", "options", "remedy"),
+    [
+        (scaled(2), {}, "after dividing the coordinates by 2, a factor of 0.5"),
+        (scaled(4), {}, "after dividing the coordinates by 4, a factor of 0.25"),
+        (scaled(16), {}, "after dividing the coordinates by 16"),
+        (scaled(1), {"units": "um"}, "with --units px, a factor of 0.2425"),
+        (scaled(1), {"units": "mm"}, "with --units px, a factor of 0.0002425"),
+        ([(700, 9_900), (30, 8_200), (50, 60)], {}, "with x and y exchanged"),
+        ([(30_000 + x / 90, 20_000 + y / 90) for x, y in SCATTERED], {}, "They may be of another slide"),
+    ],
+)
+def test_a_slide_most_of_whose_candidates_lie_outside_fails_and_says_what_would_fit(
+    xy: list, options: dict, remedy: str
+) -> None:
+    source = detections(xy, **options)
+    with pytest.raises(DetectionsError, match=remedy) as caught:
+        prepare(source, name="a.tiff", mpp=Mpp(0.2425, 0.2425))
+    assert caught.value.subject == "a.tiff"
+    assert "lie outside the slide, which has 10000 x 8000 px" in caught.value.cause
+
+
+def test_the_frame_that_would_fit_is_named() -> None:
+    bounds = Bounds(9_000, 7_000, 900, 900)
+    source = detections([(9_100, 7_100), (9_800, 7_800)], frame="qupath")
+    with pytest.raises(DetectionsError, match="All would lie inside with --frame slide"):
+        prepare(source, bounds=bounds)
+    source = detections([(-8_100, -6_100), (-8_800, -6_800)])
+    with pytest.raises(DetectionsError, match="All would lie inside with --frame qupath"):
+        prepare(source, bounds=bounds)
+
+
+def test_half_of_the_candidates_may_lie_outside() -> None:
+    inside, outside = [(5, 5), (6, 6)], [(-1, 5), (5, 9e9)]
+    assert reasons(inside + outside) == [None, None, "outside", "outside"]
+    with pytest.raises(DetectionsError, match="3 of 5 candidates"):
+        prepare(detections([*inside, *outside, (5, -1)]))
+
+
+def test_only_candidates_with_a_place_and_of_a_class_that_counts_are_asked_where_they_lie() -> None:
+    source = detections(
+        [(5, 5), (-1, 5), (-2, 5), (math.nan, 5)], classes=["mitosis", "imposter", "imposter", "mitosis"]
+    )
+    assert prepare(source).excluded_reason.tolist() == [None, "class", "class", "not_finite"]
 
 
 # Columns

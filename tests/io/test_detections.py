@@ -8,6 +8,7 @@ import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,8 @@ DIALECTS = {
     "sliderunner": ("sliderunner", "px", "slide", "mitotic"),
     "grand-challenge": ("grand-challenge", "mm", "slide", "mitotic"),
 }
+DECIMALS = {"csv-semicolon": "comma", "qupath-tsv": "point"}
+"""Of the tables whose separator leaves it open."""
 NAMELESS = {"geojson", "geojson-gz", "tiatoolbox-db", "tiatoolbox-json", "grand-challenge"}
 XY = [(1012.5, 834.25), (2000.0, 3000.0), (4321.0, 765.5)]
 SCORES = [0.25, 0.5, 0.875]
@@ -123,7 +126,7 @@ def test_round_trip_through_every_format(tmp_path_factory: pytest.TempPathFactor
         if DIALECTS[dialect][1] == "um" and xy and max(max(point) for point in xy) * 0.25 <= 1:
             continue
         prepared = prepare_candidates(
-            read_detections(path, units=units),
+            read_detections(path, units=units, decimal=DECIMALS.get(dialect)),
             size_px0=(100_001, 100_001),
             mpp=MPP,
             mpp_stated=True,
@@ -552,6 +555,58 @@ def test_points_annotations_give_a_candidate_a_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("geometry", "places"),
+    [
+        ({"type": "MultiPolygon", "coordinates": [[ring(9, 9)], [ring(200, 9)]]}, [(9, 9), (200, 9)]),
+        ({"type": "MultiLineString", "coordinates": [[[0, 0], [4, 2]], [[9, 9], [9, 7]]]}, [(2, 1), (9, 8)]),
+        (
+            {
+                "type": "GeometryCollection",
+                "geometries": [
+                    point(7, 8),
+                    {"type": "GeometryCollection", "geometries": [polygon(70, 80)]},
+                    {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]},
+                    {"type": "MultiPoint", "coordinates": []},
+                ],
+            },
+            [(7, 8), (70, 80), (1, 2), (3, 4)],
+        ),
+    ],
+)
+def test_each_part_of_a_collection_is_a_candidate(tmp_path: Path, geometry: dict, places: list) -> None:
+    score = {"measurements": {"score": 0.5}, "classification": {"name": "M"}}
+    detections = read_features(tmp_path, feature(geometry, "all", **score), feature(point(9, 5), "one"))
+    table = detections.table
+    np.testing.assert_allclose(table[["x", "y"]], [*places, (9, 5)])
+    assert table["id"].tolist() == [*(f"all/{at}" for at in range(1, len(places) + 1)), "one"]
+    assert table["score"].tolist()[:-1] == [0.5] * len(places)
+    assert table["detector_class"].tolist()[:-1] == ["M"] * len(places)
+    assert detections.notes == (
+        f"objects.geojson: 1 object ('all') has several parts: {len(places)} candidates",
+    )
+
+
+@given(
+    st.recursive(
+        st.tuples(st.integers(2, 999), st.integers(2, 999)),
+        lambda members: st.lists(members, min_size=1, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_points_are_found_however_deep_they_lie(tmp_path_factory: pytest.TempPathFactory, tree: Any) -> None:
+    def geometry(node: Any) -> dict:
+        if isinstance(node, tuple):
+            return polygon(*node) if sum(node) % 2 else point(*node)
+        return {"type": "GeometryCollection", "geometries": [geometry(member) for member in node]}
+
+    def leaves(node: Any) -> list:
+        return [node] if isinstance(node, tuple) else [leaf for member in node for leaf in leaves(member)]
+
+    table = read_features(tmp_path_factory.mktemp("deep"), feature(geometry(tree))).table
+    np.testing.assert_allclose(table[["x", "y"]], leaves(tree))
+
+
+@pytest.mark.parametrize(
     "geometry",
     [
         None,
@@ -570,8 +625,11 @@ def test_points_annotations_give_a_candidate_a_point(tmp_path: Path) -> None:
     ],
 )
 def test_broken_geometry_is_a_row_without_coordinates(tmp_path: Path, geometry: object) -> None:
-    table = read_features(tmp_path, feature(geometry, "bad"), feature(point(1, 2), "good")).table
+    detections = read_features(tmp_path, feature(geometry, "bad"), feature(point(1, 2), "good"))
+    table = detections.table
     assert table["id"].tolist() == ["bad", "good"]
+    broken = "has a geometry that is missing, empty or broken, and no coordinates"
+    assert detections.notes == (f"objects.geojson: 1 object ('bad') {broken}",)
     np.testing.assert_array_equal(table[["x", "y"]], [[math.nan, math.nan], [1, 2]])
 
 
@@ -590,6 +648,20 @@ def test_broken_geometry_is_a_row_without_coordinates(tmp_path: Path, geometry: 
 def test_classes_of_objects(tmp_path: Path, classification: object, name: str | None) -> None:
     table = read_features(tmp_path, feature(point(1, 2), classification=classification)).table
     assert table["detector_class"].tolist() == [name]
+
+
+@pytest.mark.parametrize("place", ["class", "label", "category", "type", "Class Name"])
+def test_look_alikes_in_any_property_that_names_a_class(tmp_path: Path, place: str) -> None:
+    features = [
+        feature(point(9, 2), "a", **{place: "mitosis"}),
+        feature(point(9, 4), "b", classification={"name": "Cell"}, **{place: "Hard negative"}),
+        feature(point(9, 6), "c", **{place: {"text": "imposter"}}),
+        feature(point(9, 8), "d", classification={"names": ["Mitosis", "look-alike"]}),
+    ]
+    detections = read_features(tmp_path, *features)
+    assert detections.table["detector_class"].tolist() == [None, "Hard negative", None, "Mitosis: look-alike"]
+    found = prepare_candidates(detections, size_px0=(99, 99), mpp=MPP, mpp_stated=True, bounds=None)
+    assert found["excluded_reason"].tolist() == [None, "class", None, "class"]
 
 
 @pytest.mark.parametrize("name", ["Detector score", "Probability", "score", "CONFIDENCE"])
@@ -800,6 +872,76 @@ def test_midog_guide(tmp_path: Path) -> None:
 def test_challenge_files_that_make_no_sense(tmp_path: Path, document: object, cause: str) -> None:
     with pytest.raises(DetectionsError, match=cause):
         read_detections(write_json(tmp_path / "a.json", document))
+
+
+def test_midog_guides_boxes_that_end_before_they_begin_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetectionsError, match=r"box 2: the box \[400.0, 300.0, 50.0, 40.0\] ends before"):
+        read_detections(write_json(tmp_path / "a.json", {"boxes": [[0, 0, 2, 4], [400, 300, 50, 40]]}))
+
+
+def test_cocos_boxes_near_the_corner_are_told_by_their_area(tmp_path: Path) -> None:
+    path = write_midog(tmp_path / "a.json", "001.tiff", XY, SCORES)
+    document = json.loads(path.read_text())
+    document["annotations"][1] |= {"bbox": [10, 20, 50, 60], "area": 3000}
+    with pytest.raises(DetectionsError, match=r"annotation 2: by its area the box .* is COCO's"):
+        read_detections(write_json(path, document))
+    document["annotations"][1]["area"] = 40 * 40
+    assert len(read_detections(write_json(path, document)).table) == len(XY)
+
+
+def mm(*places: tuple[float, float]) -> list[list[float]]:
+    return [[x, y, 0.5] for x, y in places]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "extent"),
+    [
+        ("points", {"point": mm((3, 4))[0]}, math.nan),
+        ("boxes", {"corners": mm((2, 2), (4, 2), (4, 6), (2, 6))}, 4),
+        ("polygons", {"path_points": mm((2, 2), (4, 3), (3, 6)), "seed_point": [0, 0, 0]}, 4),
+    ],
+)
+@pytest.mark.parametrize("form", ["several", "one", "list"])
+def test_grand_challenges_shapes(tmp_path: Path, name: str, shape: dict, extent: float, form: str) -> None:
+    item = {"name": "mitotic figure", "probability": 0.5, **shape}
+    forms = {
+        "several": {"type": "any", name: [item], "version": {"major": 1}},
+        "one": {"type": "any", **item},
+        "list": [item],
+    }
+    detections = read_detections(write_json(tmp_path / "a.json", forms[form]))
+    assert (detections.format, detections.units, detections.class_rule) == (
+        "grand-challenge",
+        "mm",
+        "mitotic",
+    )
+    row = detections.table.iloc[0]
+    assert (row["x"], row["y"], row["score"]) == (3, 4, 0.5)
+    assert row["extent"] == pytest.approx(extent, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("document", "cause"),
+    [
+        (
+            {"type": "Multiple lines", "lines": [{"start": [1, 2, 3]}], "version": {"major": 1}},
+            "a Grand Challenge file of type 'Multiple lines', which has none of points, boxes, polygons",
+        ),
+        ({"points": [{"name": "a"}]}, "entry 1 has none of point, corners, path_points"),
+        ({"boxes": [{"corners": [1, 2, 3, 4]}]}, r"corners 1 is \[1, 2, 3, 4\], not \[x, y, z\]"),
+        ({"boxes": [{"corners": mm((1, 2))}, {"corners": [["a", 1, 0]]}]}, "entry 2: the x is 'a'"),
+    ],
+)
+def test_grand_challenges_files_that_make_no_sense(tmp_path: Path, document: object, cause: str) -> None:
+    with pytest.raises(DetectionsError, match=cause) as caught:
+        read_detections(write_json(tmp_path / "a.json", document))
+    assert caught.value.remedy or "not a number" in caught.value.cause
+
+
+def test_an_empty_list_of_grand_challenges_boxes_is_no_candidate(tmp_path: Path) -> None:
+    document = {"type": "Multiple 2D bounding boxes", "boxes": [], "version": {"major": 1, "minor": 0}}
+    detections = read_detections(write_json(tmp_path / "a.json", document))
+    assert (detections.format, len(detections.table)) == ("grand-challenge", 0)
 
 
 def test_boxes_alone_are_enough_for_midog_guide(tmp_path: Path) -> None:

@@ -237,7 +237,14 @@ def _refuse_misplaced(
 def _what_would_fit(
     detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> str | None:
-    """How all of the points would lie on the slide: by another unit, level, order of axes or frame."""
+    """How all of the points would lie on the slide: by another frame, order of axes, unit or level."""
+    bounds = place.bounds
+    if bounds is not None and detections.frame == "slide" and place.holds(x + bounds.x, y + bounds.y).all():
+        return "All would lie inside with --frame qupath"
+    if bounds is not None and detections.frame == "qupath" and place.holds(x - bounds.x, y - bounds.y).all():
+        return "All would lie inside with --frame slide"
+    if place.holds(y, x).all():
+        return "All would lie inside with x and y exchanged"
     scales = [
         (_factor(detections.units, units, place), f"with --units {units}")
         for units in ("px", "um", "mm")
@@ -247,13 +254,6 @@ def _what_would_fit(
     for (across, down), how in sorted(scales, key=lambda scale: abs(math.log(scale[0][0]))):
         if place.holds(x * across, y * down).all() and place.are_spread(x * across, y * down):
             return f"All would lie inside {how}, a factor of {across:g}"
-    if place.holds(y, x).all():
-        return "All would lie inside with x and y exchanged"
-    bounds = place.bounds
-    if bounds is not None and detections.frame == "slide" and place.holds(x + bounds.x, y + bounds.y).all():
-        return "All would lie inside with --frame qupath"
-    if bounds is not None and detections.frame == "qupath" and place.holds(x - bounds.x, y - bounds.y).all():
-        return "All would lie inside with --frame slide"
     return None
 
 

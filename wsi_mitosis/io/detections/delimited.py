@@ -45,6 +45,7 @@ _FLIPPED = 0.5
 _SEPARATORS = ("\t", ";", ",")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """Excel's first line, which tells Excel itself what separates the cells."""
+_BLANK_LINE = re.compile(r"\n[ \t;,]*\n")
 _QUPATH_CENTROID = re.compile(r"centroid [xy] (px|\u03bcm)")
 _SAYS_CENTRE = re.compile(r"cent(re|er|roid)|^[xy]c$|^c[xy]$")
 _KEPT_AS_TEXT = r"^\s*[+-]?(0[0-9]|[0-9]{16,}\s*$)"
@@ -281,7 +282,6 @@ def _detections(
         separator=separator,
         decimal=options.decimal,
         places=[name for role, name in numeric.items() if role != "score"],
-        grouped=not qupath,
     )
     values = {role: numbers[name] for role, name in numeric.items()}
     units, scale = _units(roles, path, options.units)
@@ -382,17 +382,17 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 
 def _is_qupath(roles: Mapping[str, str]) -> bool:
-    """Whether the coordinates are called as QuPath calls them.
-
-    They are in QuPath's frame, and QuPath separates no thousands (its `GeneralTools.formatNumber`).
-    """
+    """Whether the coordinates are called as QuPath calls them, which is in QuPath's frame."""
     names = [roles.get(axis, "").strip().casefold() for axis in ("x", "y")]
     return all(_QUPATH_CENTROID.fullmatch(name) for name in names)
 
 
 def _units(roles: Mapping[str, str], path: Path, given: LengthUnit | None) -> tuple[LengthUnit, float]:
     """The unit of the coordinates and its factor: as given, or as their names state it, else px."""
-    units = {_unit(name): name for role, name in roles.items() if role in COORDINATES}
+    units: dict[str, str] = {}
+    for role in COORDINATES:
+        if role in roles:
+            units.setdefault(_unit(roles[role]), roles[role])
     if len(units) > 1:
         (one, first), (other, second), *_ = units.items()
         cause = f"'{first}' is in {one}, '{second}' in {other}"
@@ -449,8 +449,8 @@ def _text_table(
     numbered = [str(at) for at in range(len(dialect.header))]
     notes: tuple[str, ...] = ()
     try:
-        if dialect.spaced:
-            raise pa.ArrowInvalid("Arrow reads a quotation mark behind a blank as text")
+        if dialect.spaced or _BLANK_LINE.search(text.rstrip()):
+            raise pa.ArrowInvalid("Arrow overlooks blank lines, and blanks before quotation marks")
         table = _read_by_arrow(text, dialect, numbered)
     except pa.ArrowInvalid:  # rows of differing length: read them one by one, which can tell which
         columns, notes = _squared(text, dialect, path, places)

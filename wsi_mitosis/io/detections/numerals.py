@@ -34,8 +34,6 @@ _BLANKS = " \u00a0\u2009\u202f'\u2019"
 """Signs that only ever separate thousands: blanks of several widths, and the Swiss apostrophe."""
 _ODD = rf"[,{_BLANKS}+]|\..*\."
 """Found in cells that are no plain number with a decimal point."""
-_UNGROUPED = "no thousands"
-"""In the place of a separator: no sign of the table separates thousands."""
 _GLANCE = 1024
 """Rows that are looked at first: most columns show their signs there."""
 _REMEDY = "Pass --decimal point or --decimal comma, or write the numbers without a thousands separator"
@@ -60,7 +58,6 @@ def read_numbers(
     separator: str | None,
     decimal: DecimalSign | None,
     places: Iterable[str],
-    grouped: bool = True,
 ) -> dict[str, NDArray[np.float64]]:
     """Read the columns of one table that hold numbers.
 
@@ -71,7 +68,6 @@ def read_numbers(
             Parquet table.
         decimal: The decimal sign, where the user has said it.
         places: Those of the columns that hold coordinates, which share their signs.
-        grouped: Whether the table's writer may have separated thousands.
 
     Returns:
         (rows,) float64 by the column's name; NaN where a cell is empty or says so.
@@ -81,7 +77,7 @@ def read_numbers(
     """
     texts = {name: _cleaned(values) for name, values in columns.items()}
     given = None if decimal is None else SIGNS[decimal]
-    signs = _signs(texts, path, separator if grouped else _UNGROUPED, given, frozenset(places))
+    signs = _signs(texts, path, separator, given, frozenset(places))
     return {name: _parsed(texts[name], name, path, signs[name]) for name in columns}
 
 
@@ -164,9 +160,8 @@ def _by_the_rest(text: pa.ChunkedArray, separator: str | None) -> Collection[Dec
     commas, points = (_first(text, re.escape(sign)) is not None for sign in ",.")
     sign: Decimal = "," if commas else "."
     alone = not (commas and points)
-    if alone and (separator == _UNGROUPED or _first(text, rf"\d[{_BLANKS}]\d{{3}}") is not None):
-        return (sign,)
-    return (".",) if alone and separator == "," and sign == "." else ()
+    decided = (separator == "," and sign == ".") or _first(text, rf"\d[{_BLANKS}]\d{{3}}") is not None
+    return {sign} if alone and decided else set()
 
 
 def _certainly_decimal(sign: Decimal) -> str:

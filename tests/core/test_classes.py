@@ -1,0 +1,92 @@
+"""What the name of a class means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_mitosis.core.classes import are_unexplained, is_look_alike, is_mitotic
+
+LOOK_ALIKES = [
+    *("non-mitotic", "nonmitotic", "NonMitotic", "Non_Mitosis", "non–mitotic", "NON MITOTIC FIGURES"),
+    *(
+        "not mitotic figure",
+        "Not a mitosis",
+        "NotMitotic",
+        "no mitosis",
+        "nonMF",
+        "keine Mitose",
+        "non mitotique",
+    ),
+    *(
+        "hard negative",
+        "hard_negative",
+        "HardNegative",
+        "hard-negatives",
+        "hard negative look-alike",
+        "negative",
+    ),
+    *("imposter", "Impostor", "imposter cell", "mimic", "mitotic mimicker", "false positive"),
+    *("look-alike", "Look Alike", "lookalikes", "mitotic figure look-alike", "Mitosis: look a like"),
+    *("mitosis-like", "mitotic-like figure", "mitotic figure-like", "pseudo-mitosis", "Untrained: imposter"),
+]
+FIGURES = [
+    *(
+        "mitotic figure",
+        "Mitosis",
+        "MITOTIC_FIGURE",
+        "Mitosis: Atypical",
+        "normal mitosis",
+        "abnormal mitosis",
+    ),
+    *("AMF", "NMF", "typical", "atypical", "Normal", "Untrained: Typical"),
+    *(
+        "canonical",
+        "anomaly",
+        "nodule",
+        "Tumour",
+        "Positive",
+        "unknown",
+        "None",
+        "mitosis not otherwise specified",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_look_alikes_in_any_spelling(name: str) -> None:
+    assert is_look_alike(name)
+    assert is_look_alike(name.upper())
+    assert not is_mitotic(name)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_names_that_are_of_no_look_alikes(name: str) -> None:
+    assert not is_look_alike(name)
+
+
+@given(
+    st.sampled_from(["non mitotic figure", "hard negative", "mitotic figure look alike", "not mitotic"]),
+    st.sampled_from([" ", "_", "-", " - ", ".", "/"]),
+    st.sampled_from([str.lower, str.upper, str.title]),
+)
+def test_signs_and_case_between_the_words_do_not_matter(name: str, sign: str, case) -> None:
+    assert is_look_alike(case(name.replace(" ", sign)))
+
+
+@pytest.mark.parametrize(
+    ("names", "unexplained"),
+    [
+        (["1", "2"], True),
+        (["0", "1", "1.0"], True),
+        (["yes", "No"], True),
+        (["True", "false"], True),
+        (["1", "1"], False),
+        (["1", "mitosis"], False),
+        (["mitosis"], False),
+        ([], False),
+    ],
+)
+def test_classes_that_do_not_say_which_is_mitotic(names: list[str], unexplained: bool) -> None:
+    assert are_unexplained(names) is unexplained
