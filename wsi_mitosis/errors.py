@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class WsiMitosisError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """The whole message on one line."""
+        """The whole message on one line, as `printable` has it."""
         head = ": ".join(part for part in (self.subject, self.stage, self.cause) if part)
-        return head if not self.remedy else f"{head.rstrip('.')}. {self.remedy}"
+        return printable(head if not self.remedy else f"{head.rstrip('.')}. {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors cross process borders whole."""
@@ -92,6 +93,22 @@ class UnreadableSlideError(SlideError):
 
 class MppError(SlideError):
     """The slide's pixel size is missing, absurd, or too far from the bundle's."""
+
+
+def printable(text: str) -> str:
+    """Return one line in which control characters and lone surrogates are escaped.
+
+    A slide's name may hold anything but a slash and NUL: an escape sequence would be the terminal's to obey,
+    a line feed would begin a line that the program did not write.
+    """
+    return "".join(
+        char if not unicodedata.category(char).startswith(("Cc", "Cf", "Cs", "Zl", "Zp")) else _escaped(char)
+        for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return ascii(char)[1:-1]
 
 
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.runs import slides_in, summary
-from wsi_mitosis.cli.streams import json_text, printable
+from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.errors import printable
 
 NAME = "Präparat ł 切片.tiff"
 PROGRAM = [sys.executable, "-m", "wsi_mitosis"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_mitosis.cli.streams import prepare_streams, printable, use_utf8_names
-from wsi_mitosis.errors import WsiMitosisError
+from wsi_mitosis.cli.streams import prepare_streams, use_utf8_names
+from wsi_mitosis.errors import WsiMitosisError, printable
 from wsi_mitosis.io.surroundings import private_caches
 from wsi_mitosis.version import __version__
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import json_text, printable
+from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.errors import printable
 from wsi_mitosis.tables import ALIASES, DecimalSign, DetectionFormat
 from wsi_mitosis.units import Frame, LengthUnit
 

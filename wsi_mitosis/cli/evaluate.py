@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import json_text, printable
+from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.errors import printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.tables import Tta

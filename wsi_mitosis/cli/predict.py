@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import printable
+from wsi_mitosis.errors import printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.predict import StackResult

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsi_mitosis.cli.notes import Notes
-from wsi_mitosis.cli.streams import printable
-from wsi_mitosis.errors import listed
+from wsi_mitosis.errors import listed, printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ import click
 
 from wsi_mitosis.cli import options
 from wsi_mitosis.cli.notes import Notes
-from wsi_mitosis.cli.streams import json_text, printable
+from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.errors import printable
 from wsi_mitosis.tables import MATCH_UM, ReviewLabel
 from wsi_mitosis.units import Frame
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-import unicodedata
 from typing import Any
 
 STANDARD = {0: os.O_RDONLY, 1: os.O_WRONLY, 2: os.O_WRONLY}
@@ -82,22 +81,6 @@ def _stream(number: int, encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=number == 2 or raw.isatty()
     )
-
-
-def printable(text: str) -> str:
-    """Return one line in which control characters and lone surrogates are escaped.
-
-    A slide's name may hold anything but a slash and NUL: an escape sequence would be the terminal's to obey,
-    a line feed would begin a line that the program did not write.
-    """
-    return "".join(
-        char if not unicodedata.category(char).startswith(("Cc", "Cf", "Cs", "Zl", "Zp")) else _escaped(char)
-        for char in text
-    )
-
-
-def _escaped(char: str) -> str:
-    return ascii(char)[1:-1]
 
 
 def json_text(data: Any) -> str:
