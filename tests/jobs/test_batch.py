@@ -256,6 +256,7 @@ def test_fail_fast_leaves_the_rest_pending(three: tuple[list[Path], Path, Path],
     result = run(slides, detections, out, small_bundle, output={"fail_fast": True})
     assert result.exit_status == 1
     assert result.statuses == {"a.tiff": "pending", "b.tiff": "failed", "c.tiff": "pending"}
+    assert result.warnings[-1] == "Stopped after b.tiff failed (--fail-fast)."
 
 
 def test_largest_slides_go_first(three: tuple[list[Path], Path, Path], small_bundle: Path) -> None:
@@ -600,6 +601,7 @@ def test_fail_fast_stops_before_the_first_slide_where_an_entry_is_bad(
     result = run(slides, detections, out, small_bundle, output={"fail_fast": True})
     assert result.statuses == {"a.tiff": "pending", "b.tiff": "failed", "c.tiff": "pending"}
     assert result.exit_status == 1
+    assert "Stopped after b.tiff failed (--fail-fast)." in result.warnings
 
 
 def test_a_slide_that_vanishes_after_it_was_found_fails_alone(

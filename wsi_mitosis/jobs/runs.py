@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from wsi_mitosis.errors import UnreadableSlideError, WsiMitosisError
+from wsi_mitosis.errors import UnreadableSlideError, WsiMitosisError, printable
 from wsi_mitosis.io.slides import identify
 from wsi_mitosis.version import __version__
 
@@ -194,12 +194,12 @@ class Run(ABC, Generic[AnyTask, Result, AnyRecord, AnyResult]):
             self.begin(tasks)
             if self.fail_fast and self.result.errors:
                 tasks = []
-                self.warn(f"stopped at the first failed slide ({next(iter(self.result.errors))}), as asked")
+                self.warn(_stopped(next(iter(self.result.errors))))
             with closing(execute(tasks)) as outcomes:
                 for outcome in outcomes:
                     self.take(outcome)
                     if outcome.status == "failed" and self.fail_fast:
-                        self.warn(f"stopped at the first failed slide ({outcome.name}), as asked")
+                        self.warn(_stopped(outcome.name))
                         break
         except KeyboardInterrupt:
             self.result.interrupted = True
@@ -242,7 +242,9 @@ class Run(ABC, Generic[AnyTask, Result, AnyRecord, AnyResult]):
             return replace(outcome, status="failed", error=str(failure)), {}
         except Exception as failure:  # noqa: BLE001 - as in `attempt`: that slide's alone, traceback kept
             told = f"{name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
-            return replace(outcome, status="failed", error=told, details=traceback.format_exc()), {}
+            return replace(
+                outcome, status="failed", error=printable(told), details=traceback.format_exc()
+            ), {}
         if outcome.result is None:
             self.result.kept.add(name)
             return outcome, {}
@@ -283,6 +285,10 @@ class Run(ABC, Generic[AnyTask, Result, AnyRecord, AnyResult]):
         }
 
 
+def _stopped(name: str) -> str:
+    return f"Stopped after {name} failed (--fail-fast)."
+
+
 def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result]:
     """Do one slide; whatever goes wrong with it is its outcome, and never the batch's end."""
     started = perf_counter()
@@ -292,7 +298,9 @@ def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result
     except WsiMitosisError as failure:
         error = str(failure)
     except Exception as failure:  # noqa: BLE001 - a slide's failure is that slide's alone; the traceback is kept
-        error = f"{name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
+        error = printable(
+            f"{name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
+        )
         details = traceback.format_exc()
     return SlideOutcome(
         name=name,
