@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
@@ -25,7 +27,7 @@ from tests.slide_files import (
     tiff_slide,
 )
 from wsi_mitosis.errors import MppError, UnreadableSlideError
-from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides import identify, open_native, open_slide
 from wsi_mitosis.io.slides.identity import BLOCK_BYTES, BLOCKS, _offsets, slide_identity
 from wsi_mitosis.units import Bounds, Mpp
 
@@ -477,6 +479,44 @@ def test_identity_holds_every_part_of_a_slide_of_several_files(tmp_path: Path, e
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableSlideError, match=r"^lost\.svs: opening: no such file"):
         open_slide(tmp_path / "lost.svs")
+
+
+def socket_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.open(path.parent, os.O_RDONLY)  # pytest's folders have too long a path for a socket
+        listening.bind(f"/proc/self/fd/{here}/{path.name}")
+        os.close(here)
+
+
+NOT_REGULAR = {
+    "a named pipe": os.mkfifo,
+    "a socket": socket_at,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.timeout(30)  # a named pipe was waited for
+@pytest.mark.parametrize("opening", [open_slide, open_native, identify])
+@pytest.mark.parametrize("ending", ["svs", "tiff", "dcm", "mrxs", "jp2"])
+@pytest.mark.parametrize("kind", NOT_REGULAR)
+def test_what_is_not_a_regular_file_is_refused_before_it_is_opened(
+    tmp_path: Path, kind: str, ending: str, opening: Callable[[Path], object]
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    NOT_REGULAR[kind](path)
+    with pytest.raises(
+        UnreadableSlideError, match=rf"^a\.{ending}: opening: {kind}, not a.* file\. Leave it"
+    ):
+        opening(path)
+
+
+@pytest.mark.parametrize("name", ["lost/a.svs", "file/a.svs", "loop.svs", "a\0b.svs", "a" * 300 + ".svs"])
+def test_a_path_that_leads_nowhere_fails_as_a_slide_does(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop.svs").symlink_to("loop.svs")
+    with pytest.raises(UnreadableSlideError, match=r"opening: .*Looked for"):
+        open_slide(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a slide", b"II*\0" + b"\0" * 100])

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.detector_files import MODEL, spotted_slide, stub_network
 from tests.runs import Silent
+from tests.slide_files import leica_slide, missing_tiles
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections import find_files
 from wsi_mitosis.jobs import detect
@@ -101,6 +103,92 @@ def test_glass_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(SlideDetector, "_ready", unwanted)
     assert found(spotted_slide(tmp_path / "a.tiff", (100, 80), [])).candidates.empty
+
+
+def holed_slide(path: Path, holes: list[tuple[float, float, float, float]]) -> Path:
+    """A slide of 300 x 200 um at 0.25 um/px with a figure near each end, transparent in some boxes in um."""
+    plain = tifffile.imread(spotted_slide(path, (300, 200), [(30, 100, 0.9), (270, 100, 0.9)]))
+    alpha = np.full(plain.shape[:2], 255, np.uint8)
+    for left, top, right, bottom in holes:
+        alpha[round(top * 4) : round(bottom * 4), round(left * 4) : round(right * 4)] = 0
+    tifffile.imwrite(
+        path,
+        np.dstack([plain, alpha]),
+        tile=(128, 128),
+        photometric="rgb",
+        extrasamples=["unassalpha"],
+        resolution=(40_000, 40_000),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    return path
+
+
+EVERYWHERE = (0, 0, 300, 200)
+
+
+def test_a_slide_without_pixels_is_not_one_without_figures(tmp_path: Path) -> None:
+    slides = [
+        holed_slide(tmp_path / "a.tiff", [EVERYWHERE]),
+        holed_slide(tmp_path / "b.tiff", []),
+        spotted_slide(tmp_path / "c.tiff", (300, 200), []),
+    ]
+    result = run(slides, tmp_path / "dets.csv")
+    assert result.statuses == {"a.tiff": "failed", "b.tiff": "done", "c.tiff": "done"}
+    assert result.candidates == {"b.tiff": 2, "c.tiff": 0}
+    assert "a.tiff: searching: it has no pixels" in result.errors["a.tiff"]
+    assert result.warnings == []
+
+
+@pytest.mark.parametrize("width_um", [100, 230, 300])
+def test_a_slide_is_empty_however_little_of_it_its_last_tiles_show(tmp_path: Path, width_um: int) -> None:
+    """At 230 um the second column of tiles shows 6 um of the slide, which is no tenth of a tile."""
+    image = np.full((200 * 4, width_um * 4, 4), (90, 40, 90, 0), np.uint8)
+    how = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "a.tiff", image, tile=(128, 128), photometric="rgb", metadata=None, **how)
+    assert "no pixels" in run([tmp_path / "a.tiff"], tmp_path / "dets.csv").errors["a.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("holes", "tiles", "figures"),
+    [
+        ([(0, 0, 150, 200)], "1 of 2", 1),
+        ([(250, 0, 300, 200)], "1 of 2", 1),
+        ([(100, 90, 110, 100), (240, 60, 300, 140)], "2 of 2", 1),
+        ([(0, 0, 299, 200)], "2 of 2", 0),
+        ([(10, 80, 50, 120)], "1 of 2", 1),
+    ],
+)
+def test_tiles_that_lack_pixels_are_counted_in_a_warning(
+    tmp_path: Path, holes: list[tuple[float, float, float, float]], tiles: str, figures: int
+) -> None:
+    slide, out = holed_slide(tmp_path / "a.tiff", holes), tmp_path / "dets.csv"
+    result = run([slide], out)
+    assert (result.exit_status, result.candidates) == (0, {"a.tiff": figures})
+    assert [warning.partition(" tiles")[0] for warning in result.warnings] == [f"a.tiff: {tiles}"]
+    assert run([slide], out).warnings == result.warnings
+
+
+def test_a_transparent_rim_of_a_pixel_is_not_worth_a_warning(tmp_path: Path) -> None:
+    slide = holed_slide(tmp_path / "a.tiff", [(0, 0, 300, 0.25), (0, 0, 0.25, 200)])
+    assert found(slide).record.warnings == ()
+
+
+def test_segments_that_are_not_stored_are_counted_too(tmp_path: Path) -> None:
+    missing_tiles(tmp_path / "a.tiff", np.full((300, 400, 3), 235, np.uint8), "tiled")
+    (warning,) = found(tmp_path / "a.tiff").record.warnings
+    assert warning.startswith("a.tiff: 1 of 1 tiles lack pixels")
+
+
+@pytest.mark.parametrize(("dark", "warned"), [(0.9, False), (0.0, True)])
+def test_holes_between_scanned_areas_are_no_news_unless_only_glass_is_around_them(
+    tmp_path: Path, dark: float, warned: bool
+) -> None:
+    area = tifffile.imread(spotted_slide(tmp_path / "area.tiff", (100, 80), [(50, 40, dark)]))
+    slide = leica_slide(tmp_path / "a.scn", area, (0, 0), (3000, 2000))
+    record = found(slide).record
+    assert record.candidates == (0 if warned else 1)
+    assert any("tiles lack pixels" in warning for warning in record.warnings) == warned
 
 
 @pytest.fixture

@@ -73,18 +73,21 @@ class Batch(NamedTuple):
         pixels: (B, size, size, 3) uint8 RGB.
         blank: (B,) bool, where the slide lacks pixels in the centre of the patch or in more than MOST_MISSING
             of it, so that nothing can be said of the candidate.
+        lacking: (B,) float64, share of the pixels that lie on the slide which the slide lacks.
     """
 
     rows: NDArray[np.intp]
     pixels: NDArray[np.uint8]
     blank: NDArray[np.bool_]
+    lacking: NDArray[np.float64]
 
 
 class _Patch(NamedTuple):
-    """One patch: (size, size, 3) uint8 RGB, and whether it is blank as in `Batch`."""
+    """One patch: (size, size, 3) uint8 RGB, and its `blank` and `lacking` as in `Batch`."""
 
     pixels: NDArray[np.uint8]
-    blank: bool
+    blank: bool = False
+    lacking: float = 0.0
 
 
 @dataclass
@@ -155,8 +158,13 @@ def _cut(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
     size = plan.size_px
     if plan.native:
         left, top = native_origin(x_px0, size), native_origin(y_px0, size)
-        region = slide.window(0, left, top, size, size, plan.pad_value)
-        return _Patch(region.pixels, region.missing is not None and _is_blank(region.missing))
+        window = (left, top, size, size)
+        region = slide.window(0, *window, plan.pad_value)
+        if region.missing is None:
+            return _Patch(region.pixels)
+        return _Patch(
+            region.pixels, _is_blank(region.missing), _lacking(region.missing, slide.levels[0], window)
+        )
     start = [
         centre / plan.downsample - size * step / 2
         for centre, step in zip((x_px0, y_px0), plan.step, strict=True)
@@ -166,14 +174,15 @@ def _cut(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
         math.ceil(edge + size * step) + 2 - first
         for edge, step, first in zip(start, plan.step, corner, strict=True)
     ]
-    region = slide.window(plan.level, corner[0], corner[1], extent[0], extent[1], plan.pad_value)
+    window = (corner[0], corner[1], extent[0], extent[1])
+    region = slide.window(plan.level, *window, plan.pad_value)
     offset = (start[0] - region.origin[0], start[1] - region.origin[1])
     pixels = resample(region.pixels, offset, plan.step, (size, size))
     if region.missing is None:
-        return _Patch(pixels, False)
+        return _Patch(pixels)
     shares = np.repeat(region.missing[..., None].astype(np.uint8) * 255, 3, axis=2)
     missing = resample(shares, offset, plan.step, (size, size))[..., 0] > MISSING_LEVEL
-    return _Patch(pixels, _is_blank(missing))
+    return _Patch(pixels, _is_blank(missing), _lacking(region.missing, slide.levels[plan.level], window))
 
 
 def _is_blank(missing: NDArray[np.bool_]) -> bool:
@@ -181,6 +190,13 @@ def _is_blank(missing: NDArray[np.bool_]) -> bool:
     size = len(missing)
     first, last = size // 4, size - size // 4
     return bool(missing[first:last, first:last].any() or missing.mean() > MOST_MISSING)
+
+
+def _lacking(missing: NDArray[np.bool_], level: Level, window: tuple[int, int, int, int]) -> float:
+    """Share missing of what of a window (x, y, width, height; level px) lies on the level."""
+    x, y, width, height = window
+    on_level = missing[max(-y, 0) : min(level.height - y, height), max(-x, 0) : min(level.width - x, width)]
+    return float(on_level.mean())
 
 
 def reading_order(
@@ -245,8 +261,13 @@ def stream_patches(
     def read(rows: NDArray[np.intp]) -> tuple[Batch, float]:
         started = perf_counter()
         patches = [_cut(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows]
-        blank = np.array([patch.blank for patch in patches])
-        return Batch(rows, np.stack([patch.pixels for patch in patches]), blank), perf_counter() - started
+        batch = Batch(
+            rows,
+            np.stack([patch.pixels for patch in patches]),
+            blank=np.array([patch.blank for patch in patches]),
+            lacking=np.array([patch.lacking for patch in patches]),
+        )
+        return batch, perf_counter() - started
 
     with ThreadPoolExecutor(threads, thread_name_prefix="patches") as pool:
         first = islice(chunks, threads * BATCHES_PER_THREAD)

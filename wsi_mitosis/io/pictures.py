@@ -113,7 +113,7 @@ def crops(
     spec = InputSpec(patch_px=side, mpp=crop_mpp, mpp_tolerance=0, pad_value=WHITE, scale=1)
     plan = plan_patches(slide.path.name, slide.levels, mpp, spec, side)
     batches = stream_patches(slide, plan, x_px0, y_px0, batch_size=BATCH, threads=THREADS)
-    by_row = {int(row): crop for rows, pixels, _ in batches for row, crop in zip(rows, pixels, strict=True)}
+    by_row = {int(row): crop for batch in batches for row, crop in zip(batch.rows, batch.pixels, strict=True)}
     pictures = [Image.fromarray(by_row[row]) for row in range(len(x_px0))]
 
     def encoded(quality: int) -> list[str]:

@@ -18,6 +18,7 @@ import pandas as pd
 from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
+from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.candidates import CandidateFolder, CandidateRecord
 from wsi_mitosis.io.patches import plan_patches, stream_patches
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
@@ -39,7 +40,7 @@ from wsi_mitosis.version import DETECTION_VERSION, __version__
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_mitosis.io.patches import PatchPlan
+    from wsi_mitosis.io.patches import Batch, PatchPlan
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.nets.detector import Detector, DetectorModel
 
@@ -50,6 +51,8 @@ MARGIN_PX = 32
 """Of a tile of 512 px at 0.5 um/px: 16 um, so that a figure at a tile's seam is whole in both tiles."""
 GLASS = 255
 """What lies outside the slide, as TIAToolbox pads."""
+MOST_LACKING = 0.01
+"""Share of a tile that may be missing without a word, if not in the middle: a square of 26 um."""
 DECIMALS = 2
 """Coordinates are told apart at 0.01 px throughout."""
 SCORE_DECIMALS = 6
@@ -158,7 +161,7 @@ class SlideDetector:
             if key == known_key:
                 return None
             plan = plan_patches(name, slide.levels, slide.mpp, self._input(), self.model.tile_px)
-            found = self._search(slide, plan, on_tiles)
+            found, gaps = self._search(name, slide, plan, on_tiles)
         found[:, :2] = found[:, :2].round(DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = CandidateRecord(
@@ -175,7 +178,7 @@ class SlideDetector:
             program=__version__,
             candidates=len(table),
             seconds=perf_counter() - started,
-            warnings=(*slide.warnings, *enlarging_warning(name, plan)),
+            warnings=(*slide.warnings, *enlarging_warning(name, plan), *gaps),
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
 
@@ -201,9 +204,13 @@ class SlideDetector:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _search(
-        self, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None] | None
-    ) -> NDArray[np.float64]:
-        """(N, 3) x, y, level-0 px, slide frame, and probability."""
+        self, name: str, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None] | None
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """(N, 3) x, y, level-0 px, slide frame, and probability; and what to say of missing pixels.
+
+        Raises:
+            UnreadableSlideError: where the slide has no pixels at all.
+        """
         distance_px = self.model.min_distance_px
         tiling = Tiling(
             size_px0=slide.size_px0,
@@ -213,19 +220,21 @@ class SlideDetector:
             sight_px=distance_px + 1,
         )
         centres = tiling.centres()
-        found = [np.empty((0, 3))]
+        found, tally = [np.empty((0, 3))], _Tally()
         tiles = stream_patches(
             slide, plan, centres[:, 0], centres[:, 1], batch_size=self.batch_size, threads=self.threads
         )
         for batch in tiles:
             asked = may_hold_figures(batch.pixels)
+            tally.count(batch, asked)
             if asked.any():
                 peaks = self._ready().peaks(batch.pixels[asked], self.min_score)
                 rows = batch.rows[asked]
                 found += [tiling.placed(centres[row], seen) for row, seen in zip(rows, peaks, strict=True)]
             if on_tiles is not None:
                 on_tiles(len(batch.rows))
-        return merged(np.concatenate(found), slide.mpp, distance_px * self.model.mpp)
+        gaps = tally.warning(name, ordinary=slide.scanned_in_areas)
+        return merged(np.concatenate(found), slide.mpp, distance_px * self.model.mpp), gaps
 
     def _ready(self) -> Detector:
         if self._detector is None:
@@ -233,6 +242,46 @@ class SlideDetector:
 
             self._detector = Detector(self.model, self.device)
         return self._detector
+
+
+@dataclass
+class _Tally:
+    """How many tiles of a slide were searched, and how many of them lack pixels."""
+
+    tiles: int = 0
+    searched: int = 0
+    lacking: int = 0
+    empty: int = 0
+
+    def count(self, batch: Batch, searched: NDArray[np.bool_]) -> None:
+        """Add a batch of tiles, `searched` those that are more than glass."""
+        self.tiles += len(batch.rows)
+        self.searched += int(searched.sum())
+        self.lacking += int((batch.blank | (batch.lacking > MOST_LACKING)).sum())
+        self.empty += int((batch.lacking == 1).sum())
+
+    def warning(self, name: str, *, ordinary: bool) -> tuple[str, ...]:
+        """What to say of tiles without pixels.
+
+        Holes between scanned areas are ordinary in some formats. There, they are only worth a word if nothing
+        but glass is left around them.
+
+        Raises:
+            UnreadableSlideError: where no tile has any pixels.
+        """
+        if self.empty == self.tiles:
+            raise UnreadableSlideError(
+                "it has no pixels: all of them are transparent (alpha 0) or not stored (sparse)",
+                subject=name,
+                stage="searching",
+                remedy="Export the slide again without its alpha channel, or with all its pixels",
+            )
+        if not self.lacking or (ordinary and self.searched):
+            return ()
+        return (
+            f"{name}: {self.lacking} of {self.tiles} tiles lack pixels (transparent or not stored), so "
+            "figures there cannot be found. Export the slide again with all its pixels if tissue is missing",
+        )
 
 
 def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> DetectResult:

@@ -246,6 +246,7 @@ def _before_magic(parts: Iterable[str]) -> Iterable[str]:
 # --- what an entry is
 
 
+OTHER_KIND_REMEDY = "Leave it out, or give the slide's own file"
 _FOLDER = _Fault("a folder without slides, not a slide's file", "Leave it out, or copy the slide again")
 _KINDS = (
     (stat.S_ISDIR, "a folder, not a slide's file"),
@@ -253,6 +254,11 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket, not a file"),
     (lambda mode: not stat.S_ISREG(mode), "a device, not a file"),
 )
+
+
+def other_kind(mode: int) -> str | None:
+    """Return what a path leads to if it is not a regular file, in words, by its `st_mode`."""
+    return next((cause for is_kind, cause in _KINDS if is_kind(mode)), None)
 
 
 def _checked(item: _Given) -> _Given:
@@ -271,9 +277,8 @@ def _fault(path: Path) -> _Fault | None:
         state = path.stat()
     except OSError as error:
         return _unreachable(path, error)
-    for is_kind, cause in _KINDS:
-        if is_kind(state.st_mode):
-            return _Fault(cause, "Leave it out, or give the slide's own file")
+    if (cause := other_kind(state.st_mode)) is not None:
+        return _Fault(cause, OTHER_KIND_REMEDY)
     if state.st_size == 0:
         return _Fault("the file is empty", "Copy the slide again")
     if not os.access(path, os.R_OK):

@@ -11,6 +11,7 @@ import openslide
 
 from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides.dicom import is_dicom
+from wsi_mitosis.io.slides.finding import OTHER_KIND_REMEDY, other_kind
 from wsi_mitosis.io.slides.identity import slide_identity
 from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend
 from wsi_mitosis.io.slides.pixels import (
@@ -37,6 +38,8 @@ FROM_TAGS = {GENERIC, "hamamatsu", "leica"}
 """OpenSlide's formats whose pixel size it takes from the TIFF resolution tags (openslide.org/formats)."""
 UNKNOWN_COMPRESSION = "Unsupported TIFF compression"
 """Part of OpenSlide's message about a file that is whole, but compressed in a way that it does not know."""
+SCANNED_IN_AREAS = {"dicom", "leica", "mirax", "philips", "sakura", "ventana", "zeiss"}
+"""OpenSlide's formats that ordinarily do not store what lies between the scanned areas."""
 LIBRARIES = {"openslide": "OpenSlide", "tiatoolbox": "TIAToolbox", "tifffile": "tifffile"}
 APERIO = "Aperio"
 """How the description of an SVS begins, in OpenSlide and in tifffile."""
@@ -50,6 +53,7 @@ class _Opened:
     backend: Backend
     stated_mpp: Mpp | None
     notes: tuple[str, ...] = ()
+    scanned_in_areas: bool = False
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
@@ -73,7 +77,8 @@ def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | 
     except BaseException:
         backend.close()
         raise
-    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, (*opened.notes, *warnings))
+    notes = (*opened.notes, *warnings)
+    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, notes, opened.scanned_in_areas)
 
 
 def open_native(path: Path) -> Slide:
@@ -93,7 +98,9 @@ def open_native(path: Path) -> Slide:
         backend.close()
         raise
     mpp = stated or Mpp(math.nan, math.nan)
-    return Slide(path, backend, mpp, "slide", stated, backend.bounds, identity, opened.notes)
+    return Slide(
+        path, backend, mpp, "slide", stated, backend.bounds, identity, opened.notes, opened.scanned_in_areas
+    )
 
 
 def identify(path: Path) -> str:
@@ -111,10 +118,7 @@ def identify(path: Path) -> str:
 
 def _open(path: Path) -> _Opened:
     """Open a slide by the first library that reads it, and check what its pixels are."""
-    if not path.exists():
-        raise UnreadableSlideError(
-            "no such file", subject=path.name, stage="opening", remedy=f"Looked for {path}"
-        )
+    _check_regular(path)
     tiff, fault = _tags(path)
     damaged = False
     try:
@@ -147,9 +151,24 @@ def _open(path: Path) -> _Opened:
     return _Opened(opened.backend, opened.stated_mpp, (note, *opened.notes))
 
 
+def _check_regular(path: Path) -> None:
+    """Refuse what is not a regular file before anything opens it: a named pipe would be waited for."""
+    remedy = f"Looked for {path}"
+    try:
+        cause = other_kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a zero byte in the name
+        cause = "no such file"
+    except OSError as error:
+        cause = error.strerror or str(error)
+    else:
+        remedy = OTHER_KIND_REMEDY
+    if cause is not None:
+        raise UnreadableSlideError(cause, subject=path.name, stage="opening", remedy=remedy)
+
+
 def _tags(path: Path) -> tuple[Tiff | None, str | None]:
     """A TIFF's tags, or why they cannot be read; neither for another format."""
-    if not path.is_file() or not is_tiff(path):
+    if not is_tiff(path):
         return None, None
     try:
         return read_tiff(path), None
@@ -185,7 +204,7 @@ def _opened_by_openslide(
         raise
     stated, notes = taken_mpp(path.name, _statements(tiff, size, vendor, backend.stated_mpp))
     if composition is None:
-        return _Opened(backend, stated, notes)
+        return _Opened(backend, stated, notes, vendor in SCANNED_IN_AREAS)
     backend.close()
     return _Opened(TifffileBackend(path, size, composition), stated, notes)
 

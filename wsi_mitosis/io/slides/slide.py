@@ -162,6 +162,7 @@ class Slide:
         bounds: The non-empty part, level-0 px, slide frame; None where the file reports none.
         identity: Digest of the content; the same for a copy, another for any other pixels.
         warnings: What the user should know about this slide.
+        scanned_in_areas: Whether its format ordinarily has no pixels between the areas that were scanned.
     """
 
     path: Path
@@ -172,6 +173,7 @@ class Slide:
     bounds: Bounds | None
     identity: str
     warnings: tuple[str, ...] = ()
+    scanned_in_areas: bool = False
 
     @property
     def size_px0(self) -> tuple[int, int]:
