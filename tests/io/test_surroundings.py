@@ -7,8 +7,11 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,7 +59,7 @@ def test_a_session_is_private_and_does_not_stay(places: list[Path], umask: int) 
         with session_folder() as folder:
             assert folder.parent == places[0]
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-            assert list(folder.iterdir()) == []
+            assert [path.name for path in folder.iterdir()] == ["owner"]
             (folder / "r").mkdir()
             (folder / "r/log").write_text("log")
     finally:
@@ -68,6 +71,116 @@ def test_a_session_does_not_stay_after_an_error(places: list[Path]) -> None:
     with pytest.raises(KeyboardInterrupt), session_folder():
         raise KeyboardInterrupt
     assert list(places[0].iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from wsi_mitosis.io import surroundings
+surroundings.temporary_folders = lambda: (Path(sys.argv[1]),)
+with surroundings.session_folder() as folder:
+    (folder / "r/session/logs").mkdir(parents=True)
+    (folder / "r/session/logs/raylet.out").write_text("log")
+    print(folder, flush=True)
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def session_of_another_process(parent: Path, fate: str) -> Iterator[Path]:
+    """The session folder of a process that "lives" as long as the block, or "dies" at once."""
+    code = [sys.executable, "-c", KILLED, str(parent), fate]
+    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        if fate == "dies":
+            process.wait()
+        assert folder.is_dir()
+        yield folder
+
+
+def test_the_session_of_a_killed_process_is_removed_at_the_next_start(places: list[Path]) -> None:
+    with session_of_another_process(places[0], "dies") as left, session_folder() as folder:
+        assert [*places[0].iterdir()] == [folder]
+        assert folder != left
+
+
+def test_the_session_of_a_living_process_stays(places: list[Path]) -> None:
+    with session_of_another_process(places[0], "lives") as other:
+        with session_folder() as mine, session_folder() as mine_too:
+            assert {*places[0].iterdir()} == {other, mine, mine_too}
+        assert (other / "r/session/logs/raylet.out").read_text() == "log"
+    assert list(places[0].iterdir()) == []
+
+
+def kept_of(change: str, left: Path) -> Path:
+    """Change one thing about an abandoned session; the path that must stay."""
+    owner = left / "owner"
+    if change == "no owner file":
+        owner.unlink()
+    if change == "owner is a link":
+        owner.rename(left / "elsewhere")
+        owner.symlink_to(left / "elsewhere")
+    if change == "owner is a pipe":
+        owner.unlink()
+        os.mkfifo(owner)
+    if change == "another machine's lock":
+        owner.write_text("00000000-0000-0000-0000-000000000000\n")
+    if change == "another name":
+        return left.rename(left.with_name("mine"))
+    if change == "a link to it":
+        outside = left.parent.parent / "outside"
+        left.rename(outside)
+        left.symlink_to(outside)
+        return outside
+    return left
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "no owner file",
+        "owner is a link",
+        "owner is a pipe",
+        "another machine's lock",
+        "another name",
+        "a link to it",
+    ],
+)
+def test_what_is_not_certainly_an_abandoned_session_stays(places: list[Path], change: str) -> None:
+    with session_of_another_process(places[0], "dies") as left:
+        kept = kept_of(change, left)
+        with session_folder():
+            assert (kept / "r/session/logs/raylet.out").read_text() == "log"
+
+
+def test_the_folder_of_another_user_stays(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with session_of_another_process(places[0], "dies") as left:
+        monkeypatch.setattr(surroundings.os, "geteuid", lambda: left.stat().st_uid + 1)
+        with session_folder():
+            assert left.is_dir()
+
+
+def test_a_removal_that_is_cut_off_is_taken_up_again(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a second SIGTERM does it while the first is obeyed."""
+    remove = shutil.rmtree
+
+    def cut_off(folder: Path, **options: bool) -> None:
+        remove(folder, **options)  # type: ignore[call-overload]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), session_folder() as left:  # noqa: PT012 - cut off at its end
+        (left / "r").mkdir()
+        monkeypatch.setattr(surroundings.shutil, "rmtree", cut_off)
+    monkeypatch.undo()
+    monkeypatch.setattr(surroundings, "temporary_folders", lambda: tuple(places))
+    assert [path.name for path in left.iterdir()] == ["owner"]
+    with session_folder() as folder:
+        assert list(places[0].iterdir()) == [folder]
 
 
 def test_ray_s_longest_socket_fits_into_the_session(places: list[Path]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
@@ -23,6 +25,11 @@ LOOPBACK = "127.0.0.1"
 STAGE = "starting Ray"
 WITHOUT_RAY = "pass --workers 0, which works without Ray"
 FOLDER_PREFIX = "wsi-"
+OWNER = "owner"
+"""File of a session folder. It is locked (flock(2)) while the process that created the folder lives."""
+KERNEL = Path("/proc/sys/kernel/random/boot_id")
+"""Its content tells one running kernel from another (random(4)). A lock is only trusted under the same one,
+because some network file systems do not show it to other machines."""
 LONGEST_SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Ray's longest socket path below its session folder (ray/_private/node.py). A Unix socket's path has at most
 107 bytes (unix(7)), so the folder must be short."""
@@ -69,16 +76,22 @@ def session_folder() -> Iterator[Path]:
     """A private folder (mode 0700) for a Ray session, removed at the end of the block.
 
     It lies in the first of `temporary_folders` that can be written, has room, and has a path in ASCII that is
-    short enough for Ray's sockets.
+    short enough for Ray's sockets. Session folders there whose process was killed are removed first.
 
     Raises:
         InputError: where no folder is suitable.
     """
     folder = _created_session()
+    lock = None
     try:
+        lock = _own(folder)
         yield folder
     finally:
-        _remove(folder)
+        try:
+            _remove_session(folder)
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def _created_session() -> Path:
@@ -105,6 +118,7 @@ def _suitable(parent: Path) -> Path:
     """
     if not str(parent).isascii():
         raise OSError("its path is not ASCII, which Ray wants")
+    _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -117,6 +131,73 @@ def _suitable(parent: Path) -> Path:
     for probed in folder.iterdir():
         probed.unlink()
     return folder
+
+
+def _own(folder: Path) -> int | None:
+    """Lock a session folder's `OWNER` file; the lock ends with this process, however that ends.
+
+    Returns:
+        The file's descriptor; None where the file system has no locks, and the folder is never abandoned.
+    """
+    unlocked = folder / f"{OWNER}.new"  # a file called OWNER is locked from its first moment on
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, KERNEL.read_bytes())
+        unlocked.rename(folder / OWNER)
+    except OSError:
+        os.close(descriptor)
+        unlocked.unlink(missing_ok=True)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the session folders of this user in `parent` whose process is gone, and nothing else."""
+    try:
+        with os.scandir(parent) as entries:
+            folders = [Path(entry) for entry in entries if _is_private_session(entry)]
+    except OSError:  # a folder may be writable and not readable
+        return
+    for folder in folders:
+        lock = _lock_of_abandoned(folder)
+        if lock is not None:
+            _remove_session(folder)
+            os.close(lock)
+
+
+def _is_private_session(entry: os.DirEntry[str]) -> bool:
+    if not entry.name.startswith(FOLDER_PREFIX):
+        return False
+    try:
+        state = entry.stat(follow_symlinks=False)
+    except OSError:  # removed in this moment
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
+
+
+def _lock_of_abandoned(folder: Path) -> int | None:
+    """Lock a folder's `OWNER` file and return its descriptor; None where that is not certainly abandoned."""
+    try:
+        descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.read(descriptor, 100) == KERNEL.read_bytes():
+            return descriptor
+    except OSError:
+        pass  # locked: its process lives
+    os.close(descriptor)
+    return None
+
+
+def _remove_session(folder: Path) -> None:
+    """Remove a session folder, `OWNER` after Ray's folders: what a killed process leaves is found again."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            _remove(entry)
+    _remove(folder)
 
 
 def _remove(folder: Path) -> None:
