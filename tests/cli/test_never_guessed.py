@@ -204,7 +204,7 @@ ODD = {
         lambda f: table(f, rows([(x * 4, y * 4) for x, y in POINTS])),
         1,
         message="a.tiff: placing candidates: 4 of 4 candidates (read in px, frame slide) lie outside the "
-        "slide, which has 320 x 320 px. All would lie inside after dividing the coordinates by 4",
+        "slide, which has 320 x 320 px. They would lie inside after dividing the coordinates by 4",
     ),
     "boxes of a challenge": Odd(challenge, points=POINTS, detections="d.json"),
     "millimetres of an overruled size": Odd(

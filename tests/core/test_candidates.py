@@ -190,10 +190,10 @@ def test_a_slide_most_of_whose_candidates_lie_outside_fails_and_says_what_would_
 def test_the_frame_that_would_fit_is_named() -> None:
     bounds = Bounds(9_000, 7_000, 900, 900)
     source = detections([(9_100, 7_100), (9_800, 7_800)], frame="qupath")
-    with pytest.raises(DetectionsError, match="All would lie inside with --frame slide"):
+    with pytest.raises(DetectionsError, match="They would lie inside with --frame slide"):
         prepare(source, bounds=bounds)
     source = detections([(-8_100, -6_100), (-8_800, -6_800)])
-    with pytest.raises(DetectionsError, match="All would lie inside with --frame qupath"):
+    with pytest.raises(DetectionsError, match="They would lie inside with --frame qupath"):
         prepare(source, bounds=bounds)
 
 

@@ -36,6 +36,8 @@ _SAME_MPP = 0.001
 """Relative; pixel sizes that differ by less move no figure of a slide by more than a hundred px."""
 _MOST_OUTSIDE = 0.5
 """Share of a slide's candidates that may lie outside it, as those of a neighbouring scan do."""
+_MOST_INSIDE = 0.9
+"""Share of the candidates that a factor must bring onto the slide: a stray one is no reason against it."""
 _LEAST_SPREAD = 0.02
 """Of the slide's longer side: a factor that gathers all candidates in less is none that explains them."""
 _DOWNSAMPLES = (2, 4, 8, 16, 32, 64)
@@ -239,21 +241,33 @@ def _what_would_fit(
 ) -> str | None:
     """How all of the points would lie on the slide: by another frame, order of axes, unit or level."""
     bounds = place.bounds
-    if bounds is not None and detections.frame == "slide" and place.holds(x + bounds.x, y + bounds.y).all():
-        return "All would lie inside with --frame qupath"
-    if bounds is not None and detections.frame == "qupath" and place.holds(x - bounds.x, y - bounds.y).all():
-        return "All would lie inside with --frame slide"
-    if place.holds(y, x).all():
-        return "All would lie inside with x and y exchanged"
+    if (
+        bounds is not None
+        and detections.frame == "slide"
+        and place.holds(x + bounds.x, y + bounds.y).mean() >= _MOST_INSIDE
+    ):
+        return "They would lie inside with --frame qupath"
+    if (
+        bounds is not None
+        and detections.frame == "qupath"
+        and place.holds(x - bounds.x, y - bounds.y).mean() >= _MOST_INSIDE
+    ):
+        return "They would lie inside with --frame slide"
+    if place.holds(y, x).mean() >= _MOST_INSIDE:
+        return "They would lie inside with x and y exchanged"
     scales = [
         (_factor(detections.units, units, place), f"with --units {units}")
         for units in ("px", "um", "mm")
         if units != detections.units
     ]
+    if detections.units == "fraction":
+        scales.append(((0.01, 0.01), "as percentages, after dividing the coordinates by 100"))
     scales += [((1 / by, 1 / by), f"after dividing the coordinates by {by}") for by in _DOWNSAMPLES]
     for (across, down), how in sorted(scales, key=lambda scale: abs(math.log(scale[0][0]))):
-        if place.holds(x * across, y * down).all() and place.are_spread(x * across, y * down):
-            return f"All would lie inside {how}, a factor of {across:g}"
+        if place.holds(x * across, y * down).mean() >= _MOST_INSIDE and place.are_spread(
+            x * across, y * down
+        ):
+            return f"They would lie inside {how}, a factor of {across:g}"
     return None
 
 
@@ -281,11 +295,12 @@ def _is_candidate_class(
     _refuse_unexplained(present, name)
     if detections.class_rule == "mitotic":
         _check_mitotic_rule(present, name)
-        return _by_name(names, is_mitotic, unnamed=not present)
+        known = any(map(is_mitotic, present))
+        return _by_name(names, is_mitotic if known else _is_no_look_alike, unnamed=not present)
     if detections.class_rule == "qupath":
         small = ~(_extent_um(detections, mpp) > QUPATH_AREA_UM)
         return small & _by_name(names, _is_qupath_object, unnamed=True)
-    return _by_name(names, lambda text: not is_look_alike(text), unnamed=True)
+    return _by_name(names, _is_no_look_alike, unnamed=True)
 
 
 def _by_name(names: pd.Series, accepts: Any, *, unnamed: bool) -> NDArray[np.bool_]:
@@ -293,6 +308,10 @@ def _by_name(names: pd.Series, accepts: Any, *, unnamed: bool) -> NDArray[np.boo
     codes, distinct = pd.factorize(names)
     # The last entry is that of code -1, a row without a class.
     return np.array([*(accepts(str(name)) for name in distinct), unnamed], dtype=bool)[codes]
+
+
+def _is_no_look_alike(name: str) -> bool:
+    return not is_look_alike(name)
 
 
 def _is_qupath_object(name: str) -> bool:

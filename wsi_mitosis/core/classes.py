@@ -10,41 +10,84 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_NO_WORD = re.compile(r"[^a-z0-9]+")
-_LOOK_ALIKE = re.compile(
-    r"""
-      \b(non|not|no|nicht|kein|keine)\ ?(an?\ |real\ |true\ )?(mito|mitot|figure|mf\b|divid)
-    | ^(non|not)$ | ^neg(atives?)?$ | \bhard\ ?neg(ative)?s?\b
-    | \blook\ ?(a\ ?)?likes?\b
-    | impost | mimic
-    | mitos[ei]s\ like | mitotic\ (figure\ |cell\ )?like | \bmf\ like
-    | pseudo\ ?mito | \bfalse\ ?pos(itive)?s?\b
+_NO_WORD = re.compile(r"[\W_]+")
+_NEGATIONS = (
+    "not|non|no|without|unlikely|false|fake|nicht|kein|keine|falsche?|geen|nao|sem|sin|falso|pas|sans|faux|fausse"
+    "|senza|nessuna|ikke|icke|ingen|ei|nie|не"
+)
+_FIGURE = r"mito|митоз|mfs?\b|figur|divid"
+_PLAINLY = re.compile(
+    rf"""
+      \b({_NEGATIONS})\b(\ \w+){{0,2}}?\ ?({_FIGURE}) | \b(non|not|nicht|kein|no)({_FIGURE})
+    | (mito\w*|\bmfs?)(\ figures?)?\ (neg\w*|false|no|0)$
+    | look\w*\ ?(a\ ?)?like | hard\ ?neg | impost | \bmimic | \bdecoy | \bdistractor | \bconfounder
+    | mitos[ei]s\ ?like | mitotic\ (figure\ |cell\ )?like | \bmf\ like | pseudo\ ?mito | \bamito
+    | 非核分裂 | 非有丝分裂
     """,
     re.VERBOSE,
 )
 """Names of MIDOG's second category in its files and papers (`hard negative look-alike`, `not mitotic figure`,
 `non-mitotic figure`, `imposter`), and of the same thing in other data sets and languages."""
-_SAYS_NOTHING = re.compile(r"[+-]?\d+(\.0*)?|true|false|yes|no|y|n|t|f")
+_AS_A_CLASS = re.compile(
+    r"""
+      ^(non|not|no)$ | \bneg$ | \bnegati[vf]\w*\b | ^(fp|tn|hn|mlf)s?$
+    | \b(false|falsch|faux|falso)\ ?(pos\w*|detections?|alarms?)
+    | \bapopto | \bpykno | \bnecro | \barti?efact | \bartifact | \bdebris | ^background$
+    | 陰性 | 阴性 | 假阳性 | 偽陽性 | 위양성
+    """,
+    re.VERBOSE,
+)
+"""Names that mean no mitotic figure where they name a class, but perhaps not in any other text."""
+_MITOTIC = re.compile(r"mito|митоз|有丝分裂|核分裂|\b[an]?mfs?\b")
+_YES = r"true|yes|y|t|ja|si|oui|1(\.0*)?"
+_NO = r"false|no|n|f|nein|non|0(\.0*)?"
+_SAYS_NOTHING = re.compile(rf"[+-]?\d+(\.0*)?|[+-]|{_YES}|{_NO}")
 
 
 def words(name: str) -> str:
     """A name in lower case without accents, a blank between words: `NonMitotic` is `non mitotic`."""
-    plain = unicodedata.normalize("NFKD", name)
+    plain = unicodedata.normalize("NFKD", _CAMEL_CASE.sub(" ", name))
     plain = "".join(char for char in plain if not unicodedata.combining(char))
-    return _NO_WORD.sub(" ", _CAMEL_CASE.sub(" ", plain).casefold()).strip()
+    return _NO_WORD.sub(" ", plain.casefold()).strip()
 
 
 def is_look_alike(name: str) -> bool:
     """Whether a class is of objects that look like mitotic figures and are none."""
-    return _LOOK_ALIKE.search(words(name)) is not None
+    text = words(name)
+    return _PLAINLY.search(text) is not None or _AS_A_CLASS.search(text) is not None
+
+
+def is_plainly_look_alike(text: str) -> bool:
+    """Whether a text of any kind, such as a comment, says that something is no mitotic figure."""
+    return _PLAINLY.search(words(text)) is not None
 
 
 def is_mitotic(name: str) -> bool:
     """Whether a class is of mitotic figures, whichever kind."""
-    return "mito" in name.casefold() and not is_look_alike(name)
+    return _MITOTIC.search(words(name)) is not None and not is_look_alike(name)
 
 
 def are_unexplained(names: Iterable[str]) -> bool:
     """Whether several classes are only numbers, or yes and no: which of them is mitotic, they do not say."""
     distinct = {name.strip().casefold() for name in names}
     return len(distinct) > 1 and all(_SAYS_NOTHING.fullmatch(name) for name in distinct)
+
+
+def flagged(name: str, values: Iterable[str | None]) -> list[str | None] | None:
+    """The classes that a column of yes and no means by its name, such as `is_mitosis` or `hard_negative`.
+
+    Returns:
+        `not mitotic` or `look-alike` where a value says so, None for the others; None for a column that is no
+        such flag.
+    """
+    mitotic, look_alike = is_mitotic(name), is_look_alike(name)
+    texts = [None if value is None else value.strip().casefold() for value in values]
+    distinct = {text for text in texts if text}
+    if not (mitotic or look_alike) or not distinct or not all(_FLAG.fullmatch(text) for text in distinct):
+        return None
+    says = _FLAG_NO if mitotic else _FLAG_YES
+    meant = "not mitotic" if mitotic else "look-alike"
+    return [meant if text and says.fullmatch(text) else None for text in texts]
+
+
+_FLAG_YES, _FLAG_NO, _FLAG = re.compile(_YES), re.compile(_NO), re.compile(f"{_YES}|{_NO}")

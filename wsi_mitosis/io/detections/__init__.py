@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
-from wsi_mitosis.io.detections.common import fault
+from wsi_mitosis.io.detections.common import fault, mostly_shares
 from wsi_mitosis.io.detections.content import FORMATS, Content, open_content
 from wsi_mitosis.io.detections.delimited import TableOptions, read_delimited, read_parquet
 from wsi_mitosis.io.detections.folder import ENDINGS, find_files
@@ -63,10 +61,13 @@ def read_detections(
 
 
 def _refuse_shares(detections: Detections, path: Path) -> None:
-    """Refuse pixels and microns that all lie between 0 and 1: those are shares of an image."""
-    xy = detections.table[["x", "y"]].to_numpy()
-    xy = xy[np.isfinite(xy).all(axis=1)]
-    if detections.units in {"px", "um"} and len(xy) and ((xy >= 0) & (xy <= 1)).all():
+    """Refuse pixels and microns of a slide that mostly lie between 0 and 1, as shares of an image do."""
+    table = detections.table
+    x, y = table["x"].to_numpy(), table["y"].to_numpy()
+    if detections.units not in {"px", "um"} or not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).any():
+        return
+    of_slides = table.groupby("slide", dropna=False).indices.values()
+    if any(mostly_shares(x[rows], y[rows]) for rows in of_slides):
         raise fault(
             f"all coordinates lie within 0 to 1 {detections.units}, as shares of an image do",
             path,

@@ -78,10 +78,10 @@ def is_grand_challenge(document: Mapping[str, Any]) -> bool:
     """Whether an object is one of Grand Challenge's: several of a shape, or one shape itself."""
     if any(name in document for name in (*_SHAPES, "points", "polygons")):
         return True
+    if "version" in document and str(document.get("type", "")).startswith("Multiple "):
+        return True
     given = document.get("boxes")
-    if isinstance(given, list) and given:
-        return all(isinstance(box, dict) for box in given)
-    return "version" in document and str(document.get("type", "")).startswith("Multiple ")
+    return isinstance(given, list) and bool(given) and all(isinstance(box, dict) for box in given)
 
 
 def read_grand_challenge(document: Any, path: Path) -> Detections:
@@ -93,9 +93,14 @@ def read_grand_challenge(document: Any, path: Path) -> Detections:
         DetectionsError: for a shape of another kind, or one without numbers.
     """
     items = _challenge_items(document, path)
+    places = [_challenge_places(item, index, path) for index, item in enumerate(items)]
+    entry = np.repeat(np.arange(len(items)), [len(some) for some in places])
+    flat = [place for some in places for place in some]
     corners = np.full((len(items), 4), np.nan)
-    for index, item in enumerate(items):
-        corners[index] = _challenge_box(item, index, path)
+    for axis in (0, 1):
+        values = numbers([place[axis] for place in flat], "xy"[axis], path, entries=entry)
+        np.fmin.at(corners[:, axis], entry, values)
+        np.fmax.at(corners[:, axis + 2], entry, values)
     columns: dict[str, Any] = {
         **box_columns(corners),
         "score": numbers([item.get("probability") for item in items], "probability", path),
@@ -114,34 +119,31 @@ def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
         return _records({"points": document}, "points", path)
     if _shape(document) is not None:
         return [document]
-    name = next((name for name in _LISTS if name in document), None)
-    if name is None:
+    names = [name for name in _LISTS if name in document]
+    if not names:
         raise fault(
             f"a Grand Challenge file of type '{document.get('type')}', which has none of {', '.join(_LISTS)}",
             path,
             "Give points, bounding boxes or polygons",
         )
-    return _records(document, name, path)
+    return [item for name in names for item in _records(document, name, path)]
 
 
-def _challenge_box(item: Mapping[str, Any], index: int, path: Path) -> list[float]:
-    """[x1, y1, x2, y2] of one shape, NaN without a place."""
+def _challenge_places(item: Mapping[str, Any], index: int, path: Path) -> list[list[Any]]:
+    """The places [x, y, z] of one shape; none where it has none."""
     shape = _shape(item)
     if shape is None:
         cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_shortened(item)}"
         raise fault(cause, path, "Give points, bounding boxes or polygons of Grand Challenge")
     if item[shape] is None:
-        return [np.nan] * 4
+        return []
     places = [item[shape]] if shape == "point" else item[shape]
     if not isinstance(places, list) or not all(
         isinstance(place, list) and len(place) in {2, 3} for place in places
     ):
         cause = f"{shape} {index + 1} is {_shortened(item[shape])}, not [x, y, z]"
         raise fault(cause, path, "A place is [x, y, z] in millimetres")
-    if not places:
-        return [np.nan] * 4
-    x, y = (numbers([place[axis] for place in places], "xy"[axis], path, entry=index) for axis in (0, 1))
-    return [x.min(), y.min(), x.max(), y.max()]
+    return places
 
 
 def _shortened(value: Any) -> str:

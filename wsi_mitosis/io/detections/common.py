@@ -69,14 +69,16 @@ def carried_names(names: Iterable[str]) -> list[str]:
     return carried
 
 
-def numbers(values: Sequence[Any], what: str, path: Path, *, entry: int | None = None) -> NDArray[np.float64]:
+def numbers(
+    values: Sequence[Any], what: str, path: Path, *, entries: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
     """Numbers of a JSON document.
 
     Args:
         values: Numbers, their texts (QuPath writes "NaN"), or None, which becomes NaN.
         what: What they are, for the message.
         path: The file, for the message.
-        entry: The entry that all of them belong to, from 0; None where each is an entry of its own.
+        entries: The entry of each, from 0, for the message; None where each is an entry of its own.
 
     Returns:
         (len(values),) float64.
@@ -91,7 +93,7 @@ def numbers(values: Sequence[Any], what: str, path: Path, *, entry: int | None =
         try:
             result[index] = _number(value)
         except (TypeError, ValueError) as error:
-            place = index if entry is None else entry
+            place = index if entries is None else int(entries[index])
             cause = f"entry {place + 1}: the {what} is {value!r}, not a number"
             raise fault(cause, path, "Correct this entry, or leave the value out") from error
     return result
@@ -131,6 +133,13 @@ def box_columns(corners: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     x1, y1, x2, y2 = corners.T
     extent = np.maximum(np.abs(x2 - x1), np.abs(y2 - y1))
     return {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2, "extent": extent}
+
+
+def mostly_shares(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+    """Whether most of the points, (n,) each, lie between 0 and 1 on both axes."""
+    present = np.isfinite(x + y)
+    inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1) & present
+    return bool(2 * inside.sum() > present.sum())
 
 
 def backward(corners: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import re
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from wsi_mitosis.core.classes import flagged, is_look_alike, is_mitotic, is_plainly_look_alike
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.common import (
     backward,
@@ -18,13 +20,14 @@ from wsi_mitosis.io.detections.common import (
     candidate_table,
     chosen_classes,
     fault,
+    mostly_shares,
     refuse_backward,
 )
 from wsi_mitosis.io.detections.numerals import SIGNS, as_plain, read_numbers, table_decimal
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -42,12 +45,16 @@ UNITS = ("px", "um", "mm", "fraction", "percent")
 """What the name of a coordinate may end in."""
 _FLIPPED = 0.5
 """Share of boxes whose corners may be drawn the other way round; with more, `x2` and `y2` may be a size."""
+_GLANCE, _MOST_CLASSES = 1024, 20
+"""Rows that are looked at, and distinct texts among them at most, in a column that may name classes."""
+_LARGEST_BOX = 1000
+"""Width or height that no mitotic figure's box has in any unit: 250 um at 0.25 um/px."""
 _SEPARATORS = ("\t", ";", ",")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'\s*"?\s*sep\s*=\s*?(\\t|tab|[^\s"]|\t)\s*"?[;,\s]*', re.IGNORECASE)
 """Excel's first line, which tells Excel itself what separates the cells."""
-_BLANK_LINE = re.compile(r"\n[ \t;,]*\n")
 _QUPATH_CENTROID = re.compile(r"centroid [xy] (px|\u03bcm)")
 _SAYS_CENTRE = re.compile(r"cent(re|er|roid)|^[xy]c$|^c[xy]$")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _KEPT_AS_TEXT = r"^\s*[+-]?(0[0-9]|[0-9]{16,}\s*$)"
 """Leading zeros and long numbers are names, and would be damaged as numbers."""
 _UNIT_WORDS = {
@@ -59,12 +66,19 @@ _UNIT_WORDS = {
 }
 
 
+def column_keys(name: str) -> tuple[str, ...]:
+    """The keys of a column's name: as it is, and with its camel case as words (`ClassName`, `xCenter`)."""
+    return tuple(dict.fromkeys((alias_key(name), alias_key(_CAMEL_CASE.sub("_", name)))))
+
+
+@functools.cache
 def alias_key(name: str) -> str:
     """A column's name without what does not tell names apart, and with its unit in one spelling.
 
     `casefold` also turns the micro sign U+00B5 into Greek mu U+03BC: both are read.
     """
-    key = re.sub(r"[\s_()\[\]-]+", "_", name.strip().casefold()).rstrip("_")
+    key = re.sub(r"[\s_()\[\]/,-]+", "_", name.strip().casefold()).rstrip("_")
+    key = key.replace("_in_", "_") if key.startswith(("x_in_", "y_in_")) else key
     for unit, spellings in _UNIT_WORDS.items():
         key = re.sub(
             rf"_?%$|_(?:{spellings})$" if unit == "percent" else rf"_(?:{spellings})$", f"_{unit}", key
@@ -148,7 +162,7 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str], path: Pat
 
     Returns:
         Role to column name. Of the coordinates those of CENTRE, BOX or CORNER_AND_SIZE are there, or all of
-        CENTRE and BOX, between which the numbers then decide.
+        CENTRE and one of the others, between which the numbers then decide.
 
     Raises:
         DetectionsError: if a column named is absent, if there are no coordinates or it is not clear which
@@ -186,14 +200,25 @@ def _present(name: str, header: Sequence[str], path: Path) -> str:
 
 def _by_alias(header: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
     """Roles told by aliases alone, from columns that the user has not named."""
-    free = {alias_key(name): name for name in reversed(header) if name not in named.values()}
-    found = {}
+    free: dict[str, str] = {}
+    for name in header:
+        if name not in named.values():
+            for key in column_keys(name):
+                free.setdefault(key, name)
+    found = _first_corners(free) if not named.keys() & set(COORDINATES) else {}
     for role in ALIASES.keys() - named.keys():
         if present := [free[key] for key in _keys(role) if key in free]:
-            found[role] = present[0]
+            found.setdefault(role, present[0])
     if not named.keys() & set(CENTRE):
         found.update(_pair(free))
     return found
+
+
+def _first_corners(free: Mapping[str, str]) -> dict[str, str]:
+    """Corners that are numbered from 0: `x1` is then the second one."""
+    if {"x0", "y0", "x1", "y1"} <= free.keys() and "x2" not in free:
+        return {"x1": free["x0"], "y1": free["y0"], "x2": free["x1"], "y2": free["y1"]}
+    return {"x1": free["x0"], "y1": free["y0"]} if {"x0", "y0"} <= free.keys() else {}
 
 
 def _keys(role: str) -> list[str]:
@@ -232,6 +257,8 @@ def _places(
             return taken(*CENTRE)
         if has(*BOX):
             return taken(*CENTRE, *BOX)
+        if has(*CORNER_AND_SIZE):
+            return taken(*CENTRE, *CORNER_AND_SIZE)
     if has(*BOX):
         return taken(*BOX)
     if has(*CORNER_AND_SIZE):
@@ -286,6 +313,18 @@ def _detections(
     values = {role: numbers[name] for role, name in numeric.items()}
     units, scale = _units(roles, path, options.units)
     where, notes = _located(values, roles, path)
+    if scale != 1 and mostly_shares(where["x"], where["y"]):
+        raise fault(
+            "the header says percent, and the coordinates lie within 0 to 1",
+            path,
+            "Call the columns x_percent and y_percent for values to 100, or x_fraction and y_fraction",
+        )
+    if table.num_rows and (np.isnan(where["x"]) | np.isnan(where["y"])).all():
+        raise fault(
+            f"none of its {table.num_rows} rows has coordinates",
+            path,
+            "Check that the cells are separated as those of the header are, and that they are filled",
+        )
     columns: dict[str, Any] = {axis: array * scale for axis, array in where.items()}
     columns |= {"score": values["score"]} if "score" in values else {}
     columns |= {role: _texts(table.column(index[role])) for role in _texts_of(roles)}
@@ -293,11 +332,12 @@ def _detections(
     columns |= {} if classes is None else {"detector_class": classes}
     others = [at for at in range(table.num_columns) if at != place and at not in index.values()]
     names = _distinct(table.column_names[at] for at in others)
-    sign = (
-        SIGNS[options.decimal]
-        if options.decimal
-        else table_decimal(table.column(index[role]) for role in numeric)
-    )
+
+    @functools.cache
+    def sign() -> Decimal | None:
+        given = options.decimal
+        return SIGNS[given] if given else table_decimal(table.column(index[role]) for role in numeric)
+
     extras = {
         name: _carried(table.column(at), separator, sign) for name, at in zip(names, others, strict=True)
     }
@@ -315,20 +355,47 @@ def _located(
     values: Mapping[str, NDArray[np.float64]], roles: Mapping[str, str], path: Path
 ) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
     """Centres, and extents of boxes, (rows,) each in the table's unit; and what to say of them."""
-    if "width" in roles:
-        x1, y1, width, height = (values[role] for role in CORNER_AND_SIZE)
-        _refuse_rows((width < 0) | (height < 0), "the box has a negative width or height", path)
-        corner, size = (f"'{roles[a]}' and '{roles[b]}'" for a, b in (("x1", "y1"), ("width", "height")))
-        note = f"{path.name}: {corner} are read as the top-left corner of boxes, whose size is {size}"
-        return box_columns(np.stack([x1, y1, x1 + width, y1 + height], axis=1)), (note,)
     if "x1" not in roles:
         return {axis: values[axis] for axis in CENTRE}, ()
-    corners = np.stack([values[role] for role in BOX], axis=1)
-    if len(corners) and backward(corners).mean() > _FLIPPED:
-        refuse_backward(corners, path, what="row")
-    box = box_columns(corners)
-    if "x" not in roles:
+    if "width" in roles and not np.isfinite(values["width"] + values["height"]).any():
+        corner = CENTRE if "x" in roles else ("x1", "y1")  # columns of sizes without any
+        return {axis: values[role] for axis, role in zip(CENTRE, corner, strict=True)}, ()
+    box = _boxes(values, roles, path)
+    if "x" in roles:
+        return _centre_or_corner(box, values, roles, path)
+    if "width" not in roles:
         return box, ()
+    near, size = (f"'{roles[a]}' and '{roles[b]}'" for a, b in (("x1", "y1"), ("width", "height")))
+    return box, (f"{path.name}: {near} are read as the top-left corner of boxes, whose size is {size}",)
+
+
+def _boxes(
+    values: Mapping[str, NDArray[np.float64]], roles: Mapping[str, str], path: Path
+) -> dict[str, NDArray[np.float64]]:
+    """Centres and extents of boxes by two corners, or by a corner and a size."""
+    if "width" not in roles:
+        corners = np.stack([values[role] for role in BOX], axis=1)
+        if len(corners) and backward(corners).mean() > _FLIPPED:
+            refuse_backward(corners, path, what="row")
+        return box_columns(corners)
+    x1, y1, width, height = (values[role] for role in CORNER_AND_SIZE)
+    _refuse_rows((width < 0) | (height < 0), "the box has a negative width or height", path)
+    sizes = np.maximum(width, height)
+    _refuse_rows(
+        (sizes > _LARGEST_BOX) & (np.nanmin(sizes) > _LARGEST_BOX),
+        f"the box is {width[0]:g} x {height[0]:g} large, as an image is and no mitotic figure",
+        path,
+    )
+    return box_columns(np.stack([x1, y1, x1 + width, y1 + height], axis=1))
+
+
+def _centre_or_corner(
+    box: dict[str, NDArray[np.float64]],
+    values: Mapping[str, NDArray[np.float64]],
+    roles: Mapping[str, str],
+    path: Path,
+) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
+    """What `x` and `y` are beside a box: its corner in all rows, or a point in it."""
     x, y = values["x"], values["y"]
     if _hold((x == values["x1"]) & (y == values["y1"]), x + y):
         note = f"{path.name}: '{roles['x']}' and '{roles['y']}' are the boxes' corner; their centre is taken"
@@ -357,15 +424,50 @@ def _refuse_rows(flags: NDArray[np.bool_], cause: str, path: Path) -> None:
 
 
 def _class_columns(table: pa.Table, roles: Mapping[str, str]) -> dict[int, NDArray[np.object_]]:
-    """The texts of all columns that are called like classes, best first, by their place in the table."""
-    keys = [alias_key(name) for name in table.column_names]
+    """The texts of all columns that are called like classes, best first, by their place in the table.
+
+    Behind them come flags (`is_mitosis`) and other texts that speak of look-alikes, as the classes they mean.
+    """
     used = {name for role, name in roles.items() if role != "detector_class"}
-    places = [keys.index(key) for key in _keys("detector_class") if key in keys]
+    free = [at for at, name in enumerate(table.column_names) if name not in used]
+    keys = {at: column_keys(table.column_names[at]) for at in free}
+    places = [at for wanted in _keys("detector_class") for at in free if wanted in keys[at]]
     if "detector_class" in roles:
         places.insert(0, table.column_names.index(roles["detector_class"]))
-    return {
-        at: _texts(table.column(at)) for at in dict.fromkeys(places) if table.column_names[at] not in used
-    }
+    columns = {at: _texts(table.column(at)) for at in dict.fromkeys(places)}
+    for at in free:
+        if (
+            at not in columns
+            and (meant := _meant_classes(table.column_names[at], table.column(at))) is not None
+        ):
+            columns[at] = meant
+    return columns
+
+
+def _meant_classes(name: str, values: pa.ChunkedArray) -> NDArray[np.object_] | None:
+    """The classes that a column of another name means: a flag, or a text that says look-alike."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    is_flag = is_mitotic(name) or is_look_alike(name)
+    if not is_text and not (is_flag and pa.types.is_primitive(values.type)):
+        return None
+    distinct = pc.unique(values.slice(0, _GLANCE)).to_pylist()
+    if len(distinct) > _MOST_CLASSES:
+        return None  # names, numbers or prose
+    texts = _texts(values)
+    if is_flag:
+        meant = flagged(name, texts)
+        return None if meant is None else np.array([*meant, None], dtype=object)[:-1]
+    said = {text for text in set(texts) if text is not None and is_plainly_look_alike(text)}
+    if not said:
+        return None
+    return (
+        np.array([*(text if text in said else None for text in texts), None], dtype=object)[:-1]
+        if said
+        else None
+    )
 
 
 def _texts_of(roles: Mapping[str, str]) -> list[str]:
@@ -411,8 +513,11 @@ def _unit(name: str) -> str:
 def _separator_line(text: str) -> tuple[str | None, str]:
     """The separator that Excel's own first line states, and the text below it."""
     first, _, rest = text.partition("\n")
-    stated = _SEPARATOR_LINE.fullmatch(first.rstrip(" "))
-    return (stated[1], rest.lstrip("\n")) if stated else (None, text)
+    stated = _SEPARATOR_LINE.fullmatch(first)
+    if stated is None:
+        return None, text
+    separator = "\t" if stated[1].lower() in {"\\t", "tab"} else stated[1]
+    return separator, rest.lstrip("\n")
 
 
 def _dialect(text: str, columns: Mapping[str, str], stated: str | None) -> _Dialect:
@@ -423,13 +528,13 @@ def _dialect(text: str, columns: Mapping[str, str], stated: str | None) -> _Dial
 
     def merit(separator: str) -> tuple[int, int]:
         header = headers[separator]
-        return sum(alias_key(name) in known for name in header), len(header)
+        return sum(not known.isdisjoint(column_keys(name)) for name in header), len(header)
 
     separator = max(headers, key=merit)
     # QuPath quotes nothing, so a quotation mark in an object's name is only that.
     qupath = any(_QUPATH_CENTROID.fullmatch(name.strip().casefold()) for name in headers[separator])
     quoted = not (qupath and separator == "\t" and '"' not in first_line)
-    spaced = quoted and re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.MULTILINE) is not None
+    spaced = quoted and '"' in text and re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.M) is not None
     return _Dialect(separator, headers[separator], quoted, spaced)
 
 
@@ -449,13 +554,19 @@ def _text_table(
     numbered = [str(at) for at in range(len(dialect.header))]
     notes: tuple[str, ...] = ()
     try:
-        if dialect.spaced or _BLANK_LINE.search(text.rstrip()):
+        if dialect.spaced or _has_blank_line(text, dialect):
             raise pa.ArrowInvalid("Arrow overlooks blank lines, and blanks before quotation marks")
         table = _read_by_arrow(text, dialect, numbered)
     except pa.ArrowInvalid:  # rows of differing length: read them one by one, which can tell which
         columns, notes = _squared(text, dialect, path, places)
         table = pa.table(dict(zip(numbered, columns, strict=True)))
     return table.rename_columns(dialect.header), notes
+
+
+def _has_blank_line(text: str, dialect: _Dialect) -> bool:
+    """Whether a line is empty, or all of its cells are."""
+    empty = dialect.separator * (len(dialect.header) - 1)
+    return "\n\n" in text.rstrip("\n") or (bool(empty) and f"\n{empty}\n" in text)
 
 
 def _read_by_arrow(text: str, dialect: _Dialect, names: Sequence[str]) -> pa.Table:
@@ -485,7 +596,14 @@ def _squared(
     import pyarrow as pa
 
     width = len(dialect.header)
-    rows, notes = _without_notes(_records(text, dialect, path), width, places)
+    records = _records(text, dialect, path)
+    if records and all(len(row) == width + 1 for row in records if row):
+        raise fault(
+            f"every row has {width + 1} fields, the header has {width}",
+            path,
+            "Give every column a name; R writes names of rows without one",
+        )
+    rows, notes = _without_notes(records, width, places)
     for number, row in enumerate(rows, start=1):
         if any(field.strip() for field in row[width:]):
             cause = f"row {number} has {len(row)} fields, the header has {width}"
@@ -524,7 +642,7 @@ def _without_notes(
     def is_placed(row: Sequence[str]) -> bool:
         return all(at < len(row) and row[at].strip() for at in places)
 
-    last = max((at for at, row in enumerate(records) if is_placed(row)), default=-1)
+    last = max((at for at, row in enumerate(records) if is_placed(row)), default=len(records))
     first = next(
         (at for at in range(last + 1, len(records)) if not records[at] or len(records[at]) < width),
         len(records),
@@ -546,17 +664,20 @@ def _texts(values: pa.ChunkedArray) -> NDArray[np.object_]:
     return texts
 
 
-def _carried(values: pa.ChunkedArray, separator: str | None, decimal: Decimal | None) -> Any:
+def _carried(values: pa.ChunkedArray, separator: str | None, decimal: Callable[[], Decimal | None]) -> Any:
     """Another column: numbers where all of it are numbers beyond doubt and survive it, else as it is."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not pa.types.is_string(values.type):
         return values.to_pandas().to_numpy()
-    plain = as_plain(values, separator, decimal)
-    if plain is None or plain.null_count == len(plain):
+    if values.null_count == len(values) or pc.any(pc.match_substring_regex(values, _KEPT_AS_TEXT)).as_py():
         return _texts(values)
-    if pc.any(pc.match_substring_regex(values, _KEPT_AS_TEXT)).as_py():
+    try:
+        return values.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        plain = as_plain(values, separator, decimal)
+    if plain is None or plain.null_count == len(plain):
         return _texts(values)
     for kind in (pa.int64(), pa.float64()):
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from wsi_mitosis.core.classes import is_plainly_look_alike
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.common import (
     candidate_table,
@@ -19,7 +20,7 @@ from wsi_mitosis.io.detections.common import (
     numbers,
     text_or_none,
 )
-from wsi_mitosis.io.detections.delimited import alias_key
+from wsi_mitosis.io.detections.delimited import alias_key, column_keys
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
 _CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
+_PROSE = frozenset({"name", "class_value", "title", "description", "comment"})
+"""Properties that people write into, or that hold numbers as a rule."""
 _AREA = 2
 """Shapely's dimension of polygons and collections with polygons."""
 
@@ -103,7 +106,21 @@ def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
 def _shapes(features: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
     """Geometries, (n,) objects, None where missing or broken."""
     texts = [json.dumps(feature.get("geometry")) for feature in features]
-    return np.asarray(shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore"))
+    shapes = np.asarray(shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore"))
+    for row in np.flatnonzero(shapely.is_missing(shapes)):
+        shapes[row] = _closed(features[int(row)].get("geometry"))
+    return shapes
+
+
+def _closed(geometry: Any) -> Any:
+    """A polygon whose rings end before their first point, which some programs write; None for all else."""
+    if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
+        return None
+    rings = geometry.get("coordinates")
+    if not isinstance(rings, list) or not all(isinstance(ring, list) and len(ring) > _AREA for ring in rings):
+        return None
+    text = json.dumps({**geometry, "coordinates": [[*ring, ring[0]] for ring in rings]})
+    return shapely.from_geojson(text, on_invalid="ignore")
 
 
 def split_shapes(shapes: NDArray[np.object_]) -> tuple[NDArray[np.object_], NDArray[np.intp]]:
@@ -158,6 +175,12 @@ def _notes_of_shapes(
     several = np.flatnonzero(counts > 1)
     names = [text_or_none(feature.get("id")) or f"feature {at + 1}" for at, feature in enumerate(features)]
     notes = []
+    if len(lost) == len(features) > 0:
+        raise fault(
+            f"none of its {len(features)} objects has a geometry that can be read",
+            path,
+            "Export the objects again as GeoJSON with points or closed rings of numbers",
+        )
     if len(lost):
         what = "has a geometry that is missing, empty or broken"
         notes.append(f"{path.name}: {_counted(lost, names)} {what}, and no coordinates")
@@ -184,22 +207,36 @@ def _ids(features: Sequence[Mapping[str, Any]], counts: NDArray[np.intp]) -> lis
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:
     """Class and score of each feature."""
     scores = numbers([_score(feature) for feature in features], "score", path)
-    _, classes = chosen_classes(_class_places([properties_of(feature) for feature in features]))
+    _, classes = chosen_classes(_class_places(features))
     return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
 
 
-def _class_places(properties: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.object_]]:
-    """The classes that features have in each place that may name one, QuPath's own first."""
-    keys = dict.fromkeys(key for item in properties for key in item if alias_key(key) in _CLASS_KEYS)
-    names = {"classification": [class_name(item) for item in properties]}
-    names |= {
-        key: [_text_of(item.get(key)) for item in properties] for key in keys if key != "classification"
-    }
+def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.object_]]:
+    """The classes that features have in each place that may name one, QuPath's own first.
+
+    Names and descriptions count where they say look-alike, which is what people write into them.
+    """
+    described = [properties_of(feature) for feature in features]
+    names: dict[str, list[str | None]] = {"classification": [class_name(item) for item in described]}
+    for items in (described, features):
+        for key in dict.fromkeys(key for item in items for key in item):
+            if key in names or (key == "type" and items is features):  # GeoJSON's own
+                continue
+            if _CLASS_KEYS.intersection(column_keys(key)):
+                names[key] = [_text_of(item.get(key)) for item in items]
+            elif key.casefold() in _PROSE:
+                names[key] = [_look_alike_or_none(_text_of(item.get(key))) for item in items]
     return {key: np.array([*values, None], dtype=object)[:-1] for key, values in names.items()}
 
 
+def _look_alike_or_none(text: str | None) -> str | None:
+    return text if text is not None and is_plainly_look_alike(text) else None
+
+
 def _text_of(value: Any) -> str | None:
-    """The text of a property that may name a class; None where it holds more than a text or number."""
+    """The text of a property that may name a class, perhaps as an object with a name."""
+    if isinstance(value, dict):
+        value = value.get("name")
     return text_or_none(value) if isinstance(value, str | int) else None
 
 
@@ -216,7 +253,8 @@ def class_name(properties: Mapping[str, Any]) -> str | None:
         return text_or_none(classification)
     names = classification.get("names")
     joined = ": ".join(map(str, names)) if isinstance(names, list) else None
-    return text_or_none(classification.get("name", joined))
+    stated = (classification.get(key) for key in ("name", "class", "label"))
+    return text_or_none(next((name for name in stated if name is not None), joined))
 
 
 def _measurements(feature: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_mitosis.io.detections.common import fault
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -34,6 +34,8 @@ _BLANKS = " \u00a0\u2009\u202f'\u2019"
 """Signs that only ever separate thousands: blanks of several widths, and the Swiss apostrophe."""
 _ODD = rf"[,{_BLANKS}+]|\..*\."
 """Found in cells that are no plain number with a decimal point."""
+_SHORT_WHOLE = r"^[+-]?\d{1,3}$"
+"""Whole numbers between grouped ones; a program that writes three decimals writes them always."""
 _GLANCE = 1024
 """Rows that are looked at first: most columns show their signs there."""
 _REMEDY = "Pass --decimal point or --decimal comma, or write the numbers without a thousands separator"
@@ -75,6 +77,9 @@ def read_numbers(
     Raises:
         DetectionsError: naming column, row and value, if a cell is no number, or may be two.
     """
+    quick = {name: _quickly(values) for name, values in columns.items()}
+    if decimal is None and all(numbers is not None for numbers in quick.values()):
+        return {name: numbers for name, numbers in quick.items() if numbers is not None}
     texts = {name: _cleaned(values) for name, values in columns.items()}
     given = None if decimal is None else SIGNS[decimal]
     signs = _signs(texts, path, separator, given, frozenset(places))
@@ -88,7 +93,7 @@ def table_decimal(columns: Iterable[pa.ChunkedArray]) -> Decimal | None:
 
 
 def as_plain(
-    values: pa.ChunkedArray, separator: str | None, decimal: Decimal | None
+    values: pa.ChunkedArray, separator: str | None, decimal: Callable[[], Decimal | None]
 ) -> pa.ChunkedArray | None:
     """Texts of one column with decimal points and no thousands signs, ready to be cast.
 
@@ -101,12 +106,12 @@ def as_plain(
         The texts; None where their signs are in doubt.
     """
     text = _cleaned(values)
-    if _is_ordinary(text, separator):
+    if not _is_text(text) or (separator == "," and not _has(text, ",")):
         return text
     evidence = _evidence(text)
     if len(evidence.certain) > 1:
         return None
-    sign = next(iter(evidence.certain), decimal)
+    sign = next(iter(evidence.certain), None) or decimal()
     if sign is None and evidence.doubtful is not None:
         return None
     return _plain(text, sign or ".")
@@ -120,8 +125,8 @@ def _signs(
     places: frozenset[str],
 ) -> dict[str, Decimal]:
     """The decimal sign of each column: the user's, its own, or that of the coordinates."""
-    if decimal is not None or all(_is_ordinary(text, separator) for text in texts.values()):
-        return dict.fromkeys(texts, decimal or ".")
+    if decimal is not None:
+        return dict.fromkeys(texts, decimal)
     evidence = {name: _evidence(text) for name, text in texts.items()}
     for name, found in evidence.items():
         if len(found.certain) > 1:
@@ -138,9 +143,23 @@ def _signs(
     return signs
 
 
-def _is_ordinary(text: pa.ChunkedArray, separator: str | None) -> bool:
-    """Whether a column has decimal points or no signs, in a table whose separator leaves no doubt of that."""
-    return not _is_text(text) or (separator == "," and _first(text, _ODD) is None)
+def _quickly(values: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """Numbers of the usual column, which has one sign at most and shows at once that it is decimal."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        if not _is_text(values):
+            return _floats(values) if pa.types.is_primitive(values.type) else None
+        certain = _evidence(_cleaned(values.slice(0, _GLANCE))).certain
+        if not _has(values, ","):
+            decided = "." in certain or not _has(values, ".")
+            return _floats(values) if decided else None
+        if "," in certain and not _has(values, "."):
+            return _floats(pc.replace_substring(values, ",", "."))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # blanks, words for missing, or no numbers at all: the whole column is looked at
+    return None
 
 
 def _evidence(text: pa.ChunkedArray) -> _Evidence:
@@ -160,7 +179,8 @@ def _by_the_rest(text: pa.ChunkedArray, separator: str | None) -> Collection[Dec
     commas, points = (_first(text, re.escape(sign)) is not None for sign in ",.")
     sign: Decimal = "," if commas else "."
     alone = not (commas and points)
-    decided = (separator == "," and sign == ".") or _first(text, rf"\d[{_BLANKS}]\d{{3}}") is not None
+    between_commas = separator == "," and sign == "." and _first(text, _SHORT_WHOLE) is None
+    decided = between_commas or _first(text, rf"\d[{_BLANKS}]\d{{3}}") is not None
     return {sign} if alone and decided else set()
 
 
@@ -236,6 +256,8 @@ def _cleaned(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.string())
     if not _is_text(values):
         return values
     text = pc.replace_substring(pc.utf8_trim_whitespace(values), "\u2212", "-")
@@ -247,6 +269,13 @@ def _is_text(values: pa.ChunkedArray) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+
+
+def _has(text: pa.ChunkedArray, sign: str) -> bool:
+    """Whether any text holds a sign."""
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.match_substring(text, sign)).as_py())
 
 
 def _first(text: pa.ChunkedArray, pattern: str) -> int | None:

@@ -20,6 +20,7 @@ from wsi_mitosis.io.detections.common import (
     numbers,
     text_or_none,
 )
+from wsi_mitosis.io.detections.delimited import alias_key, column_keys
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _STORE_COLUMNS = {"key", "cx", "cy", "properties"}
 _SLIDERUNNER_TABLES = {"Slides", "Annotations", "Annotations_coordinates", "Classes"}
+_CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
 _HOT_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 """First bytes of a rollback journal that is still needed: https://www.sqlite.org/fileformat.html."""
 
@@ -157,9 +159,9 @@ def _taken_score(properties: dict[str, Any]) -> Any:
 def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
     """TIAToolbox's `type`, taken out of the properties, or a look-alike that another property names."""
     own = [text_or_none(values.pop("type", None)) for values in properties]
-    places = {"type": own} | {
-        name: [text_or_none(values.get(name)) for values in properties] for name in ALIASES["detector_class"]
-    }
+    keys = dict.fromkeys(key for values in properties for key in values)
+    named = [key for key in keys if _CLASS_KEYS.intersection(column_keys(key))]
+    places = {"type": own} | {key: [text_or_none(values.get(key)) for values in properties] for key in named}
     arrays = {name: np.array([*texts, None], dtype=object)[:-1] for name, texts in places.items()}
     _, classes = chosen_classes(arrays)
     return np.array([*own, None], dtype=object)[:-1] if classes is None else classes
