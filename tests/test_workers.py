@@ -202,7 +202,7 @@ def test_a_model_that_no_worker_can_build_is_an_error_as_in_this_process(
 class CertainDetector(SlideDetector):
     """Finds one figure on every slide, without a network."""
 
-    def _search(self, name, slide, _, on_tiles):  # type: ignore[no-untyped-def]
+    def _search(self, _name, slide, _plan, on_tiles):  # type: ignore[no-untyped-def]
         on_tiles(1)
         return np.array([[slide.size_px0[0] / 2, 20.0, 0.9]]), ()
 
