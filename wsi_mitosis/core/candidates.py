@@ -193,6 +193,10 @@ class _Place(NamedTuple):
         """Which points lie on the slide, (n,)."""
         return _inside(x_px0, y_px0, self.size_px0)
 
+    def holds_most(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> bool:
+        """Whether the points lie on the slide, but for a few."""
+        return bool(self.holds(x_px0, y_px0).mean() >= _MOST_INSIDE)
+
     def are_spread(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> bool:
         """Whether points lie apart, and not all in one place of the slide as after too large a divisor."""
         reach = _LEAST_SPREAD * max(self.size_px0)
@@ -240,20 +244,11 @@ def _what_would_fit(
     detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> str | None:
     """How all of the points would lie on the slide: by another frame, order of axes, unit or level."""
-    bounds = place.bounds
-    if (
-        bounds is not None
-        and detections.frame == "slide"
-        and place.holds(x + bounds.x, y + bounds.y).mean() >= _MOST_INSIDE
-    ):
-        return "They would lie inside with --frame qupath"
-    if (
-        bounds is not None
-        and detections.frame == "qupath"
-        and place.holds(x - bounds.x, y - bounds.y).mean() >= _MOST_INSIDE
-    ):
-        return "They would lie inside with --frame slide"
-    if place.holds(y, x).mean() >= _MOST_INSIDE:
+    if (bounds := place.bounds) is not None:
+        sign, frame = (1, "qupath") if detections.frame == "slide" else (-1, "slide")
+        if place.holds_most(x + sign * bounds.x, y + sign * bounds.y):
+            return f"They would lie inside with --frame {frame}"
+    if place.holds_most(y, x):
         return "They would lie inside with x and y exchanged"
     scales = [
         (_factor(detections.units, units, place), f"with --units {units}")
@@ -264,9 +259,7 @@ def _what_would_fit(
         scales.append(((0.01, 0.01), "as percentages, after dividing the coordinates by 100"))
     scales += [((1 / by, 1 / by), f"after dividing the coordinates by {by}") for by in _DOWNSAMPLES]
     for (across, down), how in sorted(scales, key=lambda scale: abs(math.log(scale[0][0]))):
-        if place.holds(x * across, y * down).mean() >= _MOST_INSIDE and place.are_spread(
-            x * across, y * down
-        ):
+        if place.holds_most(x * across, y * down) and place.are_spread(x * across, y * down):
             return f"They would lie inside {how}, a factor of {across:g}"
     return None
 

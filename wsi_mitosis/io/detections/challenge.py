@@ -93,25 +93,34 @@ def read_grand_challenge(document: Any, path: Path) -> Detections:
         DetectionsError: for a shape of another kind, or one without numbers.
     """
     items = _challenge_items(document, path)
-    places = [_challenge_places(item, index, path) for index, item in enumerate(items)]
-    entry = np.repeat(np.arange(len(items)), [len(some) for some in places])
+    shapes = [_shape(item) for item in items]
+    places = [
+        _challenge_places(item, shape, index, path)
+        for index, (item, shape) in enumerate(zip(items, shapes, strict=True))
+    ]
+    counts = np.array([len(some) for some in places], dtype=np.intp)
+    entries = np.repeat(np.arange(len(items)), counts)
     flat = [place for some in places for place in some]
+    placed, firsts = np.flatnonzero(counts), (np.cumsum(counts) - counts)[counts > 0]
     corners = np.full((len(items), 4), np.nan)
-    for axis in (0, 1):
-        values = numbers([place[axis] for place in flat], "xy"[axis], path, entries=entry)
-        np.fmin.at(corners[:, axis], entry, values)
-        np.fmax.at(corners[:, axis + 2], entry, values)
+    for axis in (0, 1) if flat else ():
+        values = numbers([place[axis] for place in flat], "xy"[axis], path, entries=entries)
+        corners[placed, axis] = np.minimum.reduceat(values, firsts)
+        corners[placed, axis + 2] = np.maximum.reduceat(values, firsts)
     columns: dict[str, Any] = {
         **box_columns(corners),
         "score": numbers([item.get("probability") for item in items], "probability", path),
         "detector_class": [text_or_none(item.get("name")) for item in items],
     }
-    columns["extent"][[_shape(item) == "point" for item in items]] = np.nan
+    columns["extent"][[shape == "point" for shape in shapes]] = np.nan
     return Detections(candidate_table(len(items), columns), "mm", "slide", "mitotic", "grand-challenge")
 
 
 def _shape(item: Mapping[str, Any]) -> str | None:
-    return next((name for name in _SHAPES if name in item), None)
+    for name in _SHAPES:
+        if name in item:
+            return name
+    return None
 
 
 def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
@@ -129,21 +138,22 @@ def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
     return [item for name in names for item in _records(document, name, path)]
 
 
-def _challenge_places(item: Mapping[str, Any], index: int, path: Path) -> list[list[Any]]:
+def _challenge_places(item: Mapping[str, Any], shape: str | None, index: int, path: Path) -> list[list[Any]]:
     """The places [x, y, z] of one shape; none where it has none."""
-    shape = _shape(item)
     if shape is None:
         cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_shortened(item)}"
         raise fault(cause, path, "Give points, bounding boxes or polygons of Grand Challenge")
+    places = [item[shape]] if shape == "point" else item[shape]
     if item[shape] is None:
         return []
-    places = [item[shape]] if shape == "point" else item[shape]
-    if not isinstance(places, list) or not all(
-        isinstance(place, list) and len(place) in {2, 3} for place in places
-    ):
+    if not isinstance(places, list) or not all(map(_is_place, places)):
         cause = f"{shape} {index + 1} is {_shortened(item[shape])}, not [x, y, z]"
         raise fault(cause, path, "A place is [x, y, z] in millimetres")
     return places
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, list) and len(value) in {2, 3}
 
 
 def _shortened(value: Any) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STAGE = "reading detections"
 _LEAST_NUMBERED = 4
 """Rows from which on distinct whole numbers are taken for numbers of the rows: classes would repeat."""
+_GLANCE = 100
+"""Rows that are looked at first: classes repeat in them."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -101,6 +103,8 @@ def numbers(
 
 def _number(value: Any) -> float:
     """A JSON number or its text; not what Python reads beyond them (`True`, `1_000`)."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError(f"{value!r} is no number")
     return float(value)
@@ -196,12 +200,10 @@ def chosen_classes(
 
 def _are_numbers_of_rows(names: NDArray[np.object_]) -> bool:
     """Whether texts are whole numbers of which none occurs twice, as of labelled objects in a mask."""
+    if len(names) < _LEAST_NUMBERED or len(set(names[:_GLANCE])) < len(names[:_GLANCE]):
+        return False
     distinct = set(names)
-    return (
-        len(names) >= _LEAST_NUMBERED
-        and len(distinct) == len(names)
-        and all(isinstance(name, str) and name.isdecimal() for name in distinct)
-    )
+    return len(distinct) == len(names) and all(name is not None and name.isdecimal() for name in distinct)
 
 
 def _with_look_alikes(classes: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from wsi_mitosis.io.detections.common import (
     mostly_shares,
     refuse_backward,
 )
-from wsi_mitosis.io.detections.numerals import SIGNS, as_plain, read_numbers, table_decimal
+from wsi_mitosis.io.detections.numerals import SIGNS, as_plain, read_numbers, table_decimal, usual_numbers
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -453,16 +453,15 @@ def _meant_classes(name: str, values: pa.ChunkedArray) -> NDArray[np.object_] | 
     is_flag = is_mitotic(name) or is_look_alike(name)
     if not is_text and not (is_flag and pa.types.is_primitive(values.type)):
         return None
-    distinct = pc.unique(values.slice(0, _GLANCE)).to_pylist()
-    if len(distinct) > _MOST_CLASSES:
+    if len(pc.unique(values.slice(0, _GLANCE))) > _MOST_CLASSES:
         return None  # names, numbers or prose
-    texts = _texts(values)
     if is_flag:
-        meant = flagged(name, texts)
+        meant = flagged(name, _texts(values))
         return None if meant is None else np.array([*meant, None], dtype=object)[:-1]
-    said = {text for text in set(texts) if text is not None and is_plainly_look_alike(text)}
+    said = {text.strip() for text in pc.unique(values).to_pylist() if text and is_plainly_look_alike(text)}
     if not said:
         return None
+    texts = _texts(values)
     return (
         np.array([*(text if text in said else None for text in texts), None], dtype=object)[:-1]
         if said
@@ -512,12 +511,12 @@ def _unit(name: str) -> str:
 
 def _separator_line(text: str) -> tuple[str | None, str]:
     """The separator that Excel's own first line states, and the text below it."""
-    first, _, rest = text.partition("\n")
-    stated = _SEPARATOR_LINE.fullmatch(first)
-    if stated is None:
+    end = text.find("\n")
+    stated = _SEPARATOR_LINE.fullmatch(text[:end])
+    if end < 0 or stated is None:
         return None, text
     separator = "\t" if stated[1].lower() in {"\\t", "tab"} else stated[1]
-    return separator, rest.lstrip("\n")
+    return separator, text[end:].lstrip("\n")
 
 
 def _dialect(text: str, columns: Mapping[str, str], stated: str | None) -> _Dialect:
@@ -566,7 +565,8 @@ def _text_table(
 def _has_blank_line(text: str, dialect: _Dialect) -> bool:
     """Whether a line is empty, or all of its cells are."""
     empty = dialect.separator * (len(dialect.header) - 1)
-    return "\n\n" in text.rstrip("\n") or (bool(empty) and f"\n{empty}\n" in text)
+    at = text.find("\n\n")
+    return (at >= 0 and bool(text[at:].strip())) or (bool(empty) and f"\n{empty}\n" in text)
 
 
 def _read_by_arrow(text: str, dialect: _Dialect, names: Sequence[str]) -> pa.Table:
@@ -676,7 +676,10 @@ def _carried(values: pa.ChunkedArray, separator: str | None, decimal: Callable[[
     try:
         return values.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
-        plain = as_plain(values, separator, decimal)
+        usual = usual_numbers(values)
+    if usual is not None:
+        return usual
+    plain = as_plain(values, separator, decimal)
     if plain is None or plain.null_count == len(plain):
         return _texts(values)
     for kind in (pa.int64(), pa.float64()):

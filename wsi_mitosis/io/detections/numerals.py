@@ -77,13 +77,34 @@ def read_numbers(
     Raises:
         DetectionsError: naming column, row and value, if a cell is no number, or may be two.
     """
-    quick = {name: _quickly(values) for name, values in columns.items()}
+    quick = {name: usual_numbers(values) for name, values in columns.items()}
     if decimal is None and all(numbers is not None for numbers in quick.values()):
         return {name: numbers for name, numbers in quick.items() if numbers is not None}
     texts = {name: _cleaned(values) for name, values in columns.items()}
     given = None if decimal is None else SIGNS[decimal]
     signs = _signs(texts, path, separator, given, frozenset(places))
     return {name: _parsed(texts[name], name, path, signs[name]) for name in columns}
+
+
+def usual_numbers(values: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """Read the usual column, which has one sign at most and shows at once that it is decimal.
+
+    Returns:
+        (rows,) float64; None for a column that has to be looked at as a whole.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        if not _is_text(values):
+            return _floats(values) if pa.types.is_primitive(values.type) else None
+        certain = _evidence(_cleaned(values.slice(0, _GLANCE))).certain
+        if "," in certain:
+            return None if _has(values, ".") else _floats(pc.replace_substring(values, ",", "."))
+        return _floats(values) if "." in certain or not _has(values, ".") else None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # blanks, words for missing, or no numbers at all: the whole column is looked at
+    return None
 
 
 def table_decimal(columns: Iterable[pa.ChunkedArray]) -> Decimal | None:
@@ -141,25 +162,6 @@ def _signs(
                 raise _doubt(name, found.doubtful, texts[name], path)
         signs[name] = next(iter(own), ".")
     return signs
-
-
-def _quickly(values: pa.ChunkedArray) -> NDArray[np.float64] | None:
-    """Numbers of the usual column, which has one sign at most and shows at once that it is decimal."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        if not _is_text(values):
-            return _floats(values) if pa.types.is_primitive(values.type) else None
-        certain = _evidence(_cleaned(values.slice(0, _GLANCE))).certain
-        if not _has(values, ","):
-            decided = "." in certain or not _has(values, ".")
-            return _floats(values) if decided else None
-        if "," in certain and not _has(values, "."):
-            return _floats(pc.replace_substring(values, ",", "."))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # blanks, words for missing, or no numbers at all: the whole column is looked at
-    return None
 
 
 def _evidence(text: pa.ChunkedArray) -> _Evidence:
