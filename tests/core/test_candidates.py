@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from wsi_mitosis.core.candidates import (
     conversion_notes,
+    doubtful_notes,
     figure_ids,
     near_a_better_one,
     prepare_candidates,
@@ -155,6 +156,35 @@ def test_lengths_that_became_pixels_by_a_given_size_are_told() -> None:
     assert "only as pixels do the points lie on it" in notes(in_px, stated_mpp=None)[0]
 
 
+def doubts(source: Detections, **options) -> tuple[str, ...]:
+    classes = options.get("classes", ())
+    return doubtful_notes(
+        source, prepare(source, classes=classes), name="a.tiff", size_px0=SIZE, classes=classes
+    )
+
+
+def test_what_only_the_user_can_know_is_told() -> None:
+    far = [(5_000, 5_000), (6_000, 70)]
+    assert doubts(detections(far, classes=["Mitosis", "atypical"])) == ()
+    assert doubts(detections(far, classes=["Lymphocyte", "Tumour"])) == ()
+    mixed = detections(far, classes=["Mitosis", "Lymphocyte"])
+    assert "classified beside mitotic figures: 'Lymphocyte'. Name those" in doubts(mixed)[0]
+    assert doubts(mixed, classes=["Mitosis"]) == ()
+    told = doubts(mixed, classes=["mitoses"])
+    assert told == (
+        "a.tiff: no candidate is of a class that --class names. The detections file has the classes "
+        "'Mitosis', 'Lymphocyte'",
+    )
+    assert "names no classes" in doubts(detections(far), classes=["Mitosis"])[0]
+
+
+def test_candidates_that_all_lie_in_the_corner_are_told() -> None:
+    corner = [(99, 79), (1, 2), (50, 3)]
+    assert "all 3 candidates lie in the top-left 1% of width and height" in doubts(detections(corner))[0]
+    assert doubts(detections(corner[:2])) == ()
+    assert doubts(detections([*corner, (99, 81)])) == ()
+
+
 # Candidates that lie elsewhere
 
 
@@ -195,6 +225,17 @@ def test_the_frame_that_would_fit_is_named() -> None:
     source = detections([(-8_100, -6_100), (-8_800, -6_800)])
     with pytest.raises(DetectionsError, match="They would lie inside with --frame qupath"):
         prepare(source, bounds=bounds)
+
+
+def test_a_stray_candidate_is_no_reason_against_a_factor() -> None:
+    xy = [*scaled(4), *scaled(4.001), *scaled(3.999), (9e6, 9e6)]
+    with pytest.raises(DetectionsError, match="They would lie inside after dividing the coordinates by 4"):
+        prepare(detections(xy))
+
+
+def test_percentages_called_shares_are_told_by_their_factor() -> None:
+    with pytest.raises(DetectionsError, match="as percentages, after dividing the coordinates by 100"):
+        prepare(detections([(20, 30), (70, 80), (5, 99)], units="fraction"))
 
 
 def test_half_of_the_candidates_may_lie_outside() -> None:
@@ -310,6 +351,13 @@ def test_mitotic_rule_looks_at_the_whole_files_classes() -> None:
     source = detections([(1, 1), (2, 2)], classes=["tumour", None], rule="mitotic")
     table = prepare(replace(source, file_classes=("tumour", "Mitosis")))
     assert table.excluded_reason.tolist() == ["class", "class"]
+
+
+def test_mitotic_rule_knows_a_figure_by_its_abbreviation_or_by_its_look_alikes() -> None:
+    names = ["MF", "non-MF", "AMF", "cell"]
+    assert reasons([(1, 1)] * 4, classes=names, rule="mitotic")[1:] == ["class", "duplicate", "class"]
+    pair = [(1, 1), (2, 2)]
+    assert reasons(pair, classes=["positive", "negative"], rule="mitotic") == [None, "class"]
 
 
 def test_mitotic_rule_takes_all_of_a_file_without_classes() -> None:

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.classes import are_unexplained, is_look_alike, is_mitotic
+from wsi_mitosis.core.classes import (
+    are_unexplained,
+    flagged,
+    is_look_alike,
+    is_mitotic,
+    is_plainly_look_alike,
+)
 
 LOOK_ALIKES = [
     *("non-mitotic", "nonmitotic", "NonMitotic", "Non_Mitosis", "non–mitotic", "NON MITOTIC FIGURES"),
@@ -54,6 +60,15 @@ FIGURES = [
 ]
 
 
+LOOK_ALIKES += [
+    *("not a true mitosis", "false mitosis", "Mitosis: Negative", "mitosis_false", "mitosislookalike"),
+    *("geen mitose", "não mitose", "pas de mitose", "ikke mitose", "не митоз", "非有丝分裂", "假阳性"),
+    *("Tumor: Negative", "easy negative", "FP", "MLF", "non-MFs", "MF-neg", "faux positif", "decoy"),
+    *("apoptotic body", "pyknotic nucleus", "artefact", "background"),
+]
+FIGURES += ["figura mitótica", "metaphase", "有丝分裂", "possible mitosis", "MF"]
+
+
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_look_alikes_in_any_spelling(name: str) -> None:
     assert is_look_alike(name)
@@ -90,3 +105,25 @@ def test_signs_and_case_between_the_words_do_not_matter(name: str, sign: str, ca
 )
 def test_classes_that_do_not_say_which_is_mitotic(names: list[str], unexplained: bool) -> None:
     assert are_unexplained(names) is unexplained
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "classes"),
+    [
+        ("is_mitosis", ["1", "0", None], [None, "not mitotic", None]),
+        ("isMitotic", ["yes", "No"], [None, "not mitotic"]),
+        ("mf", ["+", "-"], [None, "not mitotic"]),
+        ("hardNegative", ["TRUE", "FALSE"], ["look-alike", None]),
+        ("mitosis", ["0.3", "1"], None),
+        ("mitosis", [None, None], None),
+        ("selected", ["1", "0"], None),
+    ],
+)
+def test_flags_by_the_name_of_their_column(name: str, values: list, classes: list | None) -> None:
+    assert flagged(name, values) == classes
+
+
+def test_texts_that_are_no_classes_are_heard_only_where_they_say_it_plainly() -> None:
+    assert is_plainly_look_alike("I think that this is not a mitosis")
+    assert is_plainly_look_alike("Imposter?")
+    assert not any(map(is_plainly_look_alike, ["HER2 negative", "necrosis nearby", "no comment", "ki67 neg"]))

@@ -120,6 +120,40 @@ def test_boxes_that_may_mean_something_else_are_refused(tmp_path: Path, text: st
     assert "--columns" in str(caught.value.remedy) or "[x, y, width, height]" in str(caught.value.remedy)
 
 
+def test_imagejs_results_are_centres_in_their_boxes(tmp_path: Path) -> None:
+    head = " ,Area,Mean,X,Y,BX,BY,Width,Height"
+    assert xy(read(tmp_path, f"{head}\n1,2000,88,438.25,196.5,413.25,176.5,50,40\n")) == [[438.25, 196.5]]
+
+
+def test_corners_that_are_numbered_from_0(tmp_path: Path) -> None:
+    assert xy(read(tmp_path, "x0,y0,x1,y1\n100,200,150,240\n")) == [[125, 220]]
+    assert xy(read(tmp_path, "x0,y0,x1,y1,width,height\n100,200,150,240,50,40\n")) == [[125, 220]]
+    assert xy(read(tmp_path, "x0,y0,w,h\n100,200,50,40\n")) == [[125, 220]]
+
+
+def test_the_size_of_the_image_is_no_box(tmp_path: Path) -> None:
+    with pytest.raises(DetectionsError, match=r"row 1: the box is 60000 x 50000 large, as an image is"):
+        read(tmp_path, "x,y,width,height\n2438,1196,60000,50000\n5,7,60000,50000\n")
+
+
+def test_sizes_that_are_all_missing_leave_a_point(tmp_path: Path) -> None:
+    assert xy(read(tmp_path, "x,y,width,height\n100,200,,\n30,40,,\n")) == [[100, 200], [30, 40]]
+
+
+# --- rows
+
+
+def test_rows_with_a_field_more_than_the_header_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetectionsError, match="every row has 4 fields, the header has 3"):
+        read(tmp_path, "x,y,score\n1,438.25,196.5,\n2,8,9,\n")
+
+
+@pytest.mark.parametrize("row", ['"a.tiff,438.25,196.5"', "a.tiff;438;196", "a.tiff", "a.tiff,,"])
+def test_a_table_of_which_no_row_has_coordinates_is_refused(tmp_path: Path, row: str) -> None:
+    with pytest.raises(DetectionsError, match="none of its 2 rows has coordinates"):
+        read(tmp_path, f"slide,x,y\n{row}\n{row}\n")
+
+
 # --- units
 
 
@@ -134,6 +168,10 @@ def test_boxes_that_may_mean_something_else_are_refused(tmp_path: Path, text: st
         ("x_pixels", "y_pixels", "px", 1),
         ("x (%)", "y (%)", "fraction", 0.01),
         ("x_percent", "y_percent", "fraction", 0.01),
+        ("xUm", "yUm", "um", 1),
+        ("xCenter", "yCenter", "px", 1),
+        ("x/µm", "y/µm", "um", 1),
+        ("x in µm", "y in µm", "um", 1),
         ("x%", "y%", "fraction", 0.01),
         ("x_norm", "y_norm", "fraction", 1),
         ("x_center_rel", "y_center_rel", "fraction", 1),
@@ -166,7 +204,24 @@ def test_shares_of_an_image_are_refused_with_the_option_that_says_so(
     assert len(read(tmp_path, f"{header}\n{rows}", units="px").table)
 
 
-def test_one_coordinate_beyond_one_is_enough_for_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stray", ["1.02,0.5", "-0.01,0.5", "438,196"])
+def test_a_stray_point_does_not_hide_shares(tmp_path: Path, stray: str) -> None:
+    with pytest.raises(DetectionsError, match="--units fraction"):
+        read(tmp_path, f"x,y\n0.5,0.25\n0.75,0.5\n{stray}\n")
+
+
+def test_shares_of_one_slide_are_found_beside_pixels_of_another(tmp_path: Path) -> None:
+    rows = "a,0.5,0.25\na,0.75,0.5\n" + "b,438,196\n" * 9
+    with pytest.raises(DetectionsError, match="--units fraction"):
+        read(tmp_path, f"slide,x,y\n{rows}")
+
+
+def test_shares_under_a_header_of_percent_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetectionsError, match="the header says percent, and the coordinates lie within 0"):
+        read(tmp_path, "x (%),y (%)\n0.5,0.25\n0.75,0.5\n")
+
+
+def test_half_of_the_coordinates_beyond_one_are_enough_for_pixels(tmp_path: Path) -> None:
     assert xy(read(tmp_path, "x,y\n0.5,0.25\n0.5,1.5\n")) == [[0.5, 0.25], [0.5, 1.5]]
     assert read(tmp_path, "x_mm,y_mm\n0.5,0.25\n").units == "mm"
 
@@ -222,3 +277,25 @@ def test_a_column_that_numbers_the_rows_is_no_class(tmp_path: Path) -> None:
     assert detections.table["detector_class"].isna().all()
     assert detections.table["input_label"].tolist() == [1, 2, 3, 4, 5]
     assert reasons(detections) == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("is_mitosis", ("1", "0")),
+        ("mitotic_figure", ("true", "false")),
+        ("hard_negative", ("no", "yes")),
+        ("ClassName", ("mitotic figure", "hard negative look-alike")),
+        ("cellType", ("mitosis", "imposter")),
+        ("comment", ("clear", "not a mitosis")),
+        ("mitosis_class", ("TP", "FP")),
+    ],
+)
+def test_other_columns_that_say_what_is_a_figure(tmp_path: Path, column: str, values: tuple) -> None:
+    detections = read(tmp_path, f"x,y,{column}\n10,20,{values[0]}\n30,40,{values[1]}\n")
+    assert reasons(detections) == [None, "class"]
+
+
+def test_a_state_of_the_patient_excludes_no_figure(tmp_path: Path) -> None:
+    detections = read(tmp_path, "x,y,HER2\n10,20,negative\n30,40,negative\n")
+    assert reasons(detections) == [None, None]

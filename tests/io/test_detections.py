@@ -664,6 +664,34 @@ def test_look_alikes_in_any_property_that_names_a_class(tmp_path: Path, place: s
     assert found["excluded_reason"].tolist() == [None, "class", None, "class"]
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"name": "Imposter"},
+        {"metadata": {"note": "not a mitosis"}},
+        {"tags": ["reviewed", "hard negative"]},
+        {"label": ["look-alike"]},
+        {"classification": {"name": None, "names": ["non-mitotic"]}},
+        {"classification": {"label": "non-mitotic"}},
+    ],
+)
+def test_look_alikes_in_what_people_write_of_an_object(tmp_path: Path, properties: dict) -> None:
+    detections = read_features(tmp_path, feature(point(9, 2), "a"), feature(point(9, 4), "b", **properties))
+    found = prepare_candidates(detections, size_px0=(99, 99), mpp=MPP, mpp_stated=True, bounds=None)
+    assert found["excluded_reason"].tolist() == [None, "class"]
+
+
+def test_rings_that_are_not_closed_are_closed(tmp_path: Path) -> None:
+    geometry = {"type": "Polygon", "coordinates": [ring(9, 9)[:-1]]}
+    detections = read_features(tmp_path, feature(geometry))
+    assert detections.table[["x", "y"]].to_numpy().tolist() == [[9, 9]]
+
+
+def test_a_file_without_a_usable_geometry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetectionsError, match="none of its 2 objects has a geometry that can be read"):
+        read_features(tmp_path, feature(None), feature({"type": "Circle", "coordinates": [1, 2]}))
+
+
 @pytest.mark.parametrize("name", ["Detector score", "Probability", "score", "CONFIDENCE"])
 @pytest.mark.parametrize("listed", [False, True])
 def test_scores_among_measurements(tmp_path: Path, name: str, listed: bool) -> None:
@@ -936,6 +964,22 @@ def test_grand_challenges_files_that_make_no_sense(tmp_path: Path, document: obj
     with pytest.raises(DetectionsError, match=cause) as caught:
         read_detections(write_json(tmp_path / "a.json", document))
     assert caught.value.remedy or "not a number" in caught.value.cause
+
+
+def test_all_lists_of_a_grand_challenge_file_are_read(tmp_path: Path) -> None:
+    document = {"points": [{"point": [1, 2, 0]}], "boxes": [{"corners": mm((2, 2), (4, 6))}], "polygons": []}
+    table = read_detections(write_json(tmp_path / "a.json", document)).table
+    assert table[["x", "y"]].to_numpy().tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_grand_challenge_file_with_other_boxes_is_refused(tmp_path: Path) -> None:
+    document = {
+        "type": "Multiple 2D bounding boxes",
+        "version": {"major": 1},
+        "boxes": [[0.1, 0.1, 0.2, 0.2]],
+    }
+    with pytest.raises(DetectionsError, match="not every one of 'boxes' is an object"):
+        read_detections(write_json(tmp_path / "a.json", document))
 
 
 def test_an_empty_list_of_grand_challenges_boxes_is_no_candidate(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_signs_that_columns_decide(tmp_path: Path, text: str, points: list) -> N
         ("x;y\n438;1.196\n", r"row 1: 'y' is '1\.196'"),
         ("x;y\n2,438;1,196\n", r"row 1: 'x' is '2,438'"),
         ('x,y\n"2,438","1,196"\n', r"row 1: 'x' is '2,438'"),
+        ('x,y\n"2.438",9\n463,9\n', r"row 1: 'x' is '2\.438'"),  # no program writes 463.000 as 463
         ("x;y\n2.438;1\n1,196;1\n", r"row 1: 'x' is '2\.438'"),
         ("x;y\n438,5;1\n438.5;1\n", r"'x' is '438,5' in row 1 and '438\.5' in row 2: their decimal and thou"),
         ("x;y\n1.234.567;1\n438.5;1\n", r"'x' is '1\.234\.567' in row 1 and '438\.5' in row 2"),
@@ -118,7 +119,9 @@ def test_other_columns_are_numbers_only_beyond_doubt(tmp_path: Path) -> None:
 # --- what stands around a table
 
 
-@pytest.mark.parametrize("line", ["sep=;", "SEP=;", '"sep=;"', "sep=; "])
+@pytest.mark.parametrize(
+    "line", ["sep=;", "SEP=;", '"sep=;"', "sep=; ", " sep=;", "sep = ;", "sep=;;;", '"sep=;";;']
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_excels_own_first_line(tmp_path: Path, line: str, end: str) -> None:
     text = end.join([line, "slide;x;y", "a, b.tiff;438,25;196,5", ""])
@@ -129,6 +132,7 @@ def test_excels_own_first_line(tmp_path: Path, line: str, end: str) -> None:
 
 def test_excels_line_may_name_any_separator(tmp_path: Path) -> None:
     assert xy(read(tmp_path, "sep=|\nx|y\n1.5|2\n")) == [[1.5, 2]]
+    assert xy(read(tmp_path, "sep=\\t\nx\ty\n1.5\t2\n")) == [[1.5, 2]]
     assert xy(read(tmp_path, "sep=\t\nx\ty\n1.5\t2\n")) == [[1.5, 2]]
 
 

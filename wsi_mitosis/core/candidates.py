@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from wsi_mitosis.core.classes import are_unexplained, is_look_alike, is_mitotic
+from wsi_mitosis.core.classes import are_unexplained, is_kind, is_look_alike, is_mitotic
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.tables import CANDIDATE_COLUMNS
 
@@ -36,6 +36,8 @@ _SAME_MPP = 0.001
 """Relative; pixel sizes that differ by less move no figure of a slide by more than a hundred px."""
 _MOST_OUTSIDE = 0.5
 """Share of a slide's candidates that may lie outside it, as those of a neighbouring scan do."""
+_LEAST_IN_CORNER, _CORNER = 3, 0.01
+"""So many candidates, all in such a part of the slide, may be percentages or of another unit."""
 _MOST_INSIDE = 0.9
 """Share of the candidates that a factor must bring onto the slide: a stray one is no reason against it."""
 _LEAST_SPREAD = 0.02
@@ -166,6 +168,46 @@ def conversion_notes(
         f"{name}: coordinates in {detections.units} became pixels by the {mpp.mean:g} um/px that were given; "
         f"the slide states {stated_mpp.mean:g}",
     )
+
+
+def doubtful_notes(
+    detections: Detections,
+    candidates: pd.DataFrame,
+    *,
+    name: str,
+    size_px0: tuple[int, int],
+    classes: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """What the user should look at twice, since a run cannot know whether it is meant.
+
+    Args:
+        detections: The slide's detections.
+        candidates: What `prepare_candidates` made of them.
+        name: The slide, for the messages.
+        size_px0: (width, height) of level 0, px.
+        classes: As for `prepare_candidates`.
+    """
+    notes = []
+    names = detections.table["detector_class"].dropna().unique()
+    present = [str(text) for text in (detections.file_classes or names)]
+    if classes and not {text.strip().casefold() for text in classes} & {text.casefold() for text in present}:
+        there = f"has the classes {listed(present)}" if present else "names no classes"
+        notes.append(f"{name}: no candidate is of a class that --class names. The detections file {there}")
+    others = [text for text in present if not (is_mitotic(text) or is_look_alike(text) or is_kind(text))]
+    if not classes and others and any(map(is_mitotic, present)) and detections.class_rule != "mitotic":
+        notes.append(
+            f"{name}: candidates of other classes are classified beside mitotic figures: {listed(others)}. "
+            "Name those that count with --class"
+        )
+    x, y = (
+        candidates[axis].to_numpy() / side for axis, side in zip(("x_px0", "y_px0"), size_px0, strict=True)
+    )
+    if len(x) >= _LEAST_IN_CORNER and ((x < _CORNER) & (y < _CORNER)).all():
+        notes.append(
+            f"{name}: all {len(x)} candidates lie in the top-left {_CORNER:.0%} of width and height. "
+            "If they are in another unit, pass --units"
+        )
+    return tuple(notes)
 
 
 class _Place(NamedTuple):

@@ -39,9 +39,10 @@ _AS_A_CLASS = re.compile(
 )
 """Names that mean no mitotic figure where they name a class, but perhaps not in any other text."""
 _MITOTIC = re.compile(r"mito|митоз|有丝分裂|核分裂|\b[an]?mfs?\b")
-_YES = r"true|yes|y|t|ja|si|oui|1(\.0*)?"
-_NO = r"false|no|n|f|nein|non|0(\.0*)?"
-_SAYS_NOTHING = re.compile(rf"[+-]?\d+(\.0*)?|[+-]|{_YES}|{_NO}")
+_KIND = re.compile(r"typical|normal|(pro|meta|ana|telo)phase|cytokinesis")
+_YES = r"true|yes|y|t|ja|si|oui|x|\+|☑|✓|1(\.0*)?"
+_NO = r"false|no|n|f|nein|non|-|☐|(0|-1)(\.0*)?"
+_SAYS_NOTHING = re.compile(rf"[+-]?\d+(\.0*)?|{_YES}|{_NO}")
 
 
 def words(name: str) -> str:
@@ -65,6 +66,11 @@ def is_plainly_look_alike(text: str) -> bool:
 def is_mitotic(name: str) -> bool:
     """Whether a class is of mitotic figures, whichever kind."""
     return _MITOTIC.search(words(name)) is not None and not is_look_alike(name)
+
+
+def is_kind(name: str) -> bool:
+    """Whether a class is a kind of mitotic figure: typical or atypical, or a phase."""
+    return _KIND.search(words(name)) is not None
 
 
 def are_unexplained(names: Iterable[str]) -> bool:

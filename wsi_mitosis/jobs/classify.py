@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.candidates import conversion_notes, figure_ids, prepare_candidates
+from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, figure_ids, prepare_candidates
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.summary import Counts, count
@@ -209,6 +209,13 @@ class Classifier:
             warnings=(
                 *slide.warnings,
                 *_conversion_notes(name, slide, detections),
+                *doubtful_notes(
+                    detections,
+                    candidates,
+                    name=name,
+                    size_px0=slide.size_px0,
+                    classes=self.options.classes,
+                ),
                 *enlarging_warning(name, plan),
                 *_blank_warning(name, figures),
             ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.classes import is_look_alike
+from wsi_mitosis.core.classes import is_look_alike, is_plainly_look_alike
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import CANDIDATE_COLUMNS, input_name
 
@@ -24,6 +24,8 @@ _LEAST_NUMBERED = 4
 """Rows from which on distinct whole numbers are taken for numbers of the rows: classes would repeat."""
 _GLANCE = 100
 """Rows that are looked at first: classes repeat in them."""
+_MOST_TEXTS = 20
+"""Distinct texts in those rows at most, in a place that may say look-alike: more are names or prose."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -213,6 +215,14 @@ def _with_look_alikes(classes: NDArray[Any], others: NDArray[Any]) -> NDArray[An
     pairs = zip(classes, others, strict=True)
     merged = [other if other in found and not is_look_alike(own or "") else own for own, other in pairs]
     return np.array([*merged, None], dtype=object)[:-1]  # the None keeps the type where there are no rows
+
+
+def said_to_be_look_alikes(texts: Sequence[str | None]) -> list[str | None]:
+    """The texts that say look-alike, None for the others; a property of many texts is not looked at."""
+    if len(set(texts[:_GLANCE])) > _MOST_TEXTS:
+        return [None] * len(texts)
+    said = {text for text in set(texts) if text and is_plainly_look_alike(text)}
+    return [text if text in said else None for text in texts]
 
 
 def text_or_none(value: Any) -> str | None:

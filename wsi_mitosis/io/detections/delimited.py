@@ -455,18 +455,12 @@ def _meant_classes(name: str, values: pa.ChunkedArray) -> NDArray[np.object_] | 
         return None
     if len(pc.unique(values.slice(0, _GLANCE))) > _MOST_CLASSES:
         return None  # names, numbers or prose
-    if is_flag:
-        meant = flagged(name, _texts(values))
-        return None if meant is None else np.array([*meant, None], dtype=object)[:-1]
-    said = {text.strip() for text in pc.unique(values).to_pylist() if text and is_plainly_look_alike(text)}
-    if not said:
-        return None
-    texts = _texts(values)
-    return (
-        np.array([*(text if text in said else None for text in texts), None], dtype=object)[:-1]
-        if said
-        else None
-    )
+    meant = flagged(name, _texts(values)) if is_flag else None
+    if meant is None and is_text:
+        says = is_look_alike if is_flag else is_plainly_look_alike
+        said = {text.strip() for text in pc.unique(values).to_pylist() if text and says(text)}
+        meant = [text if text in said else None for text in _texts(values)] if said else None
+    return None if meant is None else np.array([*meant, None], dtype=object)[:-1]
 
 
 def _texts_of(roles: Mapping[str, str]) -> list[str]:
@@ -505,8 +499,8 @@ def _units(roles: Mapping[str, str], path: Path, given: LengthUnit | None) -> tu
 
 
 def _unit(name: str) -> str:
-    suffix = alias_key(name).rpartition("_")[2]
-    return suffix if suffix in UNITS else "px"
+    suffixes = (key.rpartition("_")[2] for key in column_keys(name))
+    return next((suffix for suffix in suffixes if suffix in UNITS), "px")
 
 
 def _separator_line(text: str) -> tuple[str | None, str]:
@@ -597,7 +591,7 @@ def _squared(
 
     width = len(dialect.header)
     records = _records(text, dialect, path)
-    if records and all(len(row) == width + 1 for row in records if row):
+    if {len(row) for row in records if row} == {width + 1}:
         raise fault(
             f"every row has {width + 1} fields, the header has {width}",
             path,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from wsi_mitosis.core.classes import is_plainly_look_alike
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.common import (
     candidate_table,
@@ -18,6 +17,7 @@ from wsi_mitosis.io.detections.common import (
     chosen_classes,
     fault,
     numbers,
+    said_to_be_look_alikes,
     text_or_none,
 )
 from wsi_mitosis.io.detections.delimited import alias_key, column_keys
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
 _CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
-_PROSE = frozenset({"name", "class_value", "title", "description", "comment"})
-"""Properties that people write into, or that hold numbers as a rule."""
+_NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
+"""QuPath's own properties, in which nobody writes that an object is a look-alike."""
 _AREA = 2
 """Shapely's dimension of polygons and collections with polygons."""
 
@@ -214,7 +214,7 @@ def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, N
 def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.object_]]:
     """The classes that features have in each place that may name one, QuPath's own first.
 
-    Names and descriptions count where they say look-alike, which is what people write into them.
+    Other properties count where their texts say look-alike.
     """
     described = [properties_of(feature) for feature in features]
     names: dict[str, list[str | None]] = {"classification": [class_name(item) for item in described]}
@@ -224,19 +224,25 @@ def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np
                 continue
             if _CLASS_KEYS.intersection(column_keys(key)):
                 names[key] = [_text_of(item.get(key)) for item in items]
-            elif key.casefold() in _PROSE:
-                names[key] = [_look_alike_or_none(_text_of(item.get(key))) for item in items]
+            elif items is described and key not in _NO_PROSE:
+                names[key] = said_to_be_look_alikes([_prose(item.get(key)) for item in items])
     return {key: np.array([*values, None], dtype=object)[:-1] for key, values in names.items()}
 
 
-def _look_alike_or_none(text: str | None) -> str | None:
-    return text if text is not None and is_plainly_look_alike(text) else None
+def _prose(value: Any) -> str | None:
+    """The texts of a property, also of a list or object."""
+    if isinstance(value, str):
+        return value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return " / ".join(item for item in inside if isinstance(item, str)) or None
 
 
 def _text_of(value: Any) -> str | None:
-    """The text of a property that may name a class, perhaps as an object with a name."""
+    """The text of a property that may name a class, perhaps as a list or an object with a name."""
     if isinstance(value, dict):
         value = value.get("name")
+    elif isinstance(value, list):
+        value = _prose(value)
     return text_or_none(value) if isinstance(value, str | int) else None
 
 

@@ -18,6 +18,7 @@ from wsi_mitosis.io.detections.common import (
     chosen_classes,
     fault,
     numbers,
+    said_to_be_look_alikes,
     text_or_none,
 )
 from wsi_mitosis.io.detections.delimited import alias_key, column_keys
@@ -162,6 +163,10 @@ def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
     keys = dict.fromkeys(key for values in properties for key in values)
     named = [key for key in keys if _CLASS_KEYS.intersection(column_keys(key))]
     places = {"type": own} | {key: [text_or_none(values.get(key)) for values in properties] for key in named}
+    for key in keys:
+        if key not in places:
+            texts = [value if isinstance(value := values.get(key), str) else None for values in properties]
+            places[key] = said_to_be_look_alikes(texts)
     arrays = {name: np.array([*texts, None], dtype=object)[:-1] for name, texts in places.items()}
     _, classes = chosen_classes(arrays)
     return np.array([*own, None], dtype=object)[:-1] if classes is None else classes
