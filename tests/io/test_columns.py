@@ -216,6 +216,10 @@ def test_shares_of_one_slide_are_found_beside_pixels_of_another(tmp_path: Path) 
         read(tmp_path, f"slide,x,y\n{rows}")
 
 
+def test_whole_numbers_near_the_corner_beside_others_are_pixels(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "slide,x,y\na,0,0\nb,1,1\nc,0,1\nd,438,196\n").table) == 4
+
+
 def test_shares_under_a_header_of_percent_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DetectionsError, match="the header says percent, and the coordinates lie within 0"):
         read(tmp_path, "x (%),y (%)\n0.5,0.25\n0.75,0.5\n")

@@ -51,6 +51,7 @@ def xy(detections: Detections) -> list[list[float]]:
         ("x;y\n4,38E+02;1,965e2\n", [[438, 196.5]]),
         ("x;y\n+438,5;\u2212196\n", [[438.5, -196]]),
         ("x;y\n2438;1196\n", [[2438, 1196]]),
+        ("x;y\n2438;1\n196.500;1\n", [[2438, 1], [196.5, 1]]),  # 2438 would be 2.438 with thousands
     ],
 )
 def test_signs_that_columns_decide(tmp_path: Path, text: str, points: list) -> None:

@@ -117,13 +117,13 @@ def test_annotations_of_an_earlier_result_do_not_stay(
 def test_what_gets_no_annotations_is_counted_and_told(
     series: Path, tmp_path: Path, small_bundle: Path
 ) -> None:
-    """A DICOM slide whose candidates all lie outside, and two TIFFs: neither is a failure."""
+    """A DICOM slide whose candidates are all excluded, and two TIFFs: neither is a failure."""
     tiffs = slides_in(tmp_path / "tiffs", ["a.tiff", "b.tiff"])
     candidates_csv(tmp_path / "d.csv", ["a.tiff", "b.tiff"])
     with (tmp_path / "d.csv").open("a") as file:
-        file.write(f"{NAME},9000,9000,0.5\n")
-    out = tmp_path / "out"
-    result = run([series, *tiffs], tmp_path / "d.csv", out, small_bundle, output=DICOM)
+        file.write(f"{NAME},100,100,0.1\n")
+    out, options = tmp_path / "out", {"output": DICOM, "result": {"min_score": 0.2}}
+    result = run([series, *tiffs], tmp_path / "d.csv", out, small_bundle, **options)
     assert result.exit_status == 0
     assert not (out / "dicom").exists()
     assert [told for told in result.warnings if "DICOM" in told] == [
@@ -131,7 +131,7 @@ def test_what_gets_no_annotations_is_counted_and_told(
         "no DICOM annotations for 1 of 3 slides: no figures on them",
     ]
     drawn = (out / f"geojson/{NAME}.geojson").stat().st_mtime_ns
-    run([series], tmp_path / "d.csv", out, small_bundle, output=DICOM)
+    run([series], tmp_path / "d.csv", out, small_bundle, **options)
     assert (out / f"geojson/{NAME}.geojson").stat().st_mtime_ns == drawn, "it stands and is not drawn again"
 
 

@@ -66,8 +66,8 @@ def _refuse_shares(detections: Detections, path: Path) -> None:
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     if detections.units not in {"px", "um"} or not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).any():
         return
-    of_slides = table.groupby("slide", dropna=False).indices.values()
-    if any(mostly_shares(x[rows], y[rows]) for rows in of_slides):
+    of_slides = (rows for rows in table.groupby("slide").indices.values() if len(rows) > 1)
+    if mostly_shares(x, y) or any(mostly_shares(x[rows], y[rows]) for rows in of_slides):
         raise fault(
             f"all coordinates lie within 0 to 1 {detections.units}, as shares of an image do",
             path,

@@ -142,10 +142,12 @@ def box_columns(corners: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def mostly_shares(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
-    """Whether most of the points, (n,) each, lie between 0 and 1 on both axes."""
+    """Whether points, (n,) each, lie between 0 and 1 on both axes: all, or most with fractions among them."""
     present = np.isfinite(x + y)
     inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1) & present
-    return bool(2 * inside.sum() > present.sum())
+    fractions = (x[inside] % 1 != 0) | (y[inside] % 1 != 0)
+    number, total = int(inside.sum()), int(present.sum())
+    return number > 0 and (number == total or (2 * number > total and bool(fractions.any())))
 
 
 def backward(corners: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -177,12 +177,15 @@ def _evidence(text: pa.ChunkedArray) -> _Evidence:
 
 
 def _by_the_rest(text: pa.ChunkedArray, separator: str | None) -> Collection[Decimal]:
-    """The decimal sign of a column in doubt, by the blanks in its thousands or the table's separator."""
+    """The decimal sign of a column in doubt, by other cells' thousands or the table's separator.
+
+    Blanks between the thousands of another cell, or none (`2438`), leave the sign to be decimal.
+    """
     commas, points = (_first(text, re.escape(sign)) is not None for sign in ",.")
     sign: Decimal = "," if commas else "."
     alone = not (commas and points)
     between_commas = separator == "," and sign == "." and _first(text, _SHORT_WHOLE) is None
-    decided = between_commas or _first(text, rf"\d[{_BLANKS}]\d{{3}}") is not None
+    decided = between_commas or _first(text, rf"\d[{_BLANKS}]\d{{3}}|^[+-]?\d{{4,}}$") is not None
     return {sign} if alone and decided else set()
 
 
