@@ -244,6 +244,21 @@ def test_a_table_is_read(slides: Path, tmp_path: Path) -> None:
     assert listing.on_slides
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize(("x", "y"), [("2.438", "1.196"), ("2,438", "1,196")])
+def test_numbers_that_may_be_two_are_refused(
+    slides: Path, tmp_path: Path, separator: str, x: str, y: str
+) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text(
+        "\n".join(separator.join(row) for row in (["slide", "x", "y", "label"], ["a", x, y, "AMF"]))
+    )
+    with pytest.raises(DatasetError, match=r"row 1: 'x' is '2.438', which may be .*Write numbers with a"):
+        read_table(csv, slides, None)
+    csv.write_text(csv.read_text().replace(y, "1.196,5" if "." in y else "1,196.5"))
+    assert read_table(csv, slides, None).samples["x_px0"].tolist() == [2438]
+
+
 def test_aliases_separators_and_decimal_commas(slides: Path, tmp_path: Path) -> None:
     text = "\ufeffImage;Centre X;centre_y;Class;Domain;uid;note\r\na;1,5;2;Atypical;lung;f1;x\r\n\r\n"
     listing = table(tmp_path, text)

@@ -244,7 +244,7 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
         if not paths:
             continue
         try:
-            detections = _read(spec, the_one(paths, source))
+            detections = _read(spec, the_one(paths, source.relative))
             split = split_by_slide(detections, [source])
         except DetectionsError as error:
             failures[source] = str(error)
@@ -280,7 +280,7 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
     for source, paths in files.of_slide.items():
         try:
             if paths:
-                regions[source] = read_regions(the_one(paths, source, "reading regions"))
+                regions[source] = read_regions(the_one(paths, source.relative, "reading regions"))
         except DetectionsError as error:
             del detections[source]
             failures[source] = str(error)

@@ -23,6 +23,7 @@ from wsi_mitosis.core.recount import (
     reviewed_figures,
 )
 from wsi_mitosis.errors import DetectionsError, InputError, OutputError, SlideError, WsiMitosisError
+from wsi_mitosis.io.detections.folder import the_one
 from wsi_mitosis.io.results import ResultFolder, SlideRecord, read_figures
 from wsi_mitosis.io.reviews import (
     FOLDER,
@@ -215,13 +216,7 @@ class _Recount:
                 self._warn(note)
 
     def _slide(self, record: SlideRecord, paths: Sequence[Path]) -> SlideRecount:
-        if len(paths) > 1:
-            raise DetectionsError(
-                f"{len(paths)} files fit this slide: {', '.join(path.name for path in paths)}",
-                subject=record.slide,
-                stage=STAGE,
-                remedy="Leave one of them in the folder",
-            )
+        path = the_one(paths, record.slide, STAGE)
         status = self.machine[record.slide]["status"]
         if status != "done":
             raise SlideError(
@@ -230,7 +225,7 @@ class _Recount:
                 stage=STAGE,
                 remedy="Run `classify` again, then recount",
             )
-        path, mpp = paths[0], Mpp(*record.mpp)
+        mpp = Mpp(*record.mpp)
         figures = read_figures(self.folder.figures_path(record.slide))
         drawn = drawn_as(self.folder.folder, record.slide)
         frame: Frame = self.frame or ("slide" if drawn.get("frame") == "slide" else "qupath")

@@ -71,6 +71,11 @@ def column_keys(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((alias_key(name), alias_key(_CAMEL_CASE.sub("_", name)))))
 
 
+def names_classes(name: str) -> bool:
+    """Whether a column or property is called like one that holds classes."""
+    return not _CLASS_KEYS.isdisjoint(column_keys(name))
+
+
 @functools.cache
 def alias_key(name: str) -> str:
     """A column's name without what does not tell names apart, and with its unit in one spelling.
@@ -86,6 +91,7 @@ def alias_key(name: str) -> str:
     return key
 
 
+_CLASS_KEYS = frozenset(alias_key(alias) for alias in ALIASES["detector_class"])
 _KNOWN_KEYS = {alias_key(alias) for aliases in ALIASES.values() for alias in aliases} | {
     f"{alias_key(alias)}_{unit}" for role in COORDINATES for alias in ALIASES[role] for unit in UNITS
 }
@@ -383,7 +389,7 @@ def _boxes(
     sizes = np.maximum(width, height)
     _refuse_rows(
         (sizes > _LARGEST_BOX) & (np.nanmin(sizes) > _LARGEST_BOX),
-        f"the box is {width[0]:g} x {height[0]:g} large, as an image is and no mitotic figure",
+        f"all boxes are at least {np.nanmin(sizes):g} wide or high, as an image is and no mitotic figure",
         path,
     )
     return box_columns(np.stack([x1, y1, x1 + width, y1 + height], axis=1))

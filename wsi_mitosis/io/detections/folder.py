@@ -83,7 +83,7 @@ def find_files(
     return FoundFiles(of_slide, refused, frozenset(owners))
 
 
-def the_one(paths: Sequence[Path], source: SlideSource, stage: str = STAGE) -> Path:
+def the_one(paths: Sequence[Path], slide: str, stage: str = STAGE) -> Path:
     """The only file that fits a slide.
 
     Raises:
@@ -92,7 +92,7 @@ def the_one(paths: Sequence[Path], source: SlideSource, stage: str = STAGE) -> P
     if len(paths) > 1:
         raise DetectionsError(
             f"{len(paths)} files fit this slide: {listed(path.name for path in paths)}",
-            subject=source.relative,
+            subject=slide,
             stage=stage,
             remedy="Leave one of them in the folder",
         )

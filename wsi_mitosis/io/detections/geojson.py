@@ -20,7 +20,7 @@ from wsi_mitosis.io.detections.common import (
     said_to_be_look_alikes,
     text_or_none,
 )
-from wsi_mitosis.io.detections.delimited import alias_key, column_keys
+from wsi_mitosis.io.detections.delimited import alias_key, names_classes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
-_CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
 _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
 """QuPath's own properties, in which nobody writes that an object is a look-alike."""
 _AREA = 2
@@ -222,7 +221,7 @@ def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np
         for key in dict.fromkeys(key for item in items for key in item):
             if key in names or (key == "type" and items is features):  # GeoJSON's own
                 continue
-            if _CLASS_KEYS.intersection(column_keys(key)):
+            if names_classes(key):
                 names[key] = [_text_of(item.get(key)) for item in items]
             elif items is described and key not in _NO_PROSE:
                 names[key] = said_to_be_look_alikes([_prose(item.get(key)) for item in items])

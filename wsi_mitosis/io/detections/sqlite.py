@@ -21,7 +21,7 @@ from wsi_mitosis.io.detections.common import (
     said_to_be_look_alikes,
     text_or_none,
 )
-from wsi_mitosis.io.detections.delimited import alias_key, column_keys
+from wsi_mitosis.io.detections.delimited import names_classes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _STORE_COLUMNS = {"key", "cx", "cy", "properties"}
 _SLIDERUNNER_TABLES = {"Slides", "Annotations", "Annotations_coordinates", "Classes"}
-_CLASS_KEYS = frozenset(map(alias_key, ALIASES["detector_class"]))
 _HOT_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 """First bytes of a rollback journal that is still needed: https://www.sqlite.org/fileformat.html."""
 
@@ -161,7 +160,7 @@ def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
     """TIAToolbox's `type`, taken out of the properties, or a look-alike that another property names."""
     own = [text_or_none(values.pop("type", None)) for values in properties]
     keys = dict.fromkeys(key for values in properties for key in values)
-    named = [key for key in keys if _CLASS_KEYS.intersection(column_keys(key))]
+    named = [key for key in keys if names_classes(key)]
     places = {"type": own} | {key: [text_or_none(values.get(key)) for values in properties] for key in named}
     for key in keys:
         if key not in places:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.labels.common import STAGE, Listing, images_below, listing, missing
-from wsi_mitosis.io.labels.rows import need_columns, read_rows
+from wsi_mitosis.io.labels.rows import coordinates, need_columns, read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,7 @@ def read_amibr(csv: Path, images: Path) -> Listing:
     names = [f"{row.text('dataset')}_{row.text('uid')}" for row in rows]
     if absent := [f"{name}.png" for name in names if f"{name}.png" not in found]:
         raise missing(absent, images)
+    x, y = coordinates(rows, "x", "y", csv)
     columns = {
         "source_id": names,
         "slide": [f"{row.text('dataset')}/{row.text('slide')}" for row in rows],
@@ -45,8 +46,8 @@ def read_amibr(csv: Path, images: Path) -> Listing:
         "label_source": ["majority"] * len(rows),
         "experts_atypical": [sum(row.label(name) for name in EXPERTS) for row in rows],
         "experts_asked": [len(EXPERTS)] * len(rows),
-        "x_px0": [row.number("x") for row in rows],
-        "y_px0": [row.number("y") for row in rows],
+        "x_px0": x,
+        "y_px0": y,
     }
     return listing(columns, [found[f"{name}.png"] for name in names], on_slides=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.labels.common import Listing, images_below, listing, missing
-from wsi_mitosis.io.labels.rows import need_columns, read_rows
+from wsi_mitosis.io.labels.rows import coordinates, need_columns, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ def read_midog25(csv: Path, images: Path) -> Listing:
     need_columns(rows, COLUMNS, csv, "MIDOG 2025's table")
     samples, files, on_slides = _with_files(rows, images)
     asked = [[row.label(name) for name in EXPERTS if row.cells[name].strip()] for row in rows]
+    x, y = coordinates(rows, "coordinateX", "coordinateY", csv)
     columns = {
         **samples,
         "domain": [row.text("Tumor") for row in rows],
@@ -43,8 +44,8 @@ def read_midog25(csv: Path, images: Path) -> Listing:
         "label_source": ["majority"] * len(rows),
         "experts_atypical": [sum(votes) for votes in asked],
         "experts_asked": [len(votes) for votes in asked],
-        "x_px0": [row.number("coordinateX") for row in rows],
-        "y_px0": [row.number("coordinateY") for row in rows],
+        "x_px0": x,
+        "y_px0": y,
     }
     return listing(columns, files, on_slides=on_slides)
 

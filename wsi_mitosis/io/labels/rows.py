@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.errors import DatasetError
+from wsi_mitosis.errors import DatasetError, DetectionsError
+from wsi_mitosis.io.detections.numerals import read_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,12 +31,12 @@ class Row:
     Attributes:
         cells: By the names of their columns.
         place: The file and the row's number, counted from 1 below the header.
-        decimal_comma: Whether commas separate no cells, and may be decimal.
+        separator: What separates the cells.
     """
 
     cells: Mapping[str, str]
     place: str
-    decimal_comma: bool = False
+    separator: str = ","
 
     def text(self, column: str) -> str:
         """A cell without blanks around it.
@@ -48,10 +49,10 @@ class Row:
         return text
 
     def number(self, column: str) -> float:
-        """A cell as a finite number."""
+        """A cell as a finite number with a decimal point."""
         text = self.text(column)
         try:
-            value = float(text.replace(",", ".") if self.decimal_comma else text)
+            value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -95,8 +96,37 @@ def read_rows(path: Path) -> list[Row]:
             raise DatasetError(
                 f"{len(line)} cells below a header of {len(header)}", subject=place, stage=STAGE
             )
-        rows.append(Row(dict(zip(header, line, strict=True)), place, separator != ","))
+        rows.append(Row(dict(zip(header, line, strict=True)), place, separator))
     return rows
+
+
+def coordinates(rows: Sequence[Row], x: str, y: str, path: Path) -> tuple[list[float], list[float]]:
+    """The columns `x` and `y`, level-0 px, whose signs are decided as in a table of detections.
+
+    Between commas, a number has a decimal point.
+
+    Raises:
+        DatasetError: where a cell is empty, is no finite number, or may be two.
+    """
+    if rows[0].separator != ",":
+        rows = _with_points(rows, (x, y), path)
+    return [row.number(x) for row in rows], [row.number(y) for row in rows]
+
+
+def _with_points(rows: Sequence[Row], columns: Sequence[str], path: Path) -> list[Row]:
+    """Rows whose numbers have a decimal point and no thousands signs."""
+    import pyarrow as pa
+
+    texts = {name: pa.chunked_array([[row.text(name) for row in rows]], pa.string()) for name in columns}
+    try:
+        numbers = read_numbers(texts, path, separator=rows[0].separator, decimal=None, places=list(columns))
+    except DetectionsError as error:
+        remedy = "Write numbers with a decimal point and without a thousands separator"
+        raise DatasetError(error.cause, subject=path, stage=STAGE, remedy=remedy) from error
+    return [
+        replace(row, cells={**row.cells, **{name: repr(float(numbers[name][at])) for name in columns}})
+        for at, row in enumerate(rows)
+    ]
 
 
 def need_columns(rows: Sequence[Row], columns: Sequence[str], path: Path, what: str) -> None:

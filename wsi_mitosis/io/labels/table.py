@@ -8,7 +8,7 @@ from wsi_mitosis.core.matching import match_slides
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.detections.delimited import alias_key
 from wsi_mitosis.io.labels.common import STAGE, Listing, listing, missing, unknown
-from wsi_mitosis.io.labels.rows import read_rows
+from wsi_mitosis.io.labels.rows import coordinates, read_rows
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.tables import ALIASES
 
@@ -71,7 +71,7 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
     if absent := sorted(set(named) - sources.keys()):
         raise missing(absent, images)
     slides = [sources[name].relative for name in named]
-    x, y = ([row.number(roles[axis]) for row in rows] for axis in ("x", "y"))
+    x, y = coordinates(rows, roles["x"], roles["y"], csv)
     places = [f"{name}:{a:.12g}:{b:.12g}" for name, a, b in zip(slides, x, y, strict=True)]
     columns = {
         **unknown(len(rows)),
