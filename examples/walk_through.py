@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from wsi_mitosis.core.nuclei import darkest_nuclei
-from wsi_mitosis.io.demo_slide import he_image, write_slide
+from wsi_mitosis.io.slides.demo import he_image, write_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

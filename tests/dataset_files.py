@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tests.slide_files import textured
-from wsi_mitosis.io.stores import Store, sample_table, write_store
+from wsi_mitosis.io.training.stores import Store, sample_table, write_store
 from wsi_mitosis.jobs.dataset import BuildResult, PartOutcome
 from wsi_mitosis.specs import DatasetSpec
 from wsi_mitosis.workers import build_dataset

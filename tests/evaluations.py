@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi_mitosis.io.bundles import Bundle, write_bundle
-from wsi_mitosis.io.stores import Store, sample_table, write_store
+from wsi_mitosis.io.training.stores import Store, sample_table, write_store
 from wsi_mitosis.specs import BundleManifest
 
 SIDE = 40

@@ -16,8 +16,8 @@ from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.reading import Reading
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.core.voting import tally
-from wsi_mitosis.io.regions import RegionFile
-from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.detections.regions import RegionFile
+from wsi_mitosis.io.results.folder import Drawing, ResultFolder, SlideRecord
 from wsi_mitosis.io.slides import open_native
 
 MEMBERS = 5

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_mitosis.io.demo_slide import write_slide
+from wsi_mitosis.io.slides.demo import write_slide
 
 UM_PER_CM = 10_000
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
-from wsi_mitosis.io.training import read_recipe
+from wsi_mitosis.io.training.runs import read_recipe
 
 ROOT = Path(__file__).parents[1]
 MOST_BYTES_A_FILE = 4 * 2**20

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
-from wsi_mitosis.io.training import read_recipe
+from wsi_mitosis.io.training.runs import read_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(shipped("train").glob("*.toml"))
@@ -78,7 +78,7 @@ def test_the_reports_template_is_installed_with_the_package() -> None:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["wsi_mitosis"]
     assert set(wheel) == {"packages", "force-include"}
-    templates = sorted((ROOT / "wsi_mitosis/io/templates").iterdir())
+    templates = sorted((ROOT / "wsi_mitosis/io/pages/templates").iterdir())
     assert [path.name for path in templates] == ["report.css", "report.html.j2", "report.js"]
     ignored = subprocess.run(["git", "check-ignore", *templates], cwd=ROOT, capture_output=True, check=False)
     assert ignored.stdout == b""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tests.dataset_files import built, figure, write_csv
 from tests.slide_files import tiff_slide
-from wsi_mitosis.io.stores import Store, open_store
-from wsi_mitosis.io.training import read_recipe
+from wsi_mitosis.io.training.runs import read_recipe
+from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.train import FoldProgress, TrainResult
 from wsi_mitosis.recipes import RecipeSpec
 from wsi_mitosis.specs import TrainSpec

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsi_mitosis.errors import InputError, WsiMitosisError
-from wsi_mitosis.io.crops import short_name
 from wsi_mitosis.io.surroundings import (
     LOOPBACK,
     STAGE,
@@ -24,6 +23,7 @@ from wsi_mitosis.io.surroundings import (
     object_store,
     session_folder,
 )
+from wsi_mitosis.io.training.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts

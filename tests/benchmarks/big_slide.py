@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from wsi_mitosis.io.demo_slide import TILE_PX, UM_PER_CM, he_image
+from wsi_mitosis.io.slides.demo import TILE_PX, UM_PER_CM, he_image
 
 
 def big_slide(path: Path, side: int = 20_000, mpp: float = 0.25) -> Path:

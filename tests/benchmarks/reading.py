@@ -11,8 +11,7 @@ import numpy as np
 import openslide
 
 from tests.benchmarks.big_slide import big_slide, candidates
-from wsi_mitosis.io import patches
-from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides import open_slide, patches
 from wsi_mitosis.specs import InputSpec
 
 SIDE, NUMBER, PATCH = 20_000, 20_000, 128

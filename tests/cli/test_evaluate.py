@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from tests.evaluations import bundle, recorded, store
 from wsi_mitosis.cli import main
-from wsi_mitosis.io.stores import Store
+from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.nets.untrained import stained_noise, untrained_states
 
 DOMAINS = ("lab one", "lab two", "lab three")

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from tests.training_files import tiny_recipe, tiny_store, write_recipe
 from wsi_mitosis.cli import main
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.io.stores import Store
+from wsi_mitosis.io.training.stores import Store
 
 HERE = ("--workers", "0", "--device", "cpu", "--cpus-per-worker", "1")
 

@@ -26,7 +26,7 @@ from wsi_mitosis.core.recount import (
     reviewed_figures,
 )
 from wsi_mitosis.errors import DetectionsError
-from wsi_mitosis.io.annotations import FIGURE_UM
+from wsi_mitosis.io.results.geojson import FIGURE_UM
 from wsi_mitosis.tables import MATCH_UM, Detections
 from wsi_mitosis.units import Bounds, Mpp
 

@@ -16,7 +16,7 @@ from tests.detection_files import write_all
 from tests.runs import CANDIDATES, SLIDE_PX, Silent, candidates_csv, files_in, run, slides_in, spec, summary
 from tests.slide_files import leica_slide, textured, tiff_slide
 from wsi_mitosis.errors import DetectionsError, InputError, OutputError
-from wsi_mitosis.io.results import ResultFolder, read_figures
+from wsi_mitosis.io.results.folder import ResultFolder, read_figures
 from wsi_mitosis.jobs import batch
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.tables import SUMMARY_COLUMNS

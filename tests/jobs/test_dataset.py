@@ -35,7 +35,7 @@ from tests.slide_files import aperio_slide, textured, tiff_of_resolution, tiff_s
 from wsi_mitosis import workers
 from wsi_mitosis.core.masks import FigureMask, Haematoxylin
 from wsi_mitosis.errors import DatasetError, OutputError
-from wsi_mitosis.io.stores import open_store, sample_digests
+from wsi_mitosis.io.training.stores import open_store, sample_digests
 from wsi_mitosis.jobs.dataset import Part, PartOutcome, build, draw, parts, run_part, run_parts, show, verify
 from wsi_mitosis.specs import DatasetSpec
 from wsi_mitosis.workers import build_dataset

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from tests.evaluations import KnownEnsemble, bundle, crop, recorded, store
 from wsi_mitosis.core.metrics import RESAMPLES
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.io.stores import Store
+from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.nets import members

@@ -11,7 +11,7 @@ import tifffile
 
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
-from wsi_mitosis.io.stacks import IN_SOCKET, OUT_FILE, read_stack
+from wsi_mitosis.io.slides.stacks import IN_SOCKET, OUT_FILE, read_stack
 from wsi_mitosis.jobs import predict
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.predict import predict_challenge, predict_crops, predict_stack

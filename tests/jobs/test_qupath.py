@@ -11,8 +11,8 @@ import pytest
 from tests.runs import candidates_csv, run, slides_in
 from tests.slide_files import leica_slide, textured, tiff_of_resolution
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.annotations import read_provenance
-from wsi_mitosis.io.results import ResultFolder
+from wsi_mitosis.io.results.folder import ResultFolder
+from wsi_mitosis.io.results.geojson import read_provenance
 from wsi_mitosis.jobs import batch
 
 PROJECT = {"qupath_project": True}

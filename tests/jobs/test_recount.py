@@ -15,8 +15,8 @@ from tests.slide_files import leica_slide, textured
 from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.regions import ALL_REGIONS
 from wsi_mitosis.errors import DetectionsError, InputError
-from wsi_mitosis.io.results import ResultFolder
-from wsi_mitosis.io.reviews import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS
+from wsi_mitosis.io.detections.reviews import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS
+from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 

@@ -20,8 +20,8 @@ from tests.slide_files import leica_slide, textured, tiff_slide
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.regions import Region
 from wsi_mitosis.errors import InputError, OutputError
-from wsi_mitosis.io.regions import RegionFile
-from wsi_mitosis.io.results import ResultFolder
+from wsi_mitosis.io.detections.regions import RegionFile
+from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.jobs import report as job
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.jobs.report import report

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.dataset_files import MIDOG25_COLUMNS, built, write_csv
-from wsi_mitosis.io.labels.amibr import read_amibr
-from wsi_mitosis.io.labels.midog25 import read_midog25
-from wsi_mitosis.io.stores import Store, open_store, sample_digests
+from wsi_mitosis.io.training.labels.amibr import read_amibr
+from wsi_mitosis.io.training.labels.midog25 import read_midog25
+from wsi_mitosis.io.training.stores import Store, open_store, sample_digests
 from wsi_mitosis.jobs.dataset import verify
 from wsi_mitosis.jobs.dataset.verify import overlap_with
 

@@ -13,7 +13,7 @@ from tests.dataset_files import built
 from wsi_mitosis.core.folds import plan_folds, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
-from wsi_mitosis.io.stores import Store, open_store
+from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.nets.members import Ensemble

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wsi_mitosis.io.qupath import BIO_FORMATS, OPENSLIDE, project_path, write_project
+from wsi_mitosis.io.results.project import BIO_FORMATS, OPENSLIDE, project_path, write_project
 
 
 def test_each_slide_gets_the_provider_that_opens_it(real_data: Path, tmp_path: Path) -> None:

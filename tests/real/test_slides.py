@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from wsi_mitosis.errors import MppError, UnreadableSlideError, WsiMitosisError
-from wsi_mitosis.io.patches import plan_patches, read_patch
 from wsi_mitosis.io.slides import find_slides, open_slide
+from wsi_mitosis.io.slides.patches import plan_patches, read_patch
 from wsi_mitosis.specs import InputSpec
 
 OPENING = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
-from wsi_mitosis.io.stacks import IN_SOCKET, read_stack
+from wsi_mitosis.io.slides.stacks import IN_SOCKET, read_stack
 from wsi_mitosis.jobs.predict import predict_challenge
 
 

@@ -66,8 +66,8 @@ def command(
     Example:  wsi-mitosis evaluate --model my-bundle --dataset amibr.zarr --out figures
     """
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
-    from wsi_mitosis.io.evaluation import as_markdown, prepare_folder, write_evaluation
-    from wsi_mitosis.io.stores import open_store
+    from wsi_mitosis.io.training.evaluation import as_markdown, prepare_folder, write_evaluation
+    from wsi_mitosis.io.training.stores import open_store
     from wsi_mitosis.jobs.cards import add_to_card
     from wsi_mitosis.jobs.evaluate import evaluate
 

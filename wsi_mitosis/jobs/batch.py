@@ -21,10 +21,10 @@ from wsi_mitosis.core.reading import Reading
 from wsi_mitosis.errors import DetectionsError, OutputError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
 from wsi_mitosis.io.detections.folder import the_one
-from wsi_mitosis.io.dicom_annotations import check_installed
-from wsi_mitosis.io.qupath import check_project, project_path, write_project
-from wsi_mitosis.io.regions import RegionFile, read_regions
-from wsi_mitosis.io.results import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.detections.regions import RegionFile, read_regions
+from wsi_mitosis.io.results.dicom import check_installed
+from wsi_mitosis.io.results.folder import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.results.project import check_project, project_path, write_project
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.slides.dicom import is_dicom
 from wsi_mitosis.jobs.classify import SlideResult, checked_bundle

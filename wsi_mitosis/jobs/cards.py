@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.markdown import number, table
 from wsi_mitosis.io.bundles import write_card
-from wsi_mitosis.io.evaluation import as_section
+from wsi_mitosis.io.training.evaluation import as_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.io.stores import Store
+    from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 
 MINUTE = 60

@@ -21,8 +21,8 @@ from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import DetectionsError, UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
-from wsi_mitosis.io.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.specs import ResultOptions
 from wsi_mitosis.tables import CANDIDATE_COLUMNS, FIGURE_COLUMNS, Detections, SlideSource, input_name
 from wsi_mitosis.version import RESULT_VERSION, __version__
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.io.patches import Batch, PatchPlan
     from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.io.slides.patches import Batch, PatchPlan
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.units import Bounds, Mpp
 

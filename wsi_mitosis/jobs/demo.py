@@ -9,9 +9,9 @@ import pandas as pd
 
 from wsi_mitosis.core.nuclei import darkest_nuclei
 from wsi_mitosis.io.atomic import write_text
-from wsi_mitosis.io.demo_slide import draw_overview, he_image, write_slide
-from wsi_mitosis.io.results import read_figures
+from wsi_mitosis.io.results.folder import read_figures
 from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.demo import draw_overview, he_image, write_slide
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,9 +19,9 @@ from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.candidates import CandidateFolder, CandidateRecord
-from wsi_mitosis.io.patches import plan_patches, stream_patches
+from wsi_mitosis.io.results.candidates import CandidateFolder, CandidateRecord
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
+from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.jobs.classify import enlarging_warning
 from wsi_mitosis.jobs.runs import (
     Reporter,
@@ -40,8 +40,8 @@ from wsi_mitosis.version import DETECTION_VERSION, __version__
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_mitosis.io.patches import Batch, PatchPlan
     from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.io.slides.patches import Batch, PatchPlan
     from wsi_mitosis.nets.detector import Detector, DetectorModel
 
 CPU_BATCH = 1

@@ -13,7 +13,7 @@ from wsi_mitosis.core.metrics import MEASURES, RESAMPLES, SEED, calibration, int
 from wsi_mitosis.core.overlap import Overlap, find_overlap
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.io.plots import Curve
+from wsi_mitosis.io.training.plots import Curve
 from wsi_mitosis.jobs.predict import BATCH
 from wsi_mitosis.version import __version__
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.io.stores import Store
+    from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.specs import BundleManifest
     from wsi_mitosis.tables import Tta

@@ -10,7 +10,7 @@ import numpy as np
 from wsi_mitosis.core.geometry import cut_centres, read_px
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.io.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
+from wsi_mitosis.io.slides.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from wsi_mitosis.core.recount import (
 )
 from wsi_mitosis.errors import DetectionsError, InputError, OutputError, SlideError, WsiMitosisError
 from wsi_mitosis.io.detections.folder import the_one
-from wsi_mitosis.io.results import ResultFolder, SlideRecord, read_figures
-from wsi_mitosis.io.reviews import (
+from wsi_mitosis.io.detections.reviews import (
     FOLDER,
     REGION_COUNTS,
     digest_of,
@@ -36,6 +35,7 @@ from wsi_mitosis.io.reviews import (
     strangers,
     write_recount,
 )
+from wsi_mitosis.io.results.folder import ResultFolder, SlideRecord, read_figures
 from wsi_mitosis.tables import CHANGE_COLUMNS, MATCH_UM, SUMMARY_COLUMNS, SlideSource
 from wsi_mitosis.units import Bounds, Mpp
 from wsi_mitosis.version import __version__

@@ -30,10 +30,10 @@ from wsi_mitosis.core.report import (
     vote_bars,
 )
 from wsi_mitosis.errors import InputError, OutputError, WsiMitosisError
-from wsi_mitosis.io.pictures import crops, open_classified, overview
-from wsi_mitosis.io.report import write_report
-from wsi_mitosis.io.results import ResultFolder, SlideRecord, read_figures
-from wsi_mitosis.io.reviews import drawn_as, read_recount
+from wsi_mitosis.io.detections.reviews import drawn_as, read_recount
+from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
+from wsi_mitosis.io.pages.report import write_report
+from wsi_mitosis.io.results.folder import ResultFolder, SlideRecord, read_figures
 from wsi_mitosis.units import Mpp
 from wsi_mitosis.version import __version__
 

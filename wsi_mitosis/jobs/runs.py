@@ -21,7 +21,7 @@ from wsi_mitosis.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from wsi_mitosis.io.folders import HeldFolder
+    from wsi_mitosis.io.results.held import HeldFolder
     from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.tables import SlideSource, Status
 

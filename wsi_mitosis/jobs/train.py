@@ -20,8 +20,8 @@ from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, write_bundle
-from wsi_mitosis.io.stores import Store, open_store
-from wsi_mitosis.io.training import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
+from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
+from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.cards import add_to_card, training_card
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.predict import predict_crops

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.crops import crops_side, unusable
-from wsi_mitosis.io.labels import read_listing
-from wsi_mitosis.io.stores import check_free, write_store
+from wsi_mitosis.io.training.crops import crops_side, unusable
+from wsi_mitosis.io.training.labels import read_listing
+from wsi_mitosis.io.training.stores import check_free, write_store
 from wsi_mitosis.jobs.dataset.parts import MaskOptions, Part, PartOutcome, cut_parts, provider_version
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from wsi_mitosis.core.geometry import native_origin
 from wsi_mitosis.core.masks import Haematoxylin
 from wsi_mitosis.errors import SlideError
 from wsi_mitosis.io.atomic import replacing
-from wsi_mitosis.io.crops import cut_crops, read_crops, short_name
 from wsi_mitosis.io.slides import identify, open_native
+from wsi_mitosis.io.training.crops import cut_crops, read_crops, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.core.masks import MaskProvider
-    from wsi_mitosis.io.labels import Listing
+    from wsi_mitosis.io.training.labels import Listing
     from wsi_mitosis.tables import MaskProviderName
 
 PART_VERSION = 2

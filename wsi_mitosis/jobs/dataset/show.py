@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_mitosis.io.sheets import Band, Panel, write_sheet
-from wsi_mitosis.io.stores import open_store
+from wsi_mitosis.io.training.sheets import Band, Panel, write_sheet
+from wsi_mitosis.io.training.stores import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from wsi_mitosis.io.stores import Store
+    from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.specs import StoreAttributes
 
 PER_CLASS = 6

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from wsi_mitosis.errors import DatasetError, listed
-from wsi_mitosis.io.labels.common import store_order
-from wsi_mitosis.io.stores import StoreDigest, open_store, sample_digests
+from wsi_mitosis.io.training.labels.common import store_order
+from wsi_mitosis.io.training.stores import StoreDigest, open_store, sample_digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.io.stores import Store
+    from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.specs import StoreAttributes
 
 BLOCK = 256

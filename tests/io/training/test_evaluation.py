@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.training import evaluation
+from wsi_mitosis.io.training.evaluation import as_markdown, prepare_folder, write_evaluation
+from wsi_mitosis.io.training.plots import Curve, draw_calibration, draw_roc
+
+P = np.linspace(0, 1, 40)
+CURVES = (
+    Curve("ensemble", (P > 0.4).astype(np.int64), P, True),
+    Curve("_member $a$ on 組", np.tile([0, 1], 20), P, False),
+    Curve("one class", np.ones(40, np.int64), P, False),
+)
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {"n": 40, "atypical": 24, "brier": 0.1234, "distinct": None, "test_domain": None}
+    for name in ("balanced_accuracy", "sensitivity", "specificity", "auroc"):
+        told |= {name: 0.75, f"{name}_ci95": [0.7, 0.8]}
+    cells = ("atypical_as_atypical", "atypical_as_typical", "typical_as_typical", "typical_as_atypical")
+    told["confusion"] = dict(zip(cells, (11, 12, 13, 14), strict=True))
+    told["resampled"] = {"unit": "slides", "units": 7, "resamples": 1999, "skipped": 1}
+    return {**told, "training_data": False, "training_samples": 0, **changes}
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    heading = {
+        "program": "wsi-mitosis 9",
+        "use": "Research use only.",
+        "bundle": "known",
+        "bundle_version": "3",
+        "bundle_digest": "b" * 64,
+        "trained": True,
+        "intended_use": "Tests",
+        "threshold": 0.5,
+        "tta": "flips",
+        "zooms": [1.0, 1.15],
+        "device": "cpu",
+        "dataset": "set",
+        "dataset_digest": "d" * 64,
+        "dataset_licence": "CC0",
+        "samples": 40,
+        "bootstrap": {"resamples": 2000, "seed": 0, "interval": "95 % percentile"},
+        "training_data": False,
+        "notes": ["Note this."],
+    }
+    figures = {
+        "overall": entry(),
+        "domains": {"a | b": entry(n=25)},
+        "members": {"member-0": entry(), "member-1": entry(test_domain="a | b")},
+        "lodo": None,
+        "unseen": None,
+        "distinct": None,
+        "single_view": None,
+    }
+    return {**heading, **figures, **changes}
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the lines of all tables."""
+    lines = [line.replace(r"\|", "¦") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_markdown_shows_every_figure() -> None:
+    text = as_markdown(report())
+    assert text.startswith("# known on set\n\n**Research use only.**\n\n- Note this.\n")
+    measured = ["0.750 [0.700, 0.800]"] * 4
+    found = rows(text)
+    assert ["all", "40", "24", *measured, "0.123"] in found
+    assert ["a ¦ b", "25", "24", *measured, "0.123"] in found
+    assert ["member-1 (tested on a ¦ b)", "40", "24", *measured, "0.123"] in found
+    assert ["atypical", "11", "12"] in found
+    assert ["typical", "14", "13"] in found
+    assert ["views", "flips, zooms 1.0, 1.15"] in found
+    assert "2000 bootstrap resamples over slides, seed 0" in text
+    assert "training data" not in text
+    assert "single view" not in text
+
+
+def test_every_table_is_whole() -> None:
+    figures = {name: report()[name] for name in ("overall", "domains", "members", "lodo", "unseen")}
+    distinct = {**entry(n=38), "contradictory": 2}
+    text = as_markdown(report(single_view=figures, overall=entry(distinct=distinct)))
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 7
+    for table in tables:
+        widths = {len(line.replace(r"\|", "  ").split("|")) for line in table}
+        assert len(widths) == 1
+        assert len({len(line) for line in table}) == 1, "aligned for the eye"
+        assert set(table[1]) == {"|", "-", " "}
+    assert ["all: distinct figures, 2 with both labels", "38"] in [row[:2] for row in rows(text)]
+    assert text.count("### Ensemble") == text.count("### Members") == 1
+
+
+def test_what_is_undefined_is_no_number() -> None:
+    text = as_markdown(report(overall=entry(auroc=None, auroc_ci95=None)))
+    assert ["all", "40", "24", *["0.750 [0.700, 0.800]"] * 3, "undefined", "0.123"] in rows(text)
+
+
+def test_leave_one_domain_out_has_the_papers_form() -> None:
+    spreads = {
+        "balanced_accuracy": {"mean": 0.8333, "sd": 0.0511, "n": 6},
+        "sensitivity": {"mean": 0.8, "sd": None, "n": 1},
+        "specificity": {"mean": None, "sd": None, "n": 0},
+        "auroc": {"mean": 0.9, "sd": 0.01, "n": 6},
+        "validation_balanced_accuracy": {"mean": 0.847, "sd": 0.046, "n": 6},
+    }
+    text = as_markdown(report(overall=None, domains=None, lodo={"members": 6, **spreads}))
+    assert "over 6 members" in text
+    assert ["test", "0.833 ± 0.051", "0.800", "undefined", "0.900 ± 0.010"] in rows(text)
+    assert ["validation, as the bundle states it", "0.847 ± 0.046", "", "", ""] in rows(text)
+    assert "## Ensemble" not in text
+
+
+def test_what_no_member_has_seen_stands_apart() -> None:
+    unseen = {"overall": entry(n=5), "domains": {"c": entry(n=5)}}
+    text = as_markdown(report(overall=None, domains=None, unseen=unseen))
+    assert "## Ensemble, on what no member has seen" in text
+    assert rows(text).count(["c", "5", "24", *["0.750 [0.700, 0.800]"] * 4, "0.123"]) == 1
+
+
+def test_training_data_stands_beside_every_figure() -> None:
+    seen = entry(training_data=True, training_samples=30)
+    domains, by_member = {"a": seen}, {"member-0": seen}
+    figures = {"overall": seen, "domains": domains, "members": by_member, "lodo": None, "unseen": None}
+    text = as_markdown(report(**figures, training_data=True, single_view=figures))
+    scored = [row for row in rows(text) if "0.750 [0.700, 0.800]" in row]
+    assert len(scored) == 6
+    assert all(row[-1] == "training data (30 of 40)" for row in scored)
+    assert text.count("label, training data") == 2
+
+
+def test_an_untrained_bundle_is_called_so() -> None:
+    assert ["trained", "NO, its labels mean nothing"] in rows(as_markdown(report(trained=False)))
+
+
+def test_the_files(tmp_path: Path) -> None:
+    predictions = pd.DataFrame({"source_id": ["x,1"], "p_atypical": [np.nan], "vote": [""]})
+    write_evaluation(tmp_path / "new" / "out", report(), predictions, CURVES)
+    out = tmp_path / "new" / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("calibration.png", "evaluation.json", "evaluation.md", "predictions.csv", "roc.png")
+    ]
+    assert json.loads((out / "evaluation.json").read_text()) == report()
+    assert (out / "evaluation.md").read_text() == as_markdown(report())
+    assert (out / "predictions.csv").read_text() == 'source_id,p_atypical,vote\n"x,1",,\n'
+    for name in ("roc.png", "calibration.png"):
+        with Image.open(out / name) as picture:
+            assert picture.size == (960, 1020)
+            colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
+            assert (0x00, 0x72, 0xB2) in colours, "the first member's"
+
+
+def test_pictures_say_what_they_are_of() -> None:
+    for draw in (draw_roc, draw_calibration):
+        figure = draw(report(trained=False, training_data=True, bundle="x$1$"), CURVES)
+        title = figure.get_suptitle()
+        (text,) = [text for text in figure.texts if text.get_text() == title]
+        assert not text.get_parse_math(), "a name with two $ is no formula"
+        assert title == "x$1$ on set\nUNTRAINED: means nothing. TRAINING DATA. Research use only."
+        assert draw(report(), CURVES).get_suptitle() == "known on set\nResearch use only."
+
+
+def labels_of(figure: Any) -> list[str]:
+    texts = figure.axes[0].get_legend().get_texts()
+    assert not any(text.get_parse_math() for text in texts), "a name with two $ is no formula"
+    return [text.get_text() for text in texts]
+
+
+def test_the_curves_are_named_with_their_numbers() -> None:
+    assert labels_of(draw_roc(report(), CURVES)) == [
+        "AUROC 1.000  ensemble",
+        "AUROC 0.525  _member $a$ on 組",
+    ], "without the one of which one class is known"
+    assert [label[:6] + label[13:] for label in labels_of(draw_calibration(report(), CURVES))] == [
+        "Brier ensemble",
+        "Brier _member $a$ on 組",
+        "Brier one class",
+    ]
+
+
+def test_the_ensemble_is_black_and_on_top() -> None:
+    for draw in (draw_roc, draw_calibration):
+        _, ensemble, member, *_ = draw(report(), CURVES).axes[0].get_lines()
+        assert (ensemble.get_color(), member.get_color()) == ("black", "#0072B2")
+        assert ensemble.get_zorder() > member.get_zorder()
+
+
+def test_many_members_are_told_apart() -> None:
+    many = [Curve(f"member-{index}", CURVES[0].labels, P, False) for index in range(20)]
+    lines = draw_roc(report(), many).axes[0].get_lines()[1:]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
+
+
+def test_nothing_to_draw_is_no_error() -> None:
+    assert draw_roc(report(), CURVES[2:]).axes[0].get_legend() is None
+    assert draw_calibration(report(), ()).axes[0].get_legend() is None
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\nfrom wsi_mitosis.io.training.plots import Curve, draw_roc\n"
+        "told = {'trained': True, 'training_data': False, 'use': '', 'bundle': '', 'dataset': ''}\n"
+        "draw_roc(told, [Curve('x', np.array([0, 1]), np.array([0., 1.]), True)]).savefig('x.png')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_an_evaluation_that_is_not_whole_has_no_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_evaluation(tmp_path, report(), pd.DataFrame(), CURVES)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "as_markdown", full)
+    with pytest.raises(OutputError, match="writing an evaluation: cannot be written: No space left"):
+        write_evaluation(tmp_path, report(), pd.DataFrame(), CURVES)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / "roc.png").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file: writing an evaluation: cannot be written"):
+        prepare_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        prepare_folder(tmp_path / "file" / "below")
+    prepare_folder(tmp_path / "deep" / "er")
+    assert (tmp_path / "deep" / "er").is_dir()
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(OutputError, match="no permission"):
+        prepare_folder(tmp_path)

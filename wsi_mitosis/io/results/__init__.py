@@ -1,0 +1,1 @@
+"""The output folder and every file in it."""

@@ -1,0 +1,228 @@
+"""A slide's figures as DICOM Microscopy Bulk Simple Annotations, a series of the slide's own study.
+
+Figures are points in the total pixel matrix of the slide's level 0 (2D, VOLUME; PS3.3 C.37.1.2.1.1), in
+double precision. In such coordinates the corner of the top left pixel is 0\\0 and its opposite corner 1\\1
+(C.18.6; so do highdicom's `ImageToReferenceTransformer` and the viewer Slim read them): that is the frame of
+the figures table. Millimetres on the slide (3D) would hang on an origin and a spacing that headers of real
+slides lack or round.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_mitosis.errors import SlideError, SpecError
+from wsi_mitosis.io.atomic import replacing
+from wsi_mitosis.io.results.geojson import COLOURS, class_name
+from wsi_mitosis.io.slides.dicom import header_of_level0
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from highdicom.ann import AnnotationGroup, Measurements
+    from highdicom.color import CIELabColor
+    from highdicom.sr import CodedConcept
+    from pydicom.dataset import Dataset
+
+    from wsi_mitosis.io.results.folder import SlideRecord
+
+SCHEME = "99WSIMITOSIS"
+"""Our private codes (PS3.16 8: such a scheme's designator begins with 99). DICOM's context group for what
+is annotated on microscopy, CID 8135, knows cells and nuclei and no mitotic figures, and its dictionaries
+(those of pydicom 3.0) have no code for one, typical or atypical, nor for the votes of an ensemble."""
+UID_NAMESPACE = uuid.UUID("b2e1c8b0-6a75-5c0e-8f0a-3d6f6c1b7a52")
+SERIES_NUMBER = 1000
+"""Behind the scanner's own series of the study."""
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
+)
+"""Type 2 in PS3.3 C.7.1.1 and C.7.2.1: copied from the slide, and empty where it lacks them altogether."""
+LONG_STRING = 64
+"""Characters of a value of representation LO, PS3.5 6.2."""
+
+
+def check_installed() -> None:
+    """Look for highdicom before anything is started.
+
+    Raises:
+        SpecError: where it is not installed.
+    """
+    if importlib.util.find_spec("highdicom") is None:
+        raise SpecError(
+            "DICOM annotations are written by highdicom, which is not installed",
+            subject="--dicom",
+            remedy="pip install 'wsi-mitosis[dicom]'",
+        )
+
+
+def is_of(path: Path, record: SlideRecord) -> bool:
+    """Whether a file stands that holds the annotations of this very result."""
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        return bool(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") == _uid(record, "instance"))
+    except (OSError, InvalidDicomError):
+        return False
+
+
+def write_dicom(path: Path, slide: Path, figures: pd.DataFrame, record: SlideRecord) -> None:
+    """Write the classified figures of one DICOM slide: a group of points for each label that occurs.
+
+    The object carries the identity of patient, study and specimen, as every object of a study does. Its UIDs
+    follow from the result: an archive that has it already knows it again and does not show it twice.
+
+    Args:
+        path: The file.
+        slide: A file of the slide's series.
+        figures: FIGURE_COLUMNS, coordinates in level-0 px, slide frame; at least one has a label.
+        record: What the result is of.
+
+    Raises:
+        SlideError: where the slide's headers do not serve.
+    """
+    from pydicom.config import disable_value_validation
+
+    # the slide's own values are carried over as they are, also those that break a rule
+    with disable_value_validation():
+        source = _source(slide, record.size_px0)
+        try:
+            annotations = _annotations(source, figures, record)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SlideError(
+                f"its DICOM header does not serve for annotations: {error}",
+                subject=record.slide,
+                stage="writing DICOM annotations",
+                remedy="Mend the header, or run without --dicom",
+            ) from error
+        with replacing(path) as temporary:
+            annotations.save_as(temporary, enforce_file_format=True)
+
+
+def _source(slide: Path, size_px0: tuple[int, int]) -> Dataset:
+    """The header of the image that is annotated."""
+    source = header_of_level0(slide, size_px0)
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in source:
+            setattr(source, keyword, None)
+    # of a concatenation the whole is referred to, not a part (PS3.3 C.37.1.2.1.1)
+    whole = source.get("SOPInstanceUIDOfConcatenationSource")
+    if whole is not None:
+        source.SOPInstanceUID = whole
+    return source
+
+
+def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) -> Any:
+    from highdicom.ann import MicroscopyBulkSimpleAnnotations
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    use = "Research use only" if record.trained else "UNTRAINED, labels mean nothing"
+    found = [label for label in COLOURS if (figures["label"] == label).any()]
+    groups = [
+        _group(number, label, figures[figures["label"] == label], record)
+        for number, label in enumerate(found, start=1)
+    ]
+    return MicroscopyBulkSimpleAnnotations(
+        source_images=[source],
+        annotation_coordinate_type="2D",
+        pixel_origin_interpretation="VOLUME",
+        annotation_groups=groups,
+        series_instance_uid=_uid(record, "series"),
+        series_number=SERIES_NUMBER,
+        series_description=f"{use}: wsi-mitosis {record.bundle}"[:LONG_STRING],
+        sop_instance_uid=_uid(record, "instance"),
+        instance_number=1,
+        manufacturer="wsi-mitosis",
+        manufacturer_model_name=record.bundle[:LONG_STRING],
+        software_versions=record.program,
+        device_serial_number=record.bundle_digest,
+        content_label="MITOTIC_FIGURES",
+        content_description=f"{use}: mitotic figures by label",
+        content_qualification="RESEARCH",
+        coding_schemes=[CodingSchemeIdentificationItem(SCHEME, "wsi-mitosis")],
+    )
+
+
+def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) -> AnnotationGroup:
+    """The figures of one label, in the order of the table."""
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.ann import AnnotationGroup
+    from pydicom.sr.codedict import codes
+
+    # a mitosis that goes as it should is nothing abnormal (categories: PS3.16 CID 7150, type: see SCHEME)
+    abnormal, normal = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.AnatomicalStructure
+    algorithm = AlgorithmIdentificationSequence(
+        name=f"wsi-mitosis {record.bundle}"[:LONG_STRING],
+        family=codes.DCM.ArtificialIntelligence,
+        version=record.program,
+        source="wsi-mitosis",
+        parameters={
+            "bundle": record.bundle,
+            "bundle_digest": record.bundle_digest,
+            "trained": str(record.trained).lower(),
+            "result_key": record.key,
+        },
+    )
+    # whoever looks for codes alone must not meet the labels of an untrained bundle
+    code = label if record.trained else f"void_{label}"
+    meaning = f"{'' if record.trained else 'Untrained, no finding: '}{label} mitotic figure"
+    return AnnotationGroup(
+        number=number,
+        uid=_uid(record, label),
+        label=class_name(label, trained=record.trained),
+        description=f"{meaning}, by vote of the ensemble. Research use only.",
+        annotated_property_category=abnormal if label == "atypical" else normal,
+        annotated_property_type=_code(code, meaning),
+        graphic_type="POINT",
+        graphic_data=list(figures[["x_px0", "y_px0"]].to_numpy(np.float64)[:, None, :]),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        measurements=_measurements(figures),
+        display_color=_display_colour(COLOURS[label]),
+    )
+
+
+def _measurements(figures: pd.DataFrame) -> list[Measurements]:
+    """Probability and votes of each figure; DICOM keeps them as float32."""
+    from highdicom.ann import Measurements
+    from pydicom.sr.codedict import codes
+
+    none, counts = codes.UCUM.NoUnits, codes.UCUM.Counts
+    asked = (
+        ("p_atypical", "Probability that the figure is atypical", none),
+        ("votes_atypical", "Members that voted atypical", counts),
+        ("votes_cast", "Members that voted", counts),
+    )
+    return [
+        Measurements(_code(column, meaning), figures[column].to_numpy(np.float32), unit)
+        for column, meaning, unit in asked
+    ]
+
+
+def _code(value: str, meaning: str) -> CodedConcept:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(value.upper(), SCHEME, meaning)
+
+
+def _display_colour(rgb: tuple[int, int, int]) -> CIELabColor:
+    """The colour that QuPath shows, as CIELab of the ICC's connection space (D50), which DICOM wants."""
+    from highdicom.color import CIELabColor
+    from PIL import Image, ImageCms
+
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(Image.new("RGB", (1, 1), rgb), srgb, lab, outputMode="LAB")
+    pixel = np.asarray(converted)[0, 0]  # uint8: L of 255, then a and b in two's complement
+    a, b = pixel[1:].view(np.int8)
+    return CIELabColor(pixel[0] / 255 * 100, float(a), float(b))
+
+
+def _uid(record: SlideRecord, part: str) -> str:
+    """A UID that is derived from a UUID (PS3.5 B.2) and follows from the result alone."""
+    return f"2.25.{uuid.uuid5(UID_NAMESPACE, f'{record.key}:{record.program}:{part}').int}"

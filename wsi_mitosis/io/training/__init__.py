@@ -1,0 +1,1 @@
+"""What a training reads and leaves: labels, stores, runs, evaluations."""

@@ -1,0 +1,104 @@
+"""Any table of labelled figures on slides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.core.matching import match_slides
+from wsi_mitosis.errors import DatasetError
+from wsi_mitosis.io.detections.delimited import alias_key
+from wsi_mitosis.io.slides import find_slides
+from wsi_mitosis.io.training.labels.common import STAGE, Listing, listing, missing, unknown
+from wsi_mitosis.io.training.labels.rows import coordinates, read_rows
+from wsi_mitosis.tables import ALIASES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+OTHER_UNITS = ("_um", "_\u03bcm", "_mm")
+QUPATH = ("centroid_x_px", "centroid_y_px")
+"""QuPath's own columns, which are in its own frame."""
+NEEDED = ("slide", "x", "y", "label")
+
+
+def _in_level0(aliases: tuple[str, ...]) -> tuple[str, ...]:
+    keys = map(alias_key, aliases)
+    return tuple(key for key in keys if not key.endswith(OTHER_UNITS) and key not in QUPATH)
+
+
+ROLES = {
+    "slide": tuple(map(alias_key, ALIASES["slide"])),
+    "x": _in_level0(ALIASES["x"]),
+    "y": _in_level0(ALIASES["y"]),
+    "label": ("label", *map(alias_key, ALIASES["detector_class"])),
+    "domain": ("domain",),
+    "id": tuple(map(alias_key, ALIASES["id"])),
+}
+"""What a column may be called, best first; coordinates are level-0 px in the slide frame."""
+
+
+def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
+    """Read a table `slide, x, y, label[, domain][, id]`.
+
+    Args:
+        csv: The table.
+        images: The folder with the slides, in itself or in folders below.
+        domain: The domain of all figures, for a table without that column; the table's name where None.
+
+    Raises:
+        DatasetError: where columns or slides are missing, or a cell is not what it should be.
+        InputError: where the folder has no slides, or a name fits two.
+    """
+    rows = read_rows(csv)
+    roles = _roles(rows[0].cells, csv)
+    if domain is not None and "domain" in roles:
+        raise DatasetError(
+            f"has a column '{roles['domain']}', which --domain would overrule",
+            subject=csv,
+            stage=STAGE,
+            remedy="Leave out one of the two",
+        )
+    named = [row.text(roles["slide"]) for row in rows]
+    found = find_slides([str(images)], recursive=True)
+    matches = match_slides(named, found.sources)
+    for error in matches.refused.values():
+        raise error
+    sources = matches.slides
+    for slide in dict.fromkeys(sources.values()):
+        if slide in found.faults:
+            raise DatasetError(found.faults[slide], subject=images, stage=STAGE)
+    if absent := sorted(set(named) - sources.keys()):
+        raise missing(absent, images)
+    slides = [sources[name].relative for name in named]
+    x, y = coordinates(rows, roles["x"], roles["y"], csv)
+    places = [f"{name}:{a:.12g}:{b:.12g}" for name, a, b in zip(slides, x, y, strict=True)]
+    columns = {
+        **unknown(len(rows)),
+        "source_id": [row.text(roles["id"]) for row in rows] if "id" in roles else places,
+        "slide": slides,
+        "domain": [row.text(roles["domain"]) if "domain" in roles else domain or csv.stem for row in rows],
+        "label": [row.label(roles["label"]) for row in rows],
+        "label_source": ["csv"] * len(rows),
+        "x_px0": x,
+        "y_px0": y,
+    }
+    return listing(columns, [sources[name].path for name in named], on_slides=True)
+
+
+def _roles(header: Mapping[str, str], csv: Path) -> dict[str, str]:
+    """Role to the name of its column."""
+    names = {alias_key(name): name for name in reversed(list(header))}
+    roles = {}
+    for role, aliases in ROLES.items():
+        if present := [names[alias] for alias in aliases if alias in names]:
+            roles[role] = present[0]
+    if absent := [role for role in NEEDED if role not in roles]:
+        told = "; ".join(f"{role}: {', '.join(ROLES[role])}" for role in absent)
+        raise DatasetError(
+            f"no column for {', '.join(absent)}; there are {', '.join(header)}",
+            subject=csv,
+            stage=STAGE,
+            remedy=f"Call it as one of these ({told})",
+        )
+    return roles
