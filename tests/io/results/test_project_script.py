@@ -16,7 +16,7 @@ import pytest
 
 from wsi_mitosis.io.results import project as qupath
 
-STANDINS = Path(__file__).parents[1] / "qupath"
+STANDINS = Path(__file__).parents[2] / "qupath"
 SCRIPT = Path(qupath.__file__).with_name("import_geojson.groovy")
 A, B, C, D, HOTSPOT = (str(UUID(int=n)) for n in range(1, 6))
 
