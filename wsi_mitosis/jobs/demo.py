@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsi_mitosis.core.nuclei import darkest_nuclei
-from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.csv_files import write_frame
 from wsi_mitosis.io.results.folder import read_figures
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.demo import draw_overview, he_image, write_slide
@@ -49,7 +49,7 @@ def build_demo(folder: Path) -> DemoFiles:
     nuclei = darkest_nuclei(image, DEMO_MPP, DEMO_CANDIDATES)
     table = pd.DataFrame(nuclei.round(2), columns=["x", "y", "score"])
     table.insert(0, "slide", files.slide.name)
-    write_text(files.candidates, table.to_csv(index=False))
+    write_frame(files.candidates, table)
     return files
 
 

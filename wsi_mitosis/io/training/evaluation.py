@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_mitosis.core.markdown import number, plain, table
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.io.csv_files import write_frame
 from wsi_mitosis.io.training.plots import draw_calibration, draw_roc
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def write_evaluation(
     pictures = {"roc.png": draw_roc(report, curves), "calibration.png": draw_calibration(report, curves)}
     try:
         (folder / "evaluation.json").unlink(missing_ok=True)  # where it stands, all are of one evaluation
-        write_text(folder / "predictions.csv", predictions.to_csv(index=False, lineterminator="\n"))
+        write_frame(folder / "predictions.csv", predictions)
         for name, figure in pictures.items():
             with replacing(folder / name) as temporary, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box instead will do

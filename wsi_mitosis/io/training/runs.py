@@ -23,6 +23,7 @@ import pandas as pd
 from wsi_mitosis.errors import OutputError, SpecError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.bundles import pack_weights
+from wsi_mitosis.io.csv_files import read_rows, write_frame
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 
@@ -101,7 +102,9 @@ class FoldFolder:
     def read_metrics(self, until: int | None = None) -> pd.DataFrame:
         """A row per epoch, at most as far as `until`; empty before the first."""
         path = self.folder / METRICS
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"epoch": pd.Series(dtype="int64")})
+        if not path.is_file():
+            return pd.DataFrame({"epoch": pd.Series(dtype="int64")})
+        table = pd.DataFrame({name: _numbers(texts) for name, texts in pd.DataFrame(read_rows(path)).items()})
         return table if until is None else table[table["epoch"] <= until]
 
     def write_epoch(
@@ -118,8 +121,8 @@ class FoldFolder:
             BundleError: where a weight does not fit float16.
         """
         before = self.read_metrics(until=int(metrics["epoch"]) - 1)
-        table = pd.DataFrame([*before.to_dict("records"), metrics])
-        write_text(self.folder / METRICS, table.to_csv(index=False, float_format="%.6g"))
+        table = pd.DataFrame([*before.to_dict("records"), metrics]).map(_six_digits)
+        write_frame(self.folder / METRICS, table)
         _write_bytes(self.folder / MEMBER, pack_weights(member, str(self.folder / MEMBER)))
         _write_bytes(self._checkpoint, checkpoint)
         for other in self.folder.glob("checkpoint-*.pt"):
@@ -135,6 +138,18 @@ class FoldFolder:
     def member_sha256(self) -> str:
         """SHA-256 of the member's file."""
         return hashlib.sha256((self.folder / MEMBER).read_bytes()).hexdigest()
+
+
+def _numbers(texts: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of `metrics.csv`: numbers, NaN for empty cells; unchanged if a text is not a number."""
+    try:
+        return pd.to_numeric(texts)
+    except ValueError:
+        return texts
+
+
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -214,7 +229,7 @@ def prepare_folder(folder: Path, plan: pd.DataFrame) -> None:
         OutputError: where it cannot be written.
     """
     try:
-        write_text(folder / PLAN, plan.to_csv(index=False))
+        write_frame(folder / PLAN, plan)
     except OSError as error:
         raise OutputError(
             f"cannot be written: {error.strerror}", subject=folder, stage="preparing the training"
