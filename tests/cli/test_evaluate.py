@@ -101,7 +101,10 @@ def test_training_data_is_refused_unless_asked_for(samples: Store, tmp_path: Pat
     call_it = ("--model", tmp_path / "b", "--dataset", samples.folder, "--out", tmp_path / "out")
     refused = call(*call_it)
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "labs.zarr: evaluating: 'known' was trained on all 24 samples" in refused.stderr
+    assert (
+        "labs.zarr: evaluating: all 24 samples were used to train 'known'. Evaluate it on samples"
+        in refused.stderr
+    )
     assert list((tmp_path / "out").iterdir()) == []
     allowed = call(*call_it, "--allow-overlap")
     assert allowed.exit_code == 0

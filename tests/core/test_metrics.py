@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from wsi_mitosis.core import metrics
-from wsi_mitosis.core.metrics import MEASURES, calibration, intervals, roc_points, score, spread
+from wsi_mitosis.core.metrics import (
+    MEASURES,
+    Resampling,
+    Spread,
+    calibration,
+    intervals,
+    roc_points,
+    score,
+    spread,
+)
 
 LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 0])
 P = np.array([0.9, 0.6, 0.2, 0.7, 0.3, 0.2, 0.1, 0.0])
@@ -26,7 +36,7 @@ def made(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_by_hand() -> None:
     found = score(LABELS, P >= 0.5, P)
     assert found.n == 8
-    assert found.confusion._asdict() == {
+    assert vars(found.confusion) == {
         "atypical_as_atypical": 2,
         "atypical_as_typical": 1,
         "typical_as_typical": 4,
@@ -54,7 +64,7 @@ def test_scores_are_scikit_learns(drawn: list[tuple[int, float]]) -> None:
     assert (found.specificity is None) == (0 not in labels)
     assert (found.balanced_accuracy is None) == (found.auroc is None) == (len(set(labels)) < 2)
     assert (found.brier is None) == (len(labels) == 0)
-    assert sum(found.confusion) == found.n == len(labels)
+    assert sum(vars(found.confusion).values()) == found.n == len(labels)
     if found.auroc is not None:
         assert found.balanced_accuracy == pytest.approx(oracle.balanced_accuracy_score(labels, p >= 0.5))
         assert found.auroc == pytest.approx(oracle.roc_auc_score(labels, p))
@@ -104,9 +114,9 @@ def test_every_sample_is_in_one_bin(drawn: list[tuple[int, float]], number: int)
 
 
 def test_the_spread_is_the_samples() -> None:
-    assert spread([0.8, None, 0.9, 0.7]) == pytest.approx((0.8, 0.1, 3))
-    assert spread([0.8, None]) == (0.8, None, 1)
-    assert spread([None]) == (None, None, 0)
+    assert astuple(spread([0.8, None, 0.9, 0.7])) == pytest.approx((0.8, 0.1, 3))
+    assert spread([0.8, None]) == Spread(0.8, None, 1)
+    assert spread([None]) == Spread(None, None, 0)
 
 
 def by_repetition(
@@ -133,7 +143,7 @@ def test_intervals_are_those_of_slides_copied(monkeypatch: pytest.MonkeyPatch, c
     slides = [f"{row // 7}.tiff" for row in range(60)]
     values = by_repetition(labels, p, slides, 200, seed=3)
     found = intervals(labels, p >= 0.5, p, slides, resamples=200, seed=3)
-    assert (found.unit, found.units, found.resamples, found.skipped) == ("slides", 9, 200, 0)
+    assert found.resampling == Resampling("slides", 9, 200, 0)
     for index, name in enumerate(MEASURES):
         assert found.bounds[name] == pytest.approx(tuple(np.quantile(values[:, index], [0.025, 0.975])))
 
@@ -144,26 +154,26 @@ def test_draws_without_a_class_are_skipped_and_counted() -> None:
     slides = list("abcde")
     values = by_repetition(labels, p, slides, 400, seed=1)
     found = intervals(labels, p >= 0.5, p, slides, resamples=400, seed=1)
-    assert 0 < found.skipped == 400 - len(values)
-    assert found.resamples == len(values)
+    assert 0 < found.resampling.skipped == 400 - len(values)
+    assert found.resampling.resamples == len(values)
     assert found.bounds["auroc"] == pytest.approx(tuple(np.quantile(values[:, 3], [0.025, 0.975])))
     # Chance that the one atypical slide is not among five draws.
-    assert found.skipped / 400 == pytest.approx(0.8**5, abs=4 * math.sqrt(0.33 * 0.67 / 400))
+    assert found.resampling.skipped / 400 == pytest.approx(0.8**5, abs=4 * math.sqrt(0.33 * 0.67 / 400))
 
 
 @pytest.mark.parametrize(("label", "defined"), [(1, "sensitivity"), (0, "specificity")])
 def test_one_class_alone_has_its_own_interval(label: int, defined: str) -> None:
     p = np.linspace(0, 1, 20)
     found = intervals(np.full(20, label), p >= 0.5, p, [""] * 20)
-    assert found.skipped == 0
+    assert found.resampling.skipped == 0
     assert {name for name, bounds in found.bounds.items() if bounds is not None} == {defined}
 
 
 def test_unknown_slides_are_drawn_alone() -> None:
     labels, p = made(30)
-    assert intervals(labels, p > 0.5, p, [""] * 30).unit == "samples"
-    assert intervals(labels, p > 0.5, p, [""] * 30).units == 30
-    mixed = intervals(labels, p > 0.5, p, [""] * 10 + ["a"] * 10 + ["b"] * 10)
+    alone = intervals(labels, p > 0.5, p, [""] * 30).resampling
+    assert (alone.unit, alone.units) == ("samples", 30)
+    mixed = intervals(labels, p > 0.5, p, [""] * 10 + ["a"] * 10 + ["b"] * 10).resampling
     assert (mixed.unit, mixed.units) == ("slides and single samples", 12)
 
 
@@ -184,7 +194,7 @@ def test_slides_make_intervals_wider_where_their_figures_are_alike() -> None:
 def test_one_slide_or_none_has_no_interval(number: int) -> None:
     labels, p = np.arange(number) % 2, np.linspace(0, 1, number)
     found = intervals(labels, p > 0.5, p, ["a"] * number)
-    assert found.units == min(number, 1)
+    assert found.resampling.units == min(number, 1)
     assert set(found.bounds.values()) == {None}
 
 
@@ -199,6 +209,6 @@ def test_the_seed_makes_the_interval() -> None:
 def test_intervals_are_ordered_and_possible(number: int, seed: int, slides: int) -> None:
     labels, p = made(number, seed)
     found = intervals(labels, p >= 0.5, p, [str(row % slides) for row in range(number)], resamples=50)
-    assert found.resamples + found.skipped == (50 if min(slides, number) > 1 else 0)
+    assert found.resampling.resamples + found.resampling.skipped == (50 if min(slides, number) > 1 else 0)
     for bounds in found.bounds.values():
         assert bounds is None or 0 <= bounds[0] <= bounds[1] <= 1

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from tests.evaluations import KnownEnsemble, bundle, crop, recorded, store
 from wsi_mitosis.core.metrics import RESAMPLES
-from wsi_mitosis.errors import InputError
+from wsi_mitosis.core.scoring import EvaluationReport
+from wsi_mitosis.errors import InputError, SpecError
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.evaluate import evaluate
@@ -59,7 +60,7 @@ def entries(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_unseen_samples_are_scored_by_all(tmp_path: Path, samples: Store) -> None:
     other = bundle(tmp_path / "b", DOMAINS, [f"{'f' * 64} a"])
-    report = evaluate(other, samples, device="cpu").report
+    report = evaluate(other, samples, device="cpu").report.as_json()
     assert (report["scope"], report["trained_on"], report["training_data"]) == ("all samples", 0, False)
     overall = report["overall"]
     assert (overall["n"], overall["atypical"]) == (9, 4)
@@ -89,9 +90,9 @@ def test_unseen_samples_are_scored_by_all(tmp_path: Path, samples: Store) -> Non
 
 
 def test_intervals_are_drawn_over_slides_where_they_are_known(tmp_path: Path, samples: Store) -> None:
-    report = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu").report
+    report = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu").report.as_json()
     drawn = {name: entry["resampled"] for name, entry in report["domains"].items()}
-    assert {name: (told["unit"], told["units"]) for name, told in drawn.items()} == {
+    assert {name: (one["unit"], one["units"]) for name, one in drawn.items()} == {
         "a": ("slides", 2),
         "b": ("slides", 2),
         "c": ("samples", 3),
@@ -109,7 +110,7 @@ def test_training_samples_are_scored_by_the_member_that_never_saw_them(
 ) -> None:
     trained = bundle(tmp_path / "b", DOMAINS, recorded(samples.samples))
     found = evaluate(trained, samples, device="cpu")
-    report = found.report
+    report = found.report.as_json()
     assert (report["scope"], report["trained_on"], report["training_data"]) == ("own test domains", 9, False)
     assert report["overall"] is report["domains"] is report["unseen"] is None
     assert sorted(known) == [
@@ -144,7 +145,7 @@ def test_no_ensemble_is_scored_on_seen_and_unseen_samples_at_once(
     lines = recorded(samples.samples)[:4]
     trained = bundle(tmp_path / "b", ("a", "z"), lines)
     found = evaluate(trained, samples, device="cpu")
-    report = found.report
+    report = found.report.as_json()
     assert report["overall"] is report["domains"] is None
     assert report["unseen"]["overall"]["n"] == 5
     assert {name: entry["n"] for name, entry in report["unseen"]["domains"].items()} == {"b": 2, "c": 3}
@@ -166,14 +167,14 @@ def test_no_ensemble_is_scored_on_seen_and_unseen_samples_at_once(
 def test_a_member_has_unrecorded_samples_of_its_test_domain_too(tmp_path: Path, samples: Store) -> None:
     lines = recorded(samples.samples)
     trained = bundle(tmp_path / "b", DOMAINS, [*lines[1:6], lines[6]])
-    report = evaluate(trained, samples, device="cpu").report
+    report = evaluate(trained, samples, device="cpu").report.as_json()
     assert [entry["n"] for entry in report["members"].values()] == [3, 3, 3]
     assert report["unseen"]["overall"]["n"] == 3
 
 
 def test_without_own_samples_there_is_no_leaving_one_domain_out(tmp_path: Path, samples: Store) -> None:
     trained = bundle(tmp_path / "b", ("y", "z"), recorded(samples.samples)[:3])
-    report = evaluate(trained, samples, device="cpu").report
+    report = evaluate(trained, samples, device="cpu").report.as_json()
     assert report["lodo"] is report["overall"] is None
     assert [entry["n"] for entry in report["members"].values()] == [0, 0]
     assert report["unseen"]["overall"]["n"] == 6
@@ -197,8 +198,10 @@ def test_nothing_unseen_is_refused(
 
 def test_training_data_is_scored_when_asked_and_every_figure_says_so(tmp_path: Path, samples: Store) -> None:
     trained = bundle(tmp_path / "b", DOMAINS, recorded(samples.samples)[:4], ensemble=views("flips"))
-    report = evaluate(trained, samples, device="cpu", allow_overlap=True).report
-    plain = evaluate(bundle(tmp_path / "o", DOMAINS, ensemble=views("flips")), samples, device="cpu").report
+    report = evaluate(trained, samples, device="cpu", allow_overlap=True).report.as_json()
+    plain = evaluate(
+        bundle(tmp_path / "o", DOMAINS, ensemble=views("flips")), samples, device="cpu"
+    ).report.as_json()
     assert report["training_data"] is True
     assert report["scope"] == "all samples, training data among them"
     found = list(entries(report))
@@ -232,19 +235,19 @@ def test_a_single_view_stands_beside_the_bundles(tmp_path: Path) -> None:
         ],
     )
     flips = bundle(tmp_path / "b", ("a", "b"), ensemble=views("flips"))
-    report = evaluate(flips, samples, device="cpu").report
+    report = evaluate(flips, samples, device="cpu").report.as_json()
     assert (report["tta"], report["overall"]["balanced_accuracy"]) == ("flips", 1.0)
     assert report["single_view"]["overall"]["balanced_accuracy"] == 0.0
     assert report["single_view"]["members"]["member-0"]["specificity"] == 1.0
     assert report["single_view"]["domains"]["a"]["n"] == 2
-    asked = evaluate(flips, samples, device="cpu", tta="none").report
+    asked = evaluate(flips, samples, device="cpu", tta="none").report.as_json()
     assert (asked["tta"], asked["overall"]["balanced_accuracy"], asked["single_view"]) == ("none", 0.0, None)
 
 
 def test_zooms_are_extra_views(tmp_path: Path) -> None:
     samples = store(tmp_path / "s.zarr", [("a", "1", A, crop(1, (0.9,), single=(0.1,)))])
     zoomed = bundle(tmp_path / "b", ("a",), ensemble=views("none", (1.0, 1.3)))
-    report = evaluate(zoomed, samples, device="cpu").report
+    report = evaluate(zoomed, samples, device="cpu").report.as_json()
     assert report["overall"]["sensitivity"] == 1.0
     assert report["single_view"]["overall"]["sensitivity"] == 0.0
 
@@ -262,7 +265,7 @@ def test_byte_equal_samples_are_counted_and_the_distinct_ones_stand_beside(tmp_p
             ("b", "6", A, both),
         ],
     )
-    report = evaluate(bundle(tmp_path / "b", ("a",)), samples, device="cpu").report
+    report = evaluate(bundle(tmp_path / "b", ("a",)), samples, device="cpu").report.as_json()
     overall = report["overall"]
     assert (overall["n"], overall["sensitivity"], overall["specificity"]) == (6, 0.5, 0.5)
     assert report["distinct"] == overall["distinct"]
@@ -302,20 +305,22 @@ def test_another_scale_is_refused(tmp_path: Path, mpp: float, fits: bool) -> Non
     samples = store(tmp_path / "s.zarr", ROWS, mpp=mpp)
     trained = bundle(tmp_path / "b", DOMAINS)
     if fits:
-        notes = evaluate(trained, samples, device="cpu").report["notes"]
+        notes = evaluate(trained, samples, device="cpu").report.notes
         assert not any("um/px" in note for note in notes)
         return
-    with pytest.raises(InputError, match=f"its crops have {mpp} um/px, and 'known' reads 0.25"):
+    with pytest.raises(InputError, match=f"its crops have {mpp} um/px, but 'known' needs 0.25 um/px"):
         evaluate(trained, samples, device="cpu")
 
 
 def test_what_a_reader_must_know_is_noted(tmp_path: Path, samples: Store) -> None:
-    unlisted = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu").report
+    unlisted = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu").report.as_json()
     assert unlisted["notes"] == [
         "The bundle does not list what it was trained on: these samples may be among it.",
         "The dataset states no um/px; it is taken to be the bundle's 0.25.",
     ]
-    untrained = evaluate(bundle(tmp_path / "u", DOMAINS, trained=False), samples, device="cpu").report
+    untrained = evaluate(
+        bundle(tmp_path / "u", DOMAINS, trained=False), samples, device="cpu"
+    ).report.as_json()
     assert untrained["trained"] is False
     assert untrained["notes"] == [
         "'known' is UNTRAINED: these figures mean nothing.",
@@ -327,14 +332,35 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path, samples: Store) -> Non
 def test_the_report_is_plain_json_and_the_same_again(tmp_path: Path, samples: Store) -> None:
     trained = bundle(tmp_path / "b", DOMAINS, recorded(samples.samples), ensemble=views("d4"))
     first, second = (evaluate(trained, samples, device="cpu").report for _ in range(2))
-    assert json.loads(json.dumps(first, allow_nan=False)) == first == second
+    text = json.dumps(first.as_json(), allow_nan=False)
+    assert json.loads(text) == first.as_json()
+    assert EvaluationReport.parse(json.loads(text), "text") == first == second
 
 
-def test_progress_is_told_by_member(tmp_path: Path, samples: Store) -> None:
-    told: list[tuple[str, int, int]] = []
+def test_the_reports_schema_is_closed(tmp_path: Path, samples: Store) -> None:
+    trained = bundle(tmp_path / "b", DOMAINS, recorded(samples.samples), ensemble=views("d4"))
+    report = evaluate(trained, samples, device="cpu").report.as_json()
+    entry = report["members"]["member-0"]
+    for part in (
+        report,
+        report["single_view"],
+        entry,
+        entry["confusion"],
+        entry["resampled"],
+        report["lodo"],
+    ):
+        part["stray"] = 1
+        with pytest.raises(SpecError, match=r"unknown key '[^']*stray'|Unexpected keyword argument"):
+            EvaluationReport.parse(report, "text")
+        del part["stray"]
+    assert EvaluationReport.parse(report, "text").as_json() == report
+
+
+def test_progress_is_reported_by_member(tmp_path: Path, samples: Store) -> None:
+    calls: list[tuple[str, int, int]] = []
     trained = bundle(tmp_path / "b", ("a", "z"), recorded(samples.samples))
-    evaluate(trained, samples, device="cpu", tell=lambda *line: told.append(line))
-    assert told == [("member-0", 0, 3), ("member-0", 3, 3)]
+    evaluate(trained, samples, device="cpu", on_progress=lambda *line: calls.append(line))
+    assert calls == [("member-0", 0, 3), ("member-0", 3, 3)]
 
 
 def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, samples: Store) -> None:
@@ -358,8 +384,8 @@ def test_networks_are_asked_as_the_whole_ensemble_is(tmp_path: Path, monkeypatch
     np.testing.assert_allclose(found.predictions[["p_member-0", "p_member-1"]], expected, atol=2e-5)
     plain = write_untrained(tmp_path / "p", name="p", patch_px=32, width=2, members=2, tta="none")
     single = evaluate(plain, samples, device="cpu").report
-    for name, entry in single["members"].items():
-        beside = found.report["single_view"]["members"][name]
-        assert beside["brier"] == pytest.approx(entry["brier"], abs=2e-5)
-        assert beside["confusion"] == entry["confusion"]
-    assert single["overall"]["brier"] != pytest.approx(found.report["overall"]["brier"], abs=1e-3)
+    for name, entry in single.members.items():
+        beside = found.report.single_view.members[name]
+        assert beside.brier == pytest.approx(entry.brier, abs=2e-5)
+        assert beside.confusion == entry.confusion
+    assert single.overall.brier != pytest.approx(found.report.overall.brier, abs=1e-3)

@@ -351,9 +351,9 @@ def test_what_was_trained_is_evaluated_on_each_members_own_domain(
 ) -> None:
     assert whole[0].bundle is not None
     report = evaluate(open_bundle(whole[0].bundle.folder), store, device="cpu").report
-    assert report["overall"] is None
-    assert report["domains"] is None
-    assert [member["n"] for member in report["members"].values()] == [16, 16, 16]
+    assert report.overall is None
+    assert report.domains is None
+    assert [member.n for member in report.members.values()] == [16, 16, 16]
 
 
 def test_what_was_trained_classifies_a_slide(whole: tuple[TrainResult, Any], tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def test_atnorm_is_scored_as_published_and_by_its_distinct_figures(
 ) -> None:
     built("folder", real_data / "patches/AtNorM-Br", tmp_path / "atnorm.zarr", masks="none")
     report = evaluate(open_bundle(small_bundle), open_store(tmp_path / "atnorm.zarr"), device="cpu").report
-    assert (report["overall"]["n"], report["overall"]["atypical"]) == (746, 128)
-    assert (report["distinct"]["n"], report["distinct"]["contradictory"]) == (711, 2)
-    assert report["overall"]["resampled"]["unit"] == "samples"
+    assert (report.overall.n, report.overall.atypical) == (746, 128)
+    assert (report.distinct.n, report.distinct.contradictory) == (711, 2)
+    assert report.overall.resampled.unit == "samples"
 
 
 @pytest.fixture(scope="module")

@@ -85,20 +85,20 @@ def command(
         device=device,
         tta=tta,
         allow_overlap=allow_overlap,
-        tell=told,
+        on_progress=told,
     )
     if out is not None:
         write_evaluation(out, found.report, found.predictions, found.curves)
     if card:
         add_to_card(bundle, found.report)
     if as_json:
-        click.echo(json_text(found.report))
+        click.echo(json_text(found.report.as_json()))
     elif not quiet:
         click.echo(as_markdown(found.report), nl=False)
     if not quiet:
-        for note in found.report["notes"] if as_json else ():
+        for note in found.report.notes if as_json else ():
             _tell(f"note: {note}", fg="yellow")
-        _tell(f"{len(store.samples)} samples{f'; files in {out}' if out else ''}. {found.report['use']}")
+        _tell(f"{len(store.samples)} samples{f'; files in {out}' if out else ''}. {found.report.use}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""How good labels and probabilities are, and how sure one can be of that; atypical is the positive class."""
+"""Measures of labels and probabilities, with intervals. Atypical is the positive class."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEASURES = ("balanced_accuracy", "sensitivity", "specificity", "auroc")
-"""What gets an interval."""
+"""The measures that have an interval."""
 RESAMPLES = 2000
 SEED = 0
 BINS = 10
@@ -23,8 +23,9 @@ _CHUNK = 2_000_000
 Unit = Literal["slides", "slides and single samples", "samples"]
 
 
-class Confusion(NamedTuple):
-    """Counts by the true label, then by the label given."""
+@dataclass(frozen=True)
+class Confusion:
+    """Numbers of samples: the true label, then the assigned one."""
 
     atypical_as_atypical: int
     atypical_as_typical: int
@@ -56,26 +57,37 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """95 % percentile bootstrap intervals.
+class Resampling:
+    """How bootstrap intervals were computed.
 
     Attributes:
-        bounds: Low and high by name of MEASURES; None where undefined or with a single unit.
         unit: What was drawn with replacement.
-        units: How many of them there are.
-        resamples: How many draws count.
-        skipped: Draws left out because a class that the data have was not among them.
+        units: Number of units.
+        resamples: Number of draws that the intervals are computed from.
+        skipped: Number of draws that were left out because they lack a class that the data have.
     """
 
-    bounds: dict[str, tuple[float, float] | None]
     unit: Unit
     units: int
     resamples: int
     skipped: int
 
 
-class Bin(NamedTuple):
-    """Samples whose P(atypical) lies in [low, high), of the last bin in [low, high]."""
+@dataclass(frozen=True)
+class Intervals:
+    """95 % percentile bootstrap intervals.
+
+    Attributes:
+        bounds: (low, high) by name of MEASURES; None where the measure is undefined, or with a single unit.
+    """
+
+    bounds: dict[str, tuple[float, float] | None]
+    resampling: Resampling
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Samples whose P(atypical) is in [low, high); the last bin includes `high`."""
 
     low: float
     high: float
@@ -84,7 +96,8 @@ class Bin(NamedTuple):
     atypical_fraction: float
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """Mean and sample standard deviation (n - 1) of n values; None where undefined."""
 
     mean: float | None
@@ -133,7 +146,7 @@ def intervals(
     unit, cluster = _clusters(slides)
     units = int(cluster.max()) + 1 if len(cluster) else 0
     if units < 2:
-        return Intervals(dict.fromkeys(MEASURES), unit, units, 0, 0)
+        return Intervals(dict.fromkeys(MEASURES), Resampling(unit, units, 0, 0))
     by_unit = np.zeros((units, 4))
     np.add.at(by_unit, cluster, _counts(labels, called))
     ranks = _Ranks(labels, p_atypical, cluster)
@@ -146,7 +159,7 @@ def intervals(
     bounds = dict.fromkeys(MEASURES, None) | {
         MEASURES[index]: _bounds(values[whole, index]) for index in np.flatnonzero(defined) if whole.any()
     }
-    return Intervals(bounds, unit, units, int(whole.sum()), int((~whole).sum()))
+    return Intervals(bounds, Resampling(unit, units, int(whole.sum()), int((~whole).sum())))
 
 
 def roc_points(

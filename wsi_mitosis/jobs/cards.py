@@ -12,6 +12,7 @@ from wsi_mitosis.io.training.evaluation import as_section
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from wsi_mitosis.core.scoring import EvaluationReport
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
@@ -64,7 +65,7 @@ def with_section(card: str, title: str, text: str) -> str:
     return card[: found.start()] + section + (f"\n{after}" if after else "")
 
 
-def add_to_card(bundle: Bundle, report: Mapping[str, Any]) -> None:
+def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:
     """Write the figures of an evaluation into the bundle's card.
 
     Args:
@@ -74,9 +75,7 @@ def add_to_card(bundle: Bundle, report: Mapping[str, Any]) -> None:
     Raises:
         OutputError: where the card cannot be written.
     """
-    write_card(
-        bundle, with_section(bundle.read_card(), f"Figures on {report['dataset']}", as_section(report))
-    )
+    write_card(bundle, with_section(bundle.read_card(), f"Figures on {report.dataset}", as_section(report)))
 
 
 def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from wsi_mitosis.core.scoring import Curve, EvaluationReport
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.training import evaluation
 from wsi_mitosis.io.training.evaluation import as_markdown, prepare_folder, write_evaluation
-from wsi_mitosis.io.training.plots import Curve, draw_calibration, draw_roc
+from wsi_mitosis.io.training.plots import draw_calibration, draw_roc
 
 P = np.linspace(0, 1, 40)
 CURVES = (
@@ -25,16 +26,27 @@ CURVES = (
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"n": 40, "atypical": 24, "brier": 0.1234, "distinct": None, "test_domain": None}
+    scores: dict[str, Any] = {"n": 40, "atypical": 24, "brier": 0.1234, "distinct": None}
     for name in ("balanced_accuracy", "sensitivity", "specificity", "auroc"):
-        told |= {name: 0.75, f"{name}_ci95": [0.7, 0.8]}
+        scores |= {name: 0.75, f"{name}_ci95": [0.7, 0.8]}
     cells = ("atypical_as_atypical", "atypical_as_typical", "typical_as_typical", "typical_as_atypical")
-    told["confusion"] = dict(zip(cells, (11, 12, 13, 14), strict=True))
-    told["resampled"] = {"unit": "slides", "units": 7, "resamples": 1999, "skipped": 1}
-    return {**told, "training_data": False, "training_samples": 0, **changes}
+    scores["confusion"] = dict(zip(cells, (11, 12, 13, 14), strict=True))
+    scores["resampled"] = {"unit": "slides", "units": 7, "resamples": 1999, "skipped": 1}
+    return {**scores, "training_data": False, "training_samples": 0, **changes}
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def views(**changes: Any) -> dict[str, Any]:
+    return {
+        "overall": entry(),
+        "domains": {"a | b": entry(n=25)},
+        "members": {"member-0": entry(test_domain=None), "member-1": entry(test_domain="a | b")},
+        "lodo": None,
+        "unseen": None,
+        **changes,
+    }
+
+
+def report(**changes: Any) -> EvaluationReport:
     heading = {
         "program": "wsi-mitosis 9",
         "use": "Research use only.",
@@ -51,20 +63,15 @@ def report(**changes: Any) -> dict[str, Any]:
         "dataset_digest": "d" * 64,
         "dataset_licence": "CC0",
         "samples": 40,
+        "positive": "atypical",
         "bootstrap": {"resamples": 2000, "seed": 0, "interval": "95 % percentile"},
+        "scope": "all samples",
         "training_data": False,
+        "trained_on": 0,
         "notes": ["Note this."],
     }
-    figures = {
-        "overall": entry(),
-        "domains": {"a | b": entry(n=25)},
-        "members": {"member-0": entry(), "member-1": entry(test_domain="a | b")},
-        "lodo": None,
-        "unseen": None,
-        "distinct": None,
-        "single_view": None,
-    }
-    return {**heading, **figures, **changes}
+    rest = {"distinct": None, "single_view": None, "calibration": {}}
+    return EvaluationReport.parse({**heading, **views(), **rest, **changes}, "report")
 
 
 def rows(text: str) -> list[list[str]]:
@@ -90,9 +97,9 @@ def test_the_markdown_shows_every_figure() -> None:
 
 
 def test_every_table_is_whole() -> None:
-    figures = {name: report()[name] for name in ("overall", "domains", "members", "lodo", "unseen")}
     distinct = {**entry(n=38), "contradictory": 2}
-    text = as_markdown(report(single_view=figures, overall=entry(distinct=distinct)))
+    del distinct["distinct"]
+    text = as_markdown(report(single_view=views(), overall=entry(distinct=distinct)))
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 7
     for table in tables:
@@ -133,9 +140,8 @@ def test_what_no_member_has_seen_stands_apart() -> None:
 
 def test_training_data_stands_beside_every_figure() -> None:
     seen = entry(training_data=True, training_samples=30)
-    domains, by_member = {"a": seen}, {"member-0": seen}
-    figures = {"overall": seen, "domains": domains, "members": by_member, "lodo": None, "unseen": None}
-    text = as_markdown(report(**figures, training_data=True, single_view=figures))
+    scores = views(overall=seen, domains={"a": seen}, members={"member-0": {**seen, "test_domain": None}})
+    text = as_markdown(report(**scores, training_data=True, single_view=scores))
     scored = [row for row in rows(text) if "0.750 [0.700, 0.800]" in row]
     assert len(scored) == 6
     assert all(row[-1] == "training data (30 of 40)" for row in scored)
@@ -153,7 +159,7 @@ def test_the_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == [
         *("calibration.png", "evaluation.json", "evaluation.md", "predictions.csv", "roc.png")
     ]
-    assert json.loads((out / "evaluation.json").read_text()) == report()
+    assert json.loads((out / "evaluation.json").read_text()) == report().as_json()
     assert (out / "evaluation.md").read_text() == as_markdown(report())
     assert (out / "predictions.csv").read_text() == 'source_id,p_atypical,vote\n"x,1",,\n'
     for name in ("roc.png", "calibration.png"):
@@ -211,9 +217,10 @@ def test_nothing_to_draw_is_no_error() -> None:
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np\nfrom wsi_mitosis.io.training.plots import Curve, draw_roc\n"
-        "told = {'trained': True, 'training_data': False, 'use': '', 'bundle': '', 'dataset': ''}\n"
-        "draw_roc(told, [Curve('x', np.array([0, 1]), np.array([0., 1.]), True)]).savefig('x.png')\n"
+        "import sys, numpy as np\nfrom types import SimpleNamespace\n"
+        "from wsi_mitosis.core.scoring import Curve\nfrom wsi_mitosis.io.training.plots import draw_roc\n"
+        "report = SimpleNamespace(trained=True, training_data=False, use='', bundle='', dataset='')\n"
+        "draw_roc(report, [Curve('x', np.array([0, 1]), np.array([0., 1.]), True)]).savefig('x.png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
@@ -246,3 +253,18 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(evaluation.os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(OutputError, match="no permission"):
         prepare_folder(tmp_path)
+
+
+PUBLISHED = sorted((Path(__file__).parents[3] / "train/runs").glob("*/*.json"))
+
+
+def test_the_published_evaluations_are_known() -> None:
+    assert len(PUBLISHED) == 4
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_published_evaluation_is_read_and_written_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    published = EvaluationReport.parse(json.loads(text), path)
+    write_evaluation(tmp_path, published, pd.DataFrame(), CURVES)
+    assert (tmp_path / "evaluation.json").read_text(encoding="utf-8") == text
