@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.reading import Reading
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.core.voting import tally

@@ -1,9 +1,8 @@
-"""The one place of conversion: units, frames, classes, scores, duplicates, ids."""
+"""The one place of conversion: units, frames, classes, scores, duplicates."""
 
 from __future__ import annotations
 
 import math
-import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +14,10 @@ from hypothesis import strategies as st
 from wsi_mitosis.core.candidates import (
     conversion_notes,
     doubtful_notes,
-    figure_ids,
     near_a_better_one,
     prepare_candidates,
 )
+from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import Detections
 from wsi_mitosis.units import Bounds, Mpp
@@ -504,37 +503,6 @@ def test_order_of_rows_does_not_change_which_figures_are_kept(places: list, rand
         return set(rows[["x_px0", "y_px0", "detector_score"]].itertuples(index=False, name=None))
 
     assert kept(prepare(shuffled)) == kept(prepare(detections(xy, scores=scores)))
-
-
-# Ids
-
-
-def test_ids_are_pinned() -> None:
-    """A change of these makes every figure in users' QuPath projects a stranger."""
-    assert figure_ids("slide-1", [1234.5], [678.25]) == ["f3523d43-796c-5ade-8986-a16f808ed149"]
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)), max_size=30, unique=True),
-    st.floats(-0.004, 0.004),
-)
-def test_ids_are_distinct_and_blind_to_rounding(places: list, noise: float) -> None:
-    x = np.array([place[0] for place in places]) / 100
-    y = np.array([place[1] for place in places]) / 100
-    ids = figure_ids("s", x, y)
-    assert len(set(ids)) == len(places)
-    assert figure_ids("s", x + noise, y - noise) == ids
-    assert figure_ids("s", x[::-1], y[::-1]) == ids[::-1]
-    assert not set(figure_ids("t", x, y)) & set(ids)
-    assert all(uuid.UUID(name).version == 5 for name in ids)
-
-
-def test_ids_tell_the_axes_apart() -> None:
-    assert len(set(figure_ids("s", [1, 2, 0, 12], [2, 1, 12, 0]))) == 4
-
-
-def test_zero_has_one_id() -> None:
-    assert figure_ids("s", [-0.0], [0.001]) == figure_ids("s", [0.0], [0.0])
 
 
 def test_figures_that_are_not_duplicates_have_distinct_ids() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from wsi_mitosis.core.qupath import FIGURE_UM
 from wsi_mitosis.core.recount import (
     LABELS,
     Review,
@@ -26,7 +27,6 @@ from wsi_mitosis.core.recount import (
     reviewed_figures,
 )
 from wsi_mitosis.errors import DetectionsError
-from wsi_mitosis.io.results.geojson import FIGURE_UM
 from wsi_mitosis.tables import MATCH_UM, Detections
 from wsi_mitosis.units import Bounds, Mpp
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.runs import CANDIDATES, candidates_csv, run, slides_in, summary
 from tests.slide_files import leica_slide, textured
-from wsi_mitosis.core.candidates import figure_ids
+from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.regions import ALL_REGIONS
 from wsi_mitosis.errors import DetectionsError, InputError
 from wsi_mitosis.io.detections.reviews import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS

@@ -1,5 +1,5 @@
-// Runs the import script on images that tests describe, one JSON object a line; answers with what it left.
-// The classes beside this file stand for QuPath's own: their names, and what the script uses of them.
+// Runs the import script on images that tests describe, one JSON object a line, and prints the images afterwards.
+// The classes beside this file are stand-ins for QuPath's: they have the members that the script uses.
 
 import java.nio.file.Paths
 
@@ -27,9 +27,9 @@ System.in.eachLine('UTF-8') { line ->
     QP.currentImageData = imageData
     QP.projectEntry = new Expando(getMetadataMap: { image.metadata })
     QP.project = new Expando(getPath: { Paths.get(image.project) })
-    def told = new ByteArrayOutputStream()
+    def printed = new ByteArrayOutputStream()
     def error = null
-    System.out = new PrintStream(told, true, 'UTF-8')
+    System.out = new PrintStream(printed, true, 'UTF-8')
     try {
         def binding = new Binding(image.args == null ? [:] : [args: image.args as String[]])
         new GroovyShell(getClass().classLoader, binding).evaluate(new File(image.script))
@@ -40,6 +40,6 @@ System.in.eachLine('UTF-8') { line ->
     }
     answers.println(JsonOutput.toJson([
         objects: objects*.described(), properties: properties, type: imageData.getImageType().name(),
-        told: told.toString('UTF-8'), error: error]))
+        printed: printed.toString('UTF-8'), error: error]))
     answers.flush()
 }

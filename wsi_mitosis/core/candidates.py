@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.classes import are_unexplained, is_kind, is_look_alike, is_mitotic
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.tables import CANDIDATE_COLUMNS
@@ -17,19 +17,10 @@ from wsi_mitosis.tables import CANDIDATE_COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from wsi_mitosis.tables import Detections
     from wsi_mitosis.units import Bounds, LengthUnit, Mpp
-
-FIGURE_NAMESPACE = uuid.UUID("8d3a53a5-3f0e-5c0b-9c57-6a1f6f0f2f43")
-"""Namespace of the figures' UUIDv5; fixed, or a second run's objects are strangers in QuPath."""
-
-QUPATH_AREA_UM = 50.0
-"""Areas wider than this are regions that somebody drew, not figures."""
-
-_STEPS_PER_PX = 100
-"""Coordinates are told apart at 0.01 px, which is what QuPath keeps."""
 
 _UM_PER_UNIT = {"um": 1.0, "mm": 1000.0}
 _SAME_MPP = 0.001
@@ -116,29 +107,6 @@ def prepare_candidates(
     return pd.DataFrame({**columns, **extras}, index=table.index).reset_index(drop=True)
 
 
-def figure_ids(identity: str, x_px0: ArrayLike, y_px0: ArrayLike) -> list[str]:
-    """Name figures by where they are: the same in every run, format and order of rows.
-
-    Args:
-        identity: The slide's identity.
-        x_px0: (n,) finite, level-0 px, slide frame.
-        y_px0: (n,) likewise.
-
-    Returns:
-        UUIDv5 texts; distinct for figures that differ by 0.01 px.
-    """
-    across, down = _steps(np.asarray(x_px0)), _steps(np.asarray(y_px0))
-    return [
-        str(uuid.uuid5(FIGURE_NAMESPACE, f"{identity}:{x}:{y}"))
-        for x, y in zip(across.tolist(), down.tolist(), strict=True)
-    ]
-
-
-def hotspot_id(identity: str, number: int) -> str:
-    """UUIDv5 of a slide's hotspot by its rank from 1: whatever its place, it is the same object in QuPath."""
-    return str(uuid.uuid5(FIGURE_NAMESPACE, f"{identity}:hotspot:{number}"))
-
-
 def conversion_notes(
     detections: Detections,
     *,
@@ -223,13 +191,13 @@ class _Place(NamedTuple):
         """Centres in level-0 px, slide frame."""
         x = detections.table["x"].to_numpy(dtype=np.float64, copy=True)
         y = detections.table["y"].to_numpy(dtype=np.float64, copy=True)
-        cropped = self.bounds if detections.frame == "qupath" else None
         if units == "fraction":
-            width, height = self.size_px0 if cropped is None else (cropped.width, cropped.height)
+            width, height = qupath.frame_size(detections.frame, self.size_px0, self.bounds)
             x, y = x * width, y * height
         elif units != "px":
             x, y = x * _UM_PER_UNIT[units] / self.mpp.x, y * _UM_PER_UNIT[units] / self.mpp.y
-        return (x, y) if cropped is None else (x + cropped.x, y + cropped.y)
+        left, top = qupath.frame_origin(detections.frame, self.bounds)
+        return x + left, y + top
 
     def holds(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which points lie on the slide, (n,)."""
@@ -287,7 +255,7 @@ def _what_would_fit(
 ) -> str | None:
     """How all of the points would lie on the slide: by another frame, order of axes, unit or level."""
     if (bounds := place.bounds) is not None:
-        sign, frame = (1, "qupath") if detections.frame == "slide" else (-1, "slide")
+        sign, frame = 1 if detections.frame == "slide" else -1, qupath.other_frame(detections.frame)
         if place.holds_most(x + sign * bounds.x, y + sign * bounds.y):
             return f"They would lie inside with --frame {frame}"
     if place.holds_most(y, x):
@@ -333,7 +301,7 @@ def _is_candidate_class(
         known = any(map(is_mitotic, present))
         return _by_name(names, is_mitotic if known else _is_no_look_alike, unnamed=not present)
     if detections.class_rule == "qupath":
-        small = ~(_extent_um(detections, mpp) > QUPATH_AREA_UM)
+        small = ~(_extent_um(detections, mpp) > qupath.LEAST_REGION_UM)
         return small & _by_name(names, _is_qupath_object, unnamed=True)
     return _by_name(names, _is_no_look_alike, unnamed=True)
 
@@ -350,7 +318,7 @@ def _is_no_look_alike(name: str) -> bool:
 
 
 def _is_qupath_object(name: str) -> bool:
-    return not name.endswith("*") and name.casefold() != "hotspot" and not is_look_alike(name)
+    return not (qupath.is_ignored_class(name) or qupath.is_hotspot_class(name) or is_look_alike(name))
 
 
 def _refuse_unexplained(present: Sequence[str], name: str | None) -> None:
@@ -387,11 +355,6 @@ def _inside(
     return (x_px0 >= 0) & (x_px0 < width) & (y_px0 >= 0) & (y_px0 < height)
 
 
-def _steps(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Coordinates as whole hundredths of a pixel."""
-    return np.rint(values.astype(np.float64) * _STEPS_PER_PX).astype(np.int64)
-
-
 def _exclude_duplicates(
     reason: NDArray[np.object_],
     x_px0: NDArray[np.float64],
@@ -404,7 +367,9 @@ def _exclude_duplicates(
     kept = np.flatnonzero(reason == None)  # noqa: E711 - element by element
     # Best first: highest score, then file order; lexsort puts NaN, and so those without a score, last.
     kept = kept[np.lexsort((kept, -score[kept]))]
-    steps = pd.DataFrame({"x": _steps(x_px0[kept]), "y": _steps(y_px0[kept])})
+    steps = pd.DataFrame(
+        {"x": qupath.coordinate_steps(x_px0[kept]), "y": qupath.coordinate_steps(y_px0[kept])}
+    )
     same = steps.duplicated().to_numpy()
     reason[kept[same]] = "duplicate"
     if merge_um is not None:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from wsi_mitosis.core.qupath import COORDINATE_DECIMALS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -402,5 +404,5 @@ def _centred(start: float, size: float, values: NDArray[np.float64], ends: Seque
     """
     least = max([0.0, float(values.max()) - size, *(end for end in ends if end <= start)])
     middle = (least + start) / 2
-    rounded = round(middle, 2)
+    rounded = round(middle, COORDINATE_DECIMALS)
     return rounded if least < rounded <= start else middle if least < middle else start

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.likeness import nearly_alike
 from wsi_mitosis.core.naming import shortened
 from wsi_mitosis.errors import DetectionsError, listed
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import Detections, SlideSource
 
 _STAGE = "matching detections to slides"
-SERIES = " - "
-"""QuPath calls an image of Bio-Formats `<file name> - <image name>`, or `<file name> - Series <n>` if the
-file has no name for it (BioFormatsImageServer.getImageName, QuPath 0.2 to 0.6)."""
 _BLANKS = " \t\r\n\f\v\u00a0\u200b\ufeff"
 _SCHEME = re.compile(r"file:(//[^/\\]*)?(?=[/\\])", re.IGNORECASE)
 
@@ -115,7 +113,7 @@ class NameIndex:
                     return fit
         for folded in (False, True):
             for text in texts:
-                for file, series in _series(text):
+                for file, series in qupath.files_and_series(text):
                     if fit := self._find(file, folded=folded, series=series):
                         return fit
         return None
@@ -322,17 +320,6 @@ def _spellings(name: str) -> tuple[str, ...]:
         with contextlib.suppress(UnicodeDecodeError):  # no escapes of UTF-8: the sign is the name's own
             texts.append(unquote(texts[-1], errors="strict"))
     return tuple(dict.fromkeys(texts))
-
-
-def _series(text: str) -> Iterator[tuple[str, str]]:
-    """Every way to read a name as a file's and what QuPath puts after it, the longest file name first."""
-    end = text.rfind(SERIES)
-    while end > 0:
-        file, series = text[:end], text[end + len(SERIES) :]
-        if "/" in series or "\\" in series:  # then it is a folder that has the blanks in its name
-            return
-        yield file, series
-        end = text.rfind(SERIES, 0, end)
 
 
 def _ambiguous(fits: Mapping[str, Fit]) -> dict[SlideSource, DetectionsError]:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.core.qupath import GEOJSON_ENDINGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 COMPONENT_BYTES = 255
 """Longest file name of ext4, XFS, NFS, APFS and NTFS (NAME_MAX, limits.h(0p))."""
-NAME_BYTES = COMPONENT_BYTES - len(".geojson.gz") - len(".4194304-")
+NAME_BYTES = COMPONENT_BYTES - max(map(len, GEOJSON_ENDINGS)) - len(".4194304-")
 """Longest name of a slide in the output folder: our longest ending follows it, and while a file is written a
 dot and the process's number (at most 2^22, proc(5)) stand before it."""
 _DIGEST_DIGITS = 12

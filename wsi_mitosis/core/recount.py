@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from wsi_mitosis.core.candidates import QUPATH_AREA_UM, figure_ids
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.voting import agreement
 from wsi_mitosis.errors import DetectionsError
@@ -27,10 +27,7 @@ STAGE = "reading the review"
 LABELS = ("atypical", "typical")
 CHANGES = ("relabelled", "removed", "added")
 """What a review can do to a figure, besides keeping it, in the order in which it is listed."""
-ROUNDING_PX = 0.02
-"""An object this near to where it was was not moved: QuPath rounds the corners of its ring to 0.01 px."""
 
-_FAMILIES = frozenset({"mitosis", "mitoses", "mitotic figure", "mitotic figures", "untrained"})
 _FIGURE = ("", " mitosis", " mitoses", " mitotic figure", " mitotic figures")
 _MEANINGS: dict[str, ReviewLabel] = {
     **{f"atypical{figure}": "atypical" for figure in _FIGURE},
@@ -91,9 +88,9 @@ def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel |
     parts = class_key(name).split(": ")
     if (own := given.get(class_key(name))) is not None:
         return own
-    if name.strip().endswith("*") or parts[0] == "hotspot":
+    if qupath.is_ignored_class(name) or qupath.is_hotspot_class(parts[0]):
         return "none"
-    return _MEANINGS.get(parts[-1]) if _FAMILIES.issuperset(parts[:-1]) else None
+    return _MEANINGS.get(parts[-1]) if qupath.FAMILY_SPELLINGS.issuperset(parts[:-1]) else None
 
 
 def class_key(name: str) -> str:
@@ -130,7 +127,7 @@ def reviewed_figures(
             copies of one object that were given different classes; names the object.
     """
     objects = _objects(detections, frame, mpp, bounds, labels or {})
-    region = objects["extent_um"] > QUPATH_AREA_UM
+    region = objects["extent_um"] > qupath.LEAST_REGION_UM
     notes = _region_notes(slide, objects.loc[region & (objects["label"] != "none"), "class"])
     objects = objects[~region]
     _check_decided(objects, slide)
@@ -153,7 +150,7 @@ def _objects(
     """A row per object: `figure_id`, `x_px0`, `y_px0` (slide frame), `extent_um`, `class`, `label`."""
     table = detections.table
     meanings = {name: label_of_class(name, labels) for name in table["detector_class"].dropna().unique()}
-    origin = bounds[:2] if bounds is not None and frame == "qupath" else (0, 0)
+    origin = qupath.frame_origin(frame, bounds)
     classes = table["detector_class"].to_list()
     return pd.DataFrame(
         {
@@ -176,7 +173,7 @@ def _region_notes(slide: str, classes: pd.Series[Any]) -> tuple[str, ...]:
     if classes.empty:
         return ()
     names = ", ".join(sorted({"no class" if name is None else f"'{name}'" for name in classes}))
-    width = f"over {QUPATH_AREA_UM:g} um wide"
+    width = f"over {qupath.LEAST_REGION_UM:g} um wide"
     return (f"{slide}: {len(classes)} areas {width} are taken for regions, not for figures ({names})",)
 
 
@@ -217,7 +214,7 @@ def _id_keys(objects: pd.DataFrame) -> list[Any]:
 
 def _place_keys(figures: pd.DataFrame) -> list[Any]:
     """What copies have in common that QuPath gave new ids: the place, to 0.01 px."""
-    return figure_ids("", figures["x_px0"].to_numpy(), figures["y_px0"].to_numpy())
+    return qupath.figure_ids("", figures["x_px0"].to_numpy(), figures["y_px0"].to_numpy())
 
 
 def _once(objects: pd.DataFrame, slide: str, keys: list[Any]) -> pd.DataFrame:
@@ -357,7 +354,7 @@ def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: flo
         }
     )
     rows, shift = match.machine, there[match.reviewed] - here[match.machine]
-    moved = np.abs(shift).max(axis=1, initial=0) > ROUNDING_PX
+    moved = np.abs(shift).max(axis=1, initial=0) > qupath.UNMOVED_PX
     table.loc[rows, "label_reviewed"] = theirs["label"].to_numpy(object)[match.reviewed]
     table.loc[rows, "matched_by"] = np.where(match.by_id, "id", "distance").astype(object)
     table.loc[rows, "moved_um"] = np.where(moved, np.hypot(*(shift * scale).T), 0.0)

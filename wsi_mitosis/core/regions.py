@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_mitosis.core.qupath import is_ignored_class
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -39,7 +41,7 @@ class Region:
     @property
     def excludes(self) -> bool:
         """Whether it is cut out: QuPath's ignored classes end in `*`, and EXCLUDING are named."""
-        return self.class_name.endswith("*") or self.class_name.casefold() in EXCLUDING
+        return is_ignored_class(self.class_name) or self.class_name.casefold() in EXCLUDING
 
     def as_json(self) -> dict[str, Any]:
         """The region as plain data, its geometry as GeoJSON has it; nothing is rounded."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, figure_ids, prepare_candidates
+from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
+from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.summary import Counts, count
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import DetectionsError, UnreadableSlideError

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsi_mitosis.core.nuclei import darkest_nuclei
+from wsi_mitosis.core.qupath import COORDINATE_DECIMALS
 from wsi_mitosis.io.csv_files import write_frame
 from wsi_mitosis.io.results.folder import read_figures
 from wsi_mitosis.io.slides import open_slide
@@ -47,7 +48,7 @@ def build_demo(folder: Path) -> DemoFiles:
     image = he_image()
     write_slide(files.slide, image, DEMO_MPP)
     nuclei = darkest_nuclei(image, DEMO_MPP, DEMO_CANDIDATES)
-    table = pd.DataFrame(nuclei.round(2), columns=["x", "y", "score"])
+    table = pd.DataFrame(nuclei.round(COORDINATE_DECIMALS), columns=["x", "y", "score"])
     table.insert(0, "slide", files.slide.name)
     write_frame(files.candidates, table)
     return files

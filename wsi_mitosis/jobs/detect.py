@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.core.qupath import COORDINATE_DECIMALS, figure_ids
 from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.results.candidates import CandidateFolder, CandidateRecord
@@ -53,8 +53,6 @@ GLASS = 255
 """What lies outside the slide, as TIAToolbox pads."""
 MOST_LACKING = 0.01
 """Share of a tile that may be missing without a word, if not in the middle: a square of 26 um."""
-DECIMALS = 2
-"""Coordinates are told apart at 0.01 px throughout."""
 SCORE_DECIMALS = 6
 
 
@@ -162,7 +160,7 @@ class SlideDetector:
                 return None
             plan = plan_patches(name, slide.levels, slide.mpp, self._input(), self.model.tile_px)
             found, gaps = self._search(name, slide, plan, on_tiles)
-        found[:, :2] = found[:, :2].round(DECIMALS)
+        found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = CandidateRecord(
             slide=name,

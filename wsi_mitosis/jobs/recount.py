@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_mitosis.core.candidates import figure_ids
 from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.qupath import figure_ids, other_frame
 from wsi_mitosis.core.reading import Reading, read_places
 from wsi_mitosis.core.recount import (
     CHANGES,
@@ -249,7 +249,7 @@ class _Recount:
 
         review = taken_in(frame)
         if self.frame is None and bounds is not None and bounds[:2] != (0, 0):
-            other: Frame = "slide" if frame == "qupath" else "qupath"
+            other = other_frame(frame)
             _check_frame(record.slide, figures, review, taken_in(other), other, mpp, self.distance_um)
         _check_inside(record, review)
         return review

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from wsi_mitosis.core.hotspots import Hotspot
+from wsi_mitosis.core.qupath import FIGURE_COLOURS, FIGURE_UM, ObjectType
 from wsi_mitosis.io.results.geojson import (
-    COLOURS,
-    FIGURE_UM,
     MOST_PLAIN_OBJECTS,
     GeojsonStyle,
-    ObjectType,
     read_provenance,
     write_geojson,
 )
@@ -159,8 +157,8 @@ def test_classes_say_whether_the_bundle_is_trained(
     properties = [feature["properties"] for feature in drawn]
     assert [p["classification"]["name"] for p in properties] == names
     assert [tuple(p["classification"]["color"]) for p in properties] == [
-        COLOURS["atypical"],
-        COLOURS["typical"],
+        FIGURE_COLOURS["atypical"],
+        FIGURE_COLOURS["typical"],
     ]
     assert [p["objectType"] for p in properties] == [object_type] * 2
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.slide_files import leica_slide, ome_slide, textured, tiff_slide
+from wsi_mitosis.core.qupath import FIGURE_COLOURS, HOTSPOT_COLOUR
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results import project as qupath
-from wsi_mitosis.io.results.geojson import COLOURS, HOTSPOT_COLOUR
 from wsi_mitosis.io.results.project import BIO_FORMATS, OPENSLIDE, check_project, project_path, write_project
 
 
@@ -71,7 +71,7 @@ def test_a_project_has_what_qupath_reads(tmp_path: Path) -> None:
         "metadata": {"wsi-mitosis": "b/one.tiff"},
     }
     assert (second["entryID"], second["imageName"]) == (2, "one.tiff")
-    assert (tmp_path / "out/qupath/scripts/import_geojson.groovy").read_text().startswith("// Brings")
+    assert (tmp_path / "out/qupath/scripts/import_geojson.groovy").read_text().startswith("// Imports")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_colours_are_those_of_the_geojson(tmp_path: Path) -> None:
         assert -(2**31) <= colour < 0  # opaque, in Java's int
         return tuple((colour & 0xFFFFFFFF).to_bytes(4))[1:]
 
-    assert unpacked(found["Mitosis: Atypical"]) == COLOURS["atypical"]
-    assert unpacked(found["Mitosis: Typical"]) == COLOURS["typical"]
+    assert unpacked(found["Mitosis: Atypical"]) == FIGURE_COLOURS["atypical"]
+    assert unpacked(found["Mitosis: Typical"]) == FIGURE_COLOURS["typical"]
     assert unpacked(found["Hotspot"]) == HOTSPOT_COLOUR
     assert found["Ignore*"] is None
     assert not any(name.startswith("Untrained") for name in found)
@@ -247,7 +247,7 @@ def test_a_project_that_qupath_was_about_to_write_is_not_begun_anew(tmp_path: Pa
     """QuPath renames the project to its backup before it renames the new one."""
     write(tmp_path, [])
     project_path(tmp_path).rename(tmp_path / "qupath/project.qpproj.backup")
-    with pytest.raises(OutputError, match="it is missing, though its backup is there"):
+    with pytest.raises(OutputError, match="is missing, although its backup exists"):
         check_project(tmp_path)
 
 

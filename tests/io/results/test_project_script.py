@@ -1,4 +1,4 @@
-"""The script that brings figures into QuPath, run by Groovy on classes that stand for QuPath's."""
+"""The script that imports figures into QuPath, run by Groovy on stand-ins for QuPath's classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from uuid import UUID
 
 import pytest
 
-from wsi_mitosis.io.results import project as qupath
+from wsi_mitosis.core import qupath
+from wsi_mitosis.io.results import project
 
 STANDINS = Path(__file__).parents[2] / "qupath"
-SCRIPT = Path(qupath.__file__).with_name("import_geojson.groovy")
+TEMPLATE = Path(project.__file__).with_name(project.SCRIPT)
 A, B, C, D, HOTSPOT = (str(UUID(int=n)) for n in range(1, 6))
 
 Image = dict[str, Any]
@@ -40,14 +41,16 @@ def groovy() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def run(groovy: subprocess.Popen[str], tmp_path: Path) -> RunScript:
-    """Run the script on an image; gives the image afterwards, with `told` and `error`."""
+    """Run the script on an image; return the image afterwards, with the `printed` text and the `error`."""
     (tmp_path / "qupath").mkdir()
+    script = tmp_path / "qupath" / project.SCRIPT
+    script.write_text(project.import_script(), encoding="utf-8")
 
     def run_script(image: Image, *arguments: str) -> Image:
         assert groovy.stdin is not None
         assert groovy.stdout is not None
-        project = str(qupath.project_path(tmp_path))
-        job = image | {"project": project, "script": str(SCRIPT), "args": list(arguments) or None}
+        path = str(project.project_path(tmp_path))
+        job = image | {"project": path, "script": str(script), "args": list(arguments) or None}
         groovy.stdin.write(json.dumps(job) + "\n")
         groovy.stdin.flush()
         return image | json.loads(groovy.stdout.readline())
@@ -94,7 +97,7 @@ def write(
     return path
 
 
-def brought(image: Image) -> dict[str, str]:
+def imported(image: Image) -> dict[str, str]:
     """Class by id; fails where an id is there twice."""
     assert image["error"] is None
     ids = [thing["id"] for thing in image["objects"]]
@@ -111,11 +114,29 @@ def without(image: Image, *identities: str) -> Image:
     return image | {"objects": [thing for thing in image["objects"] if thing["id"] not in identities]}
 
 
-def test_a_first_run_brings_everything(run: RunScript, tmp_path: Path) -> None:
+def test_the_template_names_no_fact_itself_and_uses_every_one_that_it_is_given() -> None:
+    template, script = TEMPLATE.read_text(encoding="utf-8"), project.import_script()
+    for name, value in project.SCRIPT_FACTS.items():
+        assert f"@{name}@" in template
+        literal = project._groovy_literal(value)
+        assert literal in script
+        assert literal not in template
+    for fact in (qupath.HOTSPOT_CLASS, qupath.TRAINED_FAMILY, qupath.UNTRAINED_FAMILY):
+        assert f"'{fact}" not in template
+    assert "@" not in script
+
+
+def test_texts_are_quoted_for_groovy() -> None:
+    assert project._groovy_literal((r"a\b", "it's")) == r"['a\\b', 'it\'s']"
+
+
+def test_a_first_run_imports_everything(run: RunScript, tmp_path: Path) -> None:
     write(tmp_path, figure(A, 100), figure(B, 300, "Typical"), hotspot(0))
     found = run(empty())
-    assert brought(found) == {A: "Mitosis: Atypical", B: "Mitosis: Typical", HOTSPOT: "Hotspot"}
-    assert found["told"] == "a.svs: 3 objects brought in, 0 of before removed, 0 left as you left them\n"
+    assert imported(found) == {A: "Mitosis: Atypical", B: "Mitosis: Typical", HOTSPOT: "Hotspot"}
+    assert (
+        found["printed"] == "a.svs: 3 objects imported, 0 earlier objects removed, 0 reviewed objects kept\n"
+    )
     assert found["type"] == "BRIGHTFIELD_H_E"
 
 
@@ -131,10 +152,12 @@ def test_a_second_run_replaces_and_removes(run: RunScript, tmp_path: Path) -> No
     image["objects"].append(drawn)
     write(tmp_path, figure(A, 100, "Typical"), figure(C, 500), hotspot(40))
     again = run(image)
-    assert brought(again) == {A: "Mitosis: Typical", C: "Mitosis: Atypical", HOTSPOT: "Hotspot", D: "Tumor"}
+    assert imported(again) == {A: "Mitosis: Typical", C: "Mitosis: Atypical", HOTSPOT: "Hotspot", D: "Tumor"}
     assert [thing["x"] for thing in again["objects"] if thing["id"] == HOTSPOT] == [240]
-    assert again["told"] == "a.svs: 3 objects brought in, 3 of before removed, 0 left as you left them\n"
-    assert brought(run(again)) == brought(again)
+    assert (
+        again["printed"] == "a.svs: 3 objects imported, 3 earlier objects removed, 0 reviewed objects kept\n"
+    )
+    assert imported(run(again)) == imported(again)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +177,7 @@ def test_a_figure_that_was_reviewed_is_not_replaced(run: RunScript, tmp_path: Pa
     reviewed = next(thing for thing in image["objects"] if thing["id"] == A)
     for _ in range(2):  # it is remembered as reviewed
         image = run(image)
-        assert brought(image).keys() == {A, B}
+        assert imported(image).keys() == {A, B}
         assert reviewed in image["objects"]
     write(tmp_path, figure(B, 300))  # nor is it removed with the candidate that it came from
     assert reviewed in run(image)["objects"]
@@ -171,7 +194,7 @@ def test_rounding_is_no_review(run: RunScript, tmp_path: Path) -> None:
     write(tmp_path, figure(A, 100))
     image = changed(run(empty()), A, x=125.007, area=1964.2)
     write(tmp_path, figure(A, 100, "Typical"))
-    assert brought(run(image)) == {A: "Mitosis: Typical"}
+    assert imported(run(image)) == {A: "Mitosis: Typical"}
 
 
 def test_a_figure_that_was_deleted_does_not_come_back(run: RunScript, tmp_path: Path) -> None:
@@ -179,8 +202,8 @@ def test_a_figure_that_was_deleted_does_not_come_back(run: RunScript, tmp_path: 
     image = without(run(empty()), A)
     for _ in range(2):
         image = run(image)
-        assert brought(image) == {B: "Mitosis: Atypical"}
-    assert "1 left as you left them" in image["told"]
+        assert imported(image) == {B: "Mitosis: Atypical"}
+    assert "1 reviewed objects kept" in image["printed"]
 
 
 def test_a_review_is_discarded_only_when_asked(run: RunScript, tmp_path: Path) -> None:
@@ -190,10 +213,10 @@ def test_a_review_is_discarded_only_when_asked(run: RunScript, tmp_path: Path) -
         {"id": D, "pathClass": "Mitosis: Atypical", "annotation": True, "x": 9.0, "y": 9.0}
     )
     write(tmp_path, figure(A, 100), figure(B, 300))
-    assert brought(run(image, "something"))[A] == "Mitosis: Typical"
+    assert imported(run(image, "something"))[A] == "Mitosis: Typical"
     anew = run(image, "discard-review")
-    assert brought(anew) == dict.fromkeys([A, B, D], "Mitosis: Atypical")
-    assert brought(run(anew)) == brought(anew)
+    assert imported(anew) == dict.fromkeys([A, B, D], "Mitosis: Atypical")
+    assert imported(run(anew)) == imported(anew)
 
 
 def test_what_was_dropped_onto_the_viewer_twice_is_there_once_afterwards(
@@ -203,21 +226,21 @@ def test_what_was_dropped_onto_the_viewer_twice_is_there_once_afterwards(
     image = run(empty()) | {"properties": {}}  # as without the script
     image["objects"] += changed(image, B, pathClass="Mitosis: Typical")["objects"]
     found = run(image)
-    assert brought(found) == {A: "Mitosis: Atypical", B: "Mitosis: Typical"}
+    assert imported(found) == {A: "Mitosis: Atypical", B: "Mitosis: Typical"}
 
 
 def test_slides_of_one_file_name_get_their_own_figures(run: RunScript, tmp_path: Path) -> None:
     write(tmp_path, figure(A, 100))
     write(tmp_path, figure(B, 100), name="b ü/a.svs")
-    assert brought(run(empty("b ü/a.svs"))).keys() == {B}
-    assert brought(run(empty("a.svs"))).keys() == {A}
+    assert imported(run(empty("b ü/a.svs"))).keys() == {B}
+    assert imported(run(empty("a.svs"))).keys() == {A}
 
 
 def test_packed_figures_are_found(run: RunScript, tmp_path: Path) -> None:
     path = write(tmp_path, figure(A, 100))
     path.with_name("a.svs.geojson.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    assert brought(run(empty())).keys() == {A}
+    assert imported(run(empty())).keys() == {A}
 
 
 def test_figures_for_another_crop_are_refused(run: RunScript, tmp_path: Path) -> None:
@@ -225,7 +248,7 @@ def test_figures_for_another_crop_are_refused(run: RunScript, tmp_path: Path) ->
     found = run(empty())
     assert found["objects"] == []
     assert found["properties"] == {}
-    assert "for an image of 1200 x 900 px, QuPath shows 600 x 500 px" in found["error"]
+    assert "for an image of 1200 x 900 px, but QuPath shows 600 x 500 px" in found["error"]
     assert "--geojson-frame" in found["error"]
 
 
@@ -236,10 +259,11 @@ def test_a_geojson_of_another_program_is_refused(run: RunScript, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("b.svs", "b.svs: wsi-mitosis wrote no figures"), (None, "No slide of")]
+    ("name", "text"),
+    [("b.svs", "b.svs: wsi-mitosis wrote no figures"), (None, "wsi-mitosis did not add this image")],
 )
-def test_other_entries_are_left_alone(run: RunScript, tmp_path: Path, name: str | None, told: str) -> None:
+def test_other_entries_are_not_changed(run: RunScript, tmp_path: Path, name: str | None, text: str) -> None:
     write(tmp_path, figure(A, 100))
     found = run(empty(name))
     assert (found["objects"], found["properties"], found["type"], found["error"]) == ([], {}, "UNSET", None)
-    assert found["told"].startswith(told)
+    assert found["printed"].startswith(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.classes import flagged, is_look_alike, is_mitotic, is_plainly_look_alike
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.common import (
@@ -52,13 +53,12 @@ _LARGEST_BOX = 1000
 _SEPARATORS = ("\t", ";", ",")
 _SEPARATOR_LINE = re.compile(r'\s*"?\s*sep\s*=\s*?(\\t|tab|[^\s"]|\t)\s*"?[;,\s]*', re.IGNORECASE)
 """Excel's first line, which tells Excel itself what separates the cells."""
-_QUPATH_CENTROID = re.compile(r"centroid [xy] (px|\u03bcm)")
 _SAYS_CENTRE = re.compile(r"cent(re|er|roid)|^[xy]c$|^c[xy]$")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _KEPT_AS_TEXT = r"^\s*[+-]?(0[0-9]|[0-9]{16,}\s*$)"
 """Leading zeros and long numbers are names, and would be damaged as numbers."""
 _UNIT_WORDS = {
-    "um": "\u03bcm|microns?|micromet(?:er|re)s?",
+    "um": f"{qupath.MICRO_SIGN.casefold()}m|microns?|micromet(?:er|re)s?",
     "mm": "millimet(?:er|re)s?",
     "px": "pixels?",
     "percent": "%|pct|percentage",
@@ -304,7 +304,7 @@ def _detections(
     format_name: str,
 ) -> Detections:
     """Detections of an Arrow table whose columns have their roles."""
-    qupath = _is_qupath(roles)
+    of_qupath = _is_qupath(roles)
     class_columns = _class_columns(table, roles)
     roles = {role: name for role, name in roles.items() if role != "detector_class"}
     index = {role: table.column_names.index(name) for role, name in roles.items()}
@@ -350,8 +350,8 @@ def _detections(
     return Detections(
         table=candidate_table(table.num_rows, columns, extras),
         units=units,
-        frame="qupath" if qupath else "slide",
-        class_rule="qupath" if qupath else "any",
+        frame="qupath" if of_qupath else "slide",
+        class_rule="qupath" if of_qupath else "any",
         format=format_name,
         notes=notes,
     )
@@ -484,8 +484,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 def _is_qupath(roles: Mapping[str, str]) -> bool:
     """Whether the coordinates are called as QuPath calls them, which is in QuPath's frame."""
-    names = [roles.get(axis, "").strip().casefold() for axis in ("x", "y")]
-    return all(_QUPATH_CENTROID.fullmatch(name) for name in names)
+    return all(qupath.is_centroid_column(roles.get(axis, "")) for axis in ("x", "y"))
 
 
 def _units(roles: Mapping[str, str], path: Path, given: LengthUnit | None) -> tuple[LengthUnit, float]:
@@ -531,8 +530,8 @@ def _dialect(text: str, columns: Mapping[str, str], stated: str | None) -> _Dial
 
     separator = max(headers, key=merit)
     # QuPath quotes nothing, so a quotation mark in an object's name is only that.
-    qupath = any(_QUPATH_CENTROID.fullmatch(name.strip().casefold()) for name in headers[separator])
-    quoted = not (qupath and separator == "\t" and '"' not in first_line)
+    of_qupath = any(map(qupath.is_centroid_column, headers[separator]))
+    quoted = not (of_qupath and separator == "\t" and '"' not in first_line)
     spaced = quoted and '"' in text and re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.M) is not None
     return _Dialect(separator, headers[separator], quoted, spaced)
 

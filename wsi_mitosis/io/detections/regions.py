@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
+from wsi_mitosis.core.qupath import is_program_class
 from wsi_mitosis.core.regions import Region
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.content import open_content
@@ -52,7 +53,8 @@ class RegionFile:
 def read_regions(path: Path) -> RegionFile:
     """Read the areas among a file's annotations; what else is there is passed over.
 
-    Detections, cells, points and lines are no regions, nor are figures and hotspots of ours. Rings that cross
+    Detections, cells, points and lines are not regions, nor are the figures and hotspots of this program,
+    which an export of all objects contains. Rings that cross
     themselves are mended, ellipses are ellipses.
 
     Args:
@@ -75,16 +77,11 @@ def _regions(features: list[dict[str, Any]]) -> Iterator[Region]:
     for number, feature in enumerate(features, start=1):
         properties = properties_of(feature)
         name = class_name(properties) or ""
-        if properties.get("objectType", "annotation") != "annotation" or _is_ours(name):
+        if properties.get("objectType", "annotation") != "annotation" or is_program_class(name):
             continue
         area = _area(feature.get("geometry"))
         if area is not None:
             yield Region(str(properties.get("name") or f"Region {number}"), name, area)
-
-
-def _is_ours(name: str) -> bool:
-    """Whether it is the class of a figure or hotspot of ours: an export of all objects has them too."""
-    return name.casefold() == "hotspot" or name.startswith(("Mitosis: ", "Untrained: "))
 
 
 def _area(geometry: Mapping[str, Any] | None) -> Any:

@@ -8,6 +8,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.core.qupath import GEOJSON_FOLDER
 from wsi_mitosis.errors import DetectionsError, OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.detections import find_files, read_detections
@@ -78,7 +79,7 @@ def read_review(path: Path) -> Detections:
 
 def drawn_as(results: Path, slide: str) -> dict[str, Any]:
     """How `classify` drew a slide for QuPath, as its GeoJSON says; empty where none stands."""
-    for path in geojson_paths(results / "geojson" / slide):
+    for path in geojson_paths(results / GEOJSON_FOLDER / slide):
         if path.exists() and (stated := read_provenance(path)) is not None:
             return stated
     return {}

@@ -11,9 +11,8 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.core import report
+from wsi_mitosis.core import qupath, report
 from wsi_mitosis.io.atomic import write_text
-from wsi_mitosis.io.results.geojson import COLOURS, HOTSPOT_COLOUR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +83,7 @@ def _source(text: str) -> str:
 
 def _style() -> str:
     """The style sheet, in which figures have the colours that they have in QuPath."""
-    colours = {**COLOURS, "hotspot": HOTSPOT_COLOUR}
+    colours = {**qupath.FIGURE_COLOURS, qupath.HOTSPOT_CLASS.casefold(): qupath.HOTSPOT_COLOUR}
     named = "".join(f"--{name}:rgb({r} {g} {b});" for name, (r, g, b) in colours.items())
     return f":root{{{named}}}\n{_text('report.css')}"
 

@@ -1,10 +1,9 @@
 """A slide's figures as DICOM Microscopy Bulk Simple Annotations, a series of the slide's own study.
 
 Figures are points in the total pixel matrix of the slide's level 0 (2D, VOLUME; PS3.3 C.37.1.2.1.1), in
-double precision. In such coordinates the corner of the top left pixel is 0\\0 and its opposite corner 1\\1
-(C.18.6; so do highdicom's `ImageToReferenceTransformer` and the viewer Slim read them): that is the frame of
-the figures table. Millimetres on the slide (3D) would hang on an origin and a spacing that headers of real
-slides lack or round.
+double precision. In these coordinates the corner of the top left pixel is 0\\0 and its opposite corner 1\\1
+(C.18.6; highdicom's `ImageToReferenceTransformer` and the viewer Slim agree), as in the figures table.
+Millimetres on the slide (3D) would depend on an origin and a spacing that real headers lack or round.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_mitosis.core.qupath import FIGURE_COLOURS, figure_class
 from wsi_mitosis.errors import SlideError, SpecError
 from wsi_mitosis.io.atomic import replacing
-from wsi_mitosis.io.results.geojson import COLOURS, class_name
 from wsi_mitosis.io.slides.dicom import header_of_level0
 
 if TYPE_CHECKING:
@@ -32,26 +31,26 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.results.folder import SlideRecord
 
 SCHEME = "99WSIMITOSIS"
-"""Our private codes (PS3.16 8: such a scheme's designator begins with 99). DICOM's context group for what
-is annotated on microscopy, CID 8135, knows cells and nuclei and no mitotic figures, and its dictionaries
-(those of pydicom 3.0) have no code for one, typical or atypical, nor for the votes of an ensemble."""
+"""Designator of this program's private codes, which must begin with 99 (PS3.16 8). DICOM's context group for
+annotations on microscopy, CID 8135, has cells and nuclei but no mitotic figures, and the dictionaries (of
+pydicom 3.0) have no code for typical or atypical figures or for the votes of an ensemble."""
 UID_NAMESPACE = uuid.UUID("b2e1c8b0-6a75-5c0e-8f0a-3d6f6c1b7a52")
 SERIES_NUMBER = 1000
-"""Behind the scanner's own series of the study."""
+"""Sorts after the series of the scanner in the same study."""
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
-"""Type 2 in PS3.3 C.7.1.1 and C.7.2.1: copied from the slide, and empty where it lacks them altogether."""
+"""Type 2 in PS3.3 C.7.1.1 and C.7.2.1: copied from the slide, or empty if the slide does not have them."""
 LONG_STRING = 64
-"""Characters of a value of representation LO, PS3.5 6.2."""
+"""Most characters of a value of representation LO. Source: PS3.5 6.2."""
 
 
 def check_installed() -> None:
-    """Look for highdicom before anything is started.
+    """Check that highdicom is installed, before any work begins.
 
     Raises:
-        SpecError: where it is not installed.
+        SpecError: if it is not.
     """
     if importlib.util.find_spec("highdicom") is None:
         raise SpecError(
@@ -62,7 +61,7 @@ def check_installed() -> None:
 
 
 def is_of(path: Path, record: SlideRecord) -> bool:
-    """Whether a file stands that holds the annotations of this very result."""
+    """Return whether a file exists and has the annotations of exactly this result."""
     from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_file_meta_info
 
@@ -73,45 +72,45 @@ def is_of(path: Path, record: SlideRecord) -> bool:
 
 
 def write_dicom(path: Path, slide: Path, figures: pd.DataFrame, record: SlideRecord) -> None:
-    """Write the classified figures of one DICOM slide: a group of points for each label that occurs.
+    """Write the classified figures of one DICOM slide, with one group of points for each label that occurs.
 
-    The object carries the identity of patient, study and specimen, as every object of a study does. Its UIDs
-    follow from the result: an archive that has it already knows it again and does not show it twice.
+    The object has the identity of patient, study and specimen, as every object of a study does. Its UIDs are
+    derived from the result, so that an archive recognises a result that it has and does not show it twice.
 
     Args:
         path: The file.
         slide: A file of the slide's series.
         figures: FIGURE_COLUMNS, coordinates in level-0 px, slide frame; at least one has a label.
-        record: What the result is of.
+        record: The slide's result.
 
     Raises:
-        SlideError: where the slide's headers do not serve.
+        SlideError: if the slide's header is not sufficient.
     """
     from pydicom.config import disable_value_validation
 
-    # the slide's own values are carried over as they are, also those that break a rule
+    # Values of the slide are copied unchanged, including those that break a rule.
     with disable_value_validation():
         source = _source(slide, record.size_px0)
         try:
             annotations = _annotations(source, figures, record)
         except (AttributeError, TypeError, ValueError) as error:
             raise SlideError(
-                f"its DICOM header does not serve for annotations: {error}",
+                f"annotations cannot be derived from its DICOM header: {error}",
                 subject=record.slide,
                 stage="writing DICOM annotations",
-                remedy="Mend the header, or run without --dicom",
+                remedy="Repair the header, or run without --dicom",
             ) from error
         with replacing(path) as temporary:
             annotations.save_as(temporary, enforce_file_format=True)
 
 
 def _source(slide: Path, size_px0: tuple[int, int]) -> Dataset:
-    """The header of the image that is annotated."""
+    """Return the header of the image that is annotated, with its optional values filled in."""
     source = header_of_level0(slide, size_px0)
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
             setattr(source, keyword, None)
-    # of a concatenation the whole is referred to, not a part (PS3.3 C.37.1.2.1.1)
+    # Annotations refer to a whole concatenation, not to one of its parts (PS3.3 C.37.1.2.1.1).
     whole = source.get("SOPInstanceUIDOfConcatenationSource")
     if whole is not None:
         source.SOPInstanceUID = whole
@@ -123,7 +122,7 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
     use = "Research use only" if record.trained else "UNTRAINED, labels mean nothing"
-    found = [label for label in COLOURS if (figures["label"] == label).any()]
+    found = [label for label in FIGURE_COLOURS if (figures["label"] == label).any()]
     groups = [
         _group(number, label, figures[figures["label"] == label], record)
         for number, label in enumerate(found, start=1)
@@ -150,12 +149,12 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
 
 
 def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) -> AnnotationGroup:
-    """The figures of one label, in the order of the table."""
+    """Return the group of one label's figures, in the order of the table."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.ann import AnnotationGroup
     from pydicom.sr.codedict import codes
 
-    # a mitosis that goes as it should is nothing abnormal (categories: PS3.16 CID 7150, type: see SCHEME)
+    # A typical mitosis is not abnormal. Categories: PS3.16 CID 7150; for the type see SCHEME.
     abnormal, normal = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.AnatomicalStructure
     algorithm = AlgorithmIdentificationSequence(
         name=f"wsi-mitosis {record.bundle}"[:LONG_STRING],
@@ -169,13 +168,13 @@ def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) 
             "result_key": record.key,
         },
     )
-    # whoever looks for codes alone must not meet the labels of an untrained bundle
+    # A search by code alone must not find the labels of an untrained bundle.
     code = label if record.trained else f"void_{label}"
     meaning = f"{'' if record.trained else 'Untrained, no finding: '}{label} mitotic figure"
     return AnnotationGroup(
         number=number,
         uid=_uid(record, label),
-        label=class_name(label, trained=record.trained),
+        label=figure_class(label, trained=record.trained),
         description=f"{meaning}, by vote of the ensemble. Research use only.",
         annotated_property_category=abnormal if label == "atypical" else normal,
         annotated_property_type=_code(code, meaning),
@@ -184,24 +183,24 @@ def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) 
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
         measurements=_measurements(figures),
-        display_color=_display_colour(COLOURS[label]),
+        display_color=_display_colour(FIGURE_COLOURS[label]),
     )
 
 
 def _measurements(figures: pd.DataFrame) -> list[Measurements]:
-    """Probability and votes of each figure; DICOM keeps them as float32."""
+    """Return the probability and votes of each figure, which DICOM stores as float32."""
     from highdicom.ann import Measurements
     from pydicom.sr.codedict import codes
 
     none, counts = codes.UCUM.NoUnits, codes.UCUM.Counts
-    asked = (
+    columns = (
         ("p_atypical", "Probability that the figure is atypical", none),
         ("votes_atypical", "Members that voted atypical", counts),
         ("votes_cast", "Members that voted", counts),
     )
     return [
         Measurements(_code(column, meaning), figures[column].to_numpy(np.float32), unit)
-        for column, meaning, unit in asked
+        for column, meaning, unit in columns
     ]
 
 
@@ -212,7 +211,7 @@ def _code(value: str, meaning: str) -> CodedConcept:
 
 
 def _display_colour(rgb: tuple[int, int, int]) -> CIELabColor:
-    """The colour that QuPath shows, as CIELab of the ICC's connection space (D50), which DICOM wants."""
+    """Convert a colour from sRGB to CIELab in the ICC's connection space (D50), as DICOM requires."""
     from highdicom.color import CIELabColor
     from PIL import Image, ImageCms
 
@@ -224,5 +223,5 @@ def _display_colour(rgb: tuple[int, int, int]) -> CIELabColor:
 
 
 def _uid(record: SlideRecord, part: str) -> str:
-    """A UID that is derived from a UUID (PS3.5 B.2) and follows from the result alone."""
+    """Derive a UID from the result, by way of a UUID (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid5(UID_NAMESPACE, f'{record.key}:{record.program}:{part}').int}"

@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from wsi_mitosis.core.candidates import hotspot_id
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.reading import Reading, read_slide
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.results.dicom import is_of, write_dicom
 from wsi_mitosis.io.results.geojson import (
     GeojsonStyle,
-    ObjectType,
     geojson_paths,
     read_provenance,
     write_geojson,
@@ -123,7 +122,7 @@ class Drawing:
         dicom: A file of the DICOM slide that annotations are to be written for; None for none.
     """
 
-    objects: ObjectType
+    objects: qupath.ObjectType
     frame: Frame
     hotspot: HotspotShape | None = None
     hotspots: int = 1
@@ -217,7 +216,7 @@ class ResultFolder(HeldFolder):
         write_text(self.folder / name, text.getvalue())
 
     def _draw(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
-        mpp, origin = Mpp(*record.mpp), _origin(record.bounds, drawing.frame)
+        mpp, origin = Mpp(*record.mpp), qupath.frame_origin(drawing.frame, record.bounds)
         reading = read_slide(
             figures,
             size_px0=record.size_px0,
@@ -232,7 +231,9 @@ class ResultFolder(HeldFolder):
             trained=record.trained,
             provenance={**_provenance(record, drawing), "reading": reading.as_json()},
         )
-        named = [(hotspot_id(record.identity, n), spot) for n, spot in enumerate(reading.hotspots, start=1)]
+        named = [
+            (qupath.hotspot_id(record.identity, n), spot) for n, spot in enumerate(reading.hotspots, start=1)
+        ]
         write_geojson(self._geojson_stem(record.slide), figures, mpp, style, named)
 
     def _annotate(self, record: SlideRecord, figures: pd.DataFrame, drawing: Drawing) -> None:
@@ -249,7 +250,7 @@ class ResultFolder(HeldFolder):
         return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
 
     def _geojson_stem(self, slide: str) -> Path:
-        return self.folder / "geojson" / slide
+        return self.folder / qupath.GEOJSON_FOLDER / slide
 
 
 def read_figures(path: Path) -> pd.DataFrame:
@@ -278,16 +279,6 @@ def read_record(path: Path) -> SlideRecord | None:
         return None
 
 
-def _origin(bounds: tuple[int, int, int, int] | None, frame: Frame) -> tuple[int, int]:
-    """(x, y) of the frame's origin, level-0 px, slide frame."""
-    return bounds[:2] if bounds is not None and frame == "qupath" else (0, 0)
-
-
-def _shown_size(record: SlideRecord, frame: Frame) -> tuple[int, int]:
-    """(width, height) of the image that lies in the frame, px: the whole slide, or QuPath's crop of it."""
-    return record.bounds[2:] if record.bounds is not None and frame == "qupath" else record.size_px0
-
-
 def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
     return {
         "bundle": record.bundle,
@@ -297,7 +288,7 @@ def _provenance(record: SlideRecord, drawing: Drawing) -> dict[str, Any]:
         "result_key": record.key,
         "objects": drawing.objects,
         "frame": drawing.frame,
-        "image_px": list(_shown_size(record, drawing.frame)),
+        qupath.IMAGE_SIZE_KEY: list(qupath.frame_size(drawing.frame, record.size_px0, record.bounds)),
         "hotspot_area_mm2": drawing.hotspot.area_mm2 if drawing.hotspot else 0,
         "hotspot_aspect": list(drawing.hotspot.aspect) if drawing.hotspot else None,
         "hotspots": drawing.hotspots if drawing.hotspot else 0,

@@ -1,12 +1,13 @@
-"""A QuPath project beside the results: the slides, the class colours, a script that brings the figures in.
+"""A QuPath project beside the results: the slides, the classes and their colours, and the import script.
 
-QuPath keeps a project as JSON (`DefaultProject`, versions 0.4 to 0.7), but the objects of an image as
-serialised Java: those only QuPath can write, so the script does it there.
+A project is JSON (`DefaultProject`, QuPath 0.4 to 0.7), but the objects of an image are serialised Java,
+which only QuPath can write. So the figures are imported by a script that runs in QuPath.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -15,38 +16,48 @@ from typing import TYPE_CHECKING, Any
 
 import openslide
 
+from wsi_mitosis.core import qupath
 from wsi_mitosis.errors import OutputError, UnreadableSlideError
 from wsi_mitosis.io.atomic import replacing, write_text
-from wsi_mitosis.io.results.geojson import COLOURS, HOTSPOT_CLASS, HOTSPOT_COLOUR, class_name
 from wsi_mitosis.io.slides import open_native
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wsi_mitosis.units import Frame
 
-SLIDE_KEY = "wsi-mitosis"
-"""Metadata of an entry: the slide's name in the output folder, by which script and later runs know it."""
+SCRIPT = "import_geojson.groovy"
+SCRIPT_FACTS: dict[str, str | float | tuple[str, ...]] = {
+    "slide_key": qupath.SLIDE_KEY,
+    "imported_key": qupath.IMPORTED_KEY,
+    "geojson_folder": qupath.GEOJSON_FOLDER,
+    "geojson_endings": qupath.GEOJSON_ENDINGS,
+    "image_size_key": qupath.IMAGE_SIZE_KEY,
+    "discard_argument": qupath.DISCARD_ARGUMENT,
+    "moved_px": qupath.MOVED_PX,
+    "resized_share": qupath.RESIZED_SHARE,
+}
+"""Values of the `@name@` in the script's template."""
 FORMAT_VERSION = "0.4.4"
-"""Of the QuPath that the project claims to be written by; later ones read it."""
+"""The version of QuPath that is named as the project's writer; later versions read the project too."""
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
 BIO_FORMATS = "qupath.lib.images.servers.bioformats.BioFormatsServerBuilder"
-REGION_CLASSES = ("Tumor", "Region*", "Necrosis", "Ignore*")
-"""QuPath's own classes, of use for regions: a project's list of classes takes the place of QuPath's."""
+NO_CROP = "--no-crop"
+"""Argument of the OpenSlide builder: show the whole slide and not only its bounds."""
 
 Json = dict[str, Any]
 
 
 def project_path(folder: Path) -> Path:
-    """The project file of an output folder."""
+    """Return the path of the project in an output folder."""
     return folder / "qupath" / "project.qpproj"
 
 
 def check_project(folder: Path) -> None:
-    """Whether the project that stands in an output folder, if any does, can be completed.
+    """Check that slides can be added to the project in an output folder, if it has one.
 
     Raises:
-        OutputError: where it is none that QuPath would read.
+        OutputError: if QuPath could not read the project.
     """
     _read_project(folder)
     _read_classes(folder)
@@ -55,40 +66,60 @@ def check_project(folder: Path) -> None:
 def write_project(
     folder: Path, slides: Mapping[str, Path], frame: Frame, families: Iterable[bool]
 ) -> tuple[str, ...]:
-    """Write a project, or add to the one that stands what it lacks.
+    """Write a project, or add the missing slides and classes to an existing one.
 
-    Entries and classes that stand are left as they are, with all that QuPath has stored for them.
+    Existing entries and classes are not changed, so that everything that QuPath stored for them is kept.
 
     Args:
         folder: The output folder.
         slides: Paths by name in the output folder.
-        frame: Of the GeoJSON files: with `slide` QuPath must show new slides uncropped.
-        families: Whether the bundles whose labels stand in the folder are trained, once or more each.
+        frame: The frame of the GeoJSON files. With `slide`, QuPath must show new slides uncropped.
+        families: Whether each bundle that labelled slides of the folder is trained; in any order, repeats
+            allowed.
 
     Returns:
-        Names of the slides that are not in it: nothing opens them, and QuPath's headless run would end there.
+        Names of the slides that were not added because they cannot be opened; QuPath's headless run would
+        stop at them.
 
     Raises:
-        OutputError: where the project that stands is none that QuPath would read.
+        OutputError: if there is a project that QuPath could not read.
     """
-    standing, classes = _read_project(folder), _read_classes(folder)
+    existing, classes = _read_project(folder), _read_classes(folder)
     path = project_path(folder)
-    project = standing or _empty_project(path)
-    known = {(entry.get("metadata") or {}).get(SLIDE_KEY) for entry in project["images"]}
+    project = existing or _empty_project(path)
+    known = {(entry.get("metadata") or {}).get(qupath.SLIDE_KEY) for entry in project["images"]}
     servers = {name: _server(slides[name], frame) for name in sorted(slides) if name not in known}
     added = {name: server for name, server in servers.items() if server is not None}
-    script = Path(__file__).with_name("import_geojson.groovy")
-    write_text(path.parent / "scripts" / script.name, script.read_text(encoding="utf-8"))
+    write_text(path.parent / "scripts" / SCRIPT, import_script())
     _write_classes(folder, classes or {"pathClasses": []}, families)
-    if added or standing is None:
+    if added or existing is None:
         _write(path, _with_entries(project, added, _last_id(project, path.with_name("data"))))
     return tuple(name for name in servers if name not in added)
 
 
+def import_script() -> str:
+    """Return the script that imports the figures of a project's slides into QuPath.
+
+    The file in this package is a template; every `@name@` in it is replaced by a value of SCRIPT_FACTS.
+    """
+    template = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+    return re.sub(r"@(\w+)@", lambda name: _groovy_literal(SCRIPT_FACTS[name[1]]), template)
+
+
+def _groovy_literal(value: str | float | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_groovy_literal, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", r"\\").replace("'", r"\'")
+        return f"'{escaped}'"
+    return repr(value)
+
+
 def _read_project(folder: Path) -> Json | None:
     path = project_path(folder)
-    if not path.exists() and _backup(path).exists():  # QuPath moves the one away before it writes the other
-        raise _unreadable(path, "it is missing, though its backup is there")
+    # QuPath renames the old project to its backup before it writes the new one.
+    if not path.exists() and _backup(path).exists():
+        raise _unreadable(path, "the project is missing, although its backup exists")
     return _read(path, "images", "entryID")
 
 
@@ -97,14 +128,15 @@ def _read_classes(folder: Path) -> Json | None:
 
 
 def _read(path: Path, listed: str, member: str) -> Json | None:
-    """A file of QuPath's that is a list of objects with one member at least; None where there is none."""
+    """Read a file whose member `listed` is a list of objects that have `member`; None if there is no file."""
     try:
         document: Json = json.loads(path.read_text(encoding="utf-8"))
         [item[member] for item in document[listed]]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _unreadable(path, f"it cannot be read as QuPath's: {type(error).__name__}: {error}") from error
+        cause = f"QuPath could not read this file: {type(error).__name__}: {error}"
+        raise _unreadable(path, cause) from error
     return document
 
 
@@ -113,12 +145,12 @@ def _unreadable(path: Path, cause: str) -> OutputError:
         cause,
         subject=path,
         stage="reading the QuPath project",
-        remedy=f"Restore it from {_backup(path).name} if that is there, or move the folder qupath away",
+        remedy=f"Restore it from {_backup(path).name} if that exists, or move the folder qupath away",
     )
 
 
 def _backup(path: Path) -> Path:
-    """Where QuPath keeps what a file of its own held before; so do we."""
+    """Return the path at which QuPath, and so this module, keeps the previous version of a file."""
     return path.with_name(f"{path.name}.backup")
 
 
@@ -135,7 +167,11 @@ def _empty_project(path: Path) -> Json:
 
 
 def _last_id(project: Json, data: Path) -> int:
-    """The highest id ever given: QuPath names folders of data by them, which no other slide may inherit."""
+    """Return the highest id that was ever used.
+
+    QuPath names the folder of an image's data by its id: with a reused id it would show the objects of
+    another slide.
+    """
     folders = (int(folder.name) for folder in data.glob("*") if folder.name.isdecimal())
     ids: list[int] = [project.get("lastID", 0), *(entry["entryID"] for entry in project["images"]), *folders]
     return max(ids)
@@ -156,16 +192,17 @@ def _entry(number: int, name: str, server: Json) -> Json:
     return {
         "serverBuilder": server,
         "entryID": number,
-        "randomizedName": str(uuid.uuid4()),  # shown where names are masked: it must tell nothing
+        "randomizedName": str(uuid.uuid4()),  # QuPath shows it where names are masked
         "imageName": name,
-        "metadata": {SLIDE_KEY: name},
+        "metadata": {qupath.SLIDE_KEY: name},
     }
 
 
 def _server(slide: Path, frame: Frame) -> Json | None:
-    """How QuPath opens a slide; None where nothing does.
+    """Return the server builder with which QuPath opens a slide; None if the slide cannot be opened.
 
-    OME-TIFF goes to Bio-Formats, as in QuPath itself, also where OpenSlide opens it: that knows no OME-XML.
+    An OME-TIFF is opened by Bio-Formats, as in QuPath, also if OpenSlide supports it: OpenSlide does not read
+    OME-XML.
     """
     try:
         with openslide.OpenSlide(slide) as opened:
@@ -179,7 +216,7 @@ def _server(slide: Path, frame: Frame) -> Json | None:
     if "<OME" in properties.get("tiff.ImageDescription", ""):
         return _builder(BIO_FORMATS, slide, "--series", "0")
     uncropped = frame == "slide" and openslide.PROPERTY_NAME_BOUNDS_X in properties
-    return _builder(OPENSLIDE, slide, *(["--no-crop"] if uncropped else []))
+    return _builder(OPENSLIDE, slide, *([NO_CROP] if uncropped else []))
 
 
 def _builder(provider: str, slide: Path, *arguments: str) -> Json:
@@ -192,24 +229,23 @@ def _builder(provider: str, slide: Path, *arguments: str) -> Json:
 
 
 def _write_classes(folder: Path, document: Json, families: Iterable[bool]) -> None:
-    """Pin the colours of our classes; a class that stands keeps its own."""
-    # a reviewer's own figures are no untrained ones, so the trained family is always there
-    colours = {
-        class_name(label, trained=trained): colour
-        for trained in sorted({*families, True}, reverse=True)
-        for label, colour in COLOURS.items()
-    } | {HOTSPOT_CLASS: HOTSPOT_COLOUR}
-    ours: list[Json] = [
-        *({"name": name, "color": _packed(colour)} for name, colour in colours.items()),
-        *({"name": name} for name in REGION_CLASSES),
-    ]
+    """Add the missing classes, with their colours; an existing class is not changed."""
     known = {item["name"] for item in document["pathClasses"]}
-    if lacking := [item for item in ours if item["name"] not in known]:
-        _write(_classes_path(folder), document | {"pathClasses": [*document["pathClasses"], *lacking]})
+    if missing := [item for item in _classes(families) if item["name"] not in known]:
+        _write(_classes_path(folder), document | {"pathClasses": [*document["pathClasses"], *missing]})
+
+
+def _classes(families: Iterable[bool]) -> Iterator[Json]:
+    # The trained family is always needed: a reviewer adds figures to it.
+    for trained in sorted({*families, True}, reverse=True):
+        for label, colour in qupath.FIGURE_COLOURS.items():
+            yield {"name": qupath.figure_class(label, trained=trained), "color": _packed(colour)}
+    yield {"name": qupath.HOTSPOT_CLASS, "color": _packed(qupath.HOTSPOT_COLOUR)}
+    yield from ({"name": name} for name in qupath.REGION_CLASSES)
 
 
 def _packed(rgb: tuple[int, int, int]) -> int:
-    """A colour as QuPath packs it: ARGB in a signed 32-bit integer."""
+    """Return a colour in QuPath's format: ARGB in a signed 32-bit integer."""
     return int.from_bytes(bytes((255, *rgb)), signed=True)
 
 

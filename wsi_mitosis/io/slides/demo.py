@@ -10,9 +10,9 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageDraw
 
+from wsi_mitosis.core.qupath import FIGURE_COLOURS, FIGURE_UM
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.atomic import replacing
-from wsi_mitosis.io.results.geojson import COLOURS, FIGURE_UM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +83,6 @@ def draw_overview(path: Path, slide: Slide, figures: pd.DataFrame, max_px: int =
     drawn = figures[figures["label"].notna()]
     centres = drawn[["x_px0", "y_px0"]].to_numpy(np.float64) * scale
     for (x, y), label in zip(centres.tolist(), drawn["label"], strict=True):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=COLOURS[label], width=3)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=FIGURE_COLOURS[label], width=3)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from wsi_mitosis.core.qupath import FIGURE_COLOURS
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing
-from wsi_mitosis.io.results.geojson import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ CAPTION_PX, HEADING_PX, TITLE_PX = 38, 40, 98
 INK, FAINT, PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 OUTLINE = (40, 255, 60)
 """Green: far from haematoxylin and eosin, and from what either turns to for the colour-blind."""
-CLASS_COLOURS = (COLOURS["atypical"], COLOURS["typical"])
+CLASS_COLOURS = (FIGURE_COLOURS["atypical"], FIGURE_COLOURS["typical"])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.core import qupath
 from wsi_mitosis.core.matching import match_slides
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.detections.delimited import alias_key
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-OTHER_UNITS = ("_um", "_\u03bcm", "_mm")
-QUPATH = ("centroid_x_px", "centroid_y_px")
+OTHER_UNITS = ("_um", f"_{qupath.MICRO_SIGN.casefold()}m", "_mm")
+QUPATH = tuple(map(alias_key, qupath.CENTROID_COLUMNS_PX))
 """QuPath's own columns, which are in its own frame."""
 NEEDED = ("slide", "x", "y", "label")
 
