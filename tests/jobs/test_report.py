@@ -218,7 +218,7 @@ def test_regions_are_told_and_drawn_and_that_the_hotspot_was_sought_inside_them_
     assert "; sought inside the regions only" in told(page_of(tmp_path / "large"))
     report(results_folder(tmp_path / "whole", done, shape=SMALL))
     assert "region" not in told(page_of(tmp_path / "whole"))
-    monkeypatch.setattr("wsi_mitosis.io.report.report.REGIONS_DRAWN", 1)
+    monkeypatch.setattr("wsi_mitosis.io.pages.report.report.REGIONS_DRAWN", 1)
     report(tmp_path / "out")
     assert "1 more regions are not drawn" in told(page_of(tmp_path / "out"))
 
