@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from wsi_mitosis.errors import SpecError
-from wsi_mitosis.specs import EnsembleSpec, InputSpec, NetworkSpec, Spec
+from wsi_mitosis.schema import Spec
+from wsi_mitosis.specs import EnsembleSpec, InputSpec, NetworkSpec
 
 Weight = Literal["classification", "mask", "pixels"]
 

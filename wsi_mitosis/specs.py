@@ -1,59 +1,20 @@
-"""Frozen specifications: closed schemas in which an unknown key is an error, never a shrug."""
+"""Frozen specifications of bundles, stores and runs: an unknown key is an error.
+
+The fields of runs (`ClassifySpec`, `DetectSpec`, `DatasetSpec`, `TrainSpec`) are described by their `Option`;
+`docs/options.md` lists them.
+"""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from wsi_mitosis.errors import BundleError, DatasetError, InputError, SpecError
+from wsi_mitosis.errors import BundleError, DatasetError, InputError
+from wsi_mitosis.schema import Only, Option, Spec
 from wsi_mitosis.tables import DecimalSign, DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
-from wsi_mitosis.units import Frame, LengthUnit
-
-
-class Spec(BaseModel):
-    """A frozen record with a closed schema."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    error: ClassVar[type[InputError]] = SpecError
-
-    @classmethod
-    def parse(cls, data: dict[str, Any], subject: object) -> Self:
-        """Check `data` against the schema.
-
-        Args:
-            data: Plain data, such as a parsed TOML file.
-            subject: What the data are, for messages.
-
-        Raises:
-            InputError: of the class's own kind, naming every key that is unknown, missing or impossible.
-        """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            faults = "; ".join(_fault(e["loc"], e["type"], e["msg"]) for e in error.errors())
-            remedy = "Mend these keys; the README lists the known ones"
-            raise cls.error(faults, subject=subject, stage="checking keys", remedy=remedy) from error
-
-    @classmethod
-    def parse_toml(cls, text: str, subject: object) -> Self:
-        """Parse and check a TOML document.
-
-        Raises:
-            InputError: of the class's own kind, where the text is no TOML or does not fit the schema.
-        """
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise cls.error(f"not valid TOML: {error}", subject=subject, stage="reading") from error
-        return cls.parse(data, subject)
-
-
-def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(map(str, location)) or "file"
-    return f"unknown key '{key}'" if kind == "extra_forbidden" else f"'{key}': {message}"
+from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
 
 
 class InputSpec(Spec):
@@ -100,7 +61,7 @@ class EnsembleSpec(Spec):
     @classmethod
     def _sensible(cls, zooms: tuple[float, ...]) -> tuple[float, ...]:
         if not zooms or len(set(zooms)) != len(zooms) or not all(0.25 <= zoom <= 4 for zoom in zooms):
-            raise ValueError("wants distinct zooms between 0.25 and 4")
+            raise ValueError("should be distinct zooms between 0.25 and 4")
         return zooms
 
 
@@ -118,7 +79,7 @@ class MemberSpec(Spec):
     @classmethod
     def _beside_the_manifest(cls, file: str) -> str:
         if "/" in file or "\\" in file or not file.endswith(".safetensors"):
-            raise ValueError("wants the name of a .safetensors file beside the manifest")
+            raise ValueError("should be the name of a .safetensors file beside the manifest")
         return file
 
 
@@ -142,7 +103,7 @@ class TrainingSpec(Spec):
     @classmethod
     def _beside_the_manifest(cls, samples: str) -> str:
         if "/" in samples or "\\" in samples:
-            raise ValueError("wants the name of a file beside the manifest")
+            raise ValueError("should be the name of a file beside the manifest")
         return samples
 
 
@@ -166,7 +127,7 @@ class BundleManifest(Spec):
     @model_validator(mode="after")
     def _trained_says_on_what(self) -> Self:
         if self.trained and self.training is None:
-            raise ValueError("a trained bundle states its [training]")
+            raise ValueError("a trained bundle needs the table [training]")
         if len({member.file for member in self.member}) != len(self.member):
             raise ValueError("two members name the same file")
         return self
@@ -201,77 +162,221 @@ class StoreAttributes(Spec):
     code_version: str
 
 
-class ResultOptions(Spec):
-    """What changes a slide's result, beside the slide, its candidates and the bundle.
-
-    Attributes:
-        mpp: um/px for slides that state none or an absurd one.
-        classes: Which of a file's classes are candidates; the format's default where empty.
-        min_score: Candidates below are excluded.
-        merge_um: Candidates nearer than this are one.
-        tta: Views of a patch; the bundle's where None.
-    """
-
-    mpp: float | None = Field(default=None, ge=0.05, le=20)
-    classes: tuple[str, ...] = ()
-    min_score: float | None = None
-    merge_um: float | None = Field(default=None, gt=0)
-    vote: Vote = "all"
-    tta: Tta | None = None
+GivenMpp = Annotated[
+    float | None,
+    Field(ge=MPP_RANGE[0], le=MPP_RANGE[1]),
+    Option(
+        help="Pixel size of slides that state none, or an absurd one.",
+        unit="um/px",
+        changes="result",
+        known_by="mpp",
+    ),
+]
+Slides = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    Option(
+        help="Slides: files, folders, quoted globs, or a .csv or .txt list (slide[,mpp]).",
+        positional=True,
+        metavar="SLIDE...",
+        changes="run",
+    ),
+]
+Recursive = Annotated[bool, Option(help="Search folders with their subfolders.", changes="run")]
+Overwrite = Annotated[bool, Option(help="Process finished slides again.", changes="run")]
+FailFast = Annotated[bool, Option(help="Stop at the first failed slide.", changes="run")]
 
 
 class InputOptions(Spec):
-    """Which slides, and their candidates.
+    """Which slides, and their candidates."""
 
-    Attributes:
-        slides: Files, folders, globs or lists.
-        columns: Names of a table's columns: ours to theirs.
-        decimal: The decimal sign of a table's numbers; None to decide it from them.
-    """
+    slides: Slides
+    detections: Annotated[
+        str,
+        Option(
+            help="Candidates: one file for all slides, or a folder with one file per slide.",
+            metavar="PATH",
+            changes="result",
+            known_by="candidates",
+        ),
+    ]
+    format: Annotated[
+        DetectionFormat,
+        Option(
+            help="Format of the detections; auto detects it from their content.",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = "auto"
+    columns: Annotated[
+        dict[str, str],
+        Field(default_factory=dict),
+        Option(
+            help="Names of a table's columns; see below for the names that are known.",
+            metavar="x=A,y=B,...",
+            changes="result",
+            known_by="candidates",
+        ),
+    ]
+    decimal: Annotated[
+        DecimalSign | None,
+        Option(
+            help="Decimal sign in a table; the other sign separates thousands.",
+            default="detected from its columns",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = None
+    units: Annotated[
+        LengthUnit | None,
+        Option(
+            help="Unit of the coordinates.",
+            default="the format's",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = None
+    frame: Annotated[
+        Frame | None,
+        Option(
+            help="Frame of the coordinates, by its origin: slide = corner of level 0, qupath = corner of the "
+            "slide's bounds.",
+            default="the format's",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = None
+    recursive: Recursive = False
 
-    slides: tuple[str, ...] = Field(min_length=1)
-    detections: str
-    recursive: bool = False
-    format: DetectionFormat = "auto"
-    columns: dict[str, str] = {}
-    units: LengthUnit | None = None
-    frame: Frame | None = None
-    decimal: DecimalSign | None = None
+
+class ResultOptions(Spec):
+    """What changes a slide's result, beside the slide, its candidates and the bundle."""
+
+    classes: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--class",
+            help="Class whose objects are candidates; repeatable.",
+            metavar="NAME",
+            default="those that the format means",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = ()
+    min_score: Annotated[
+        float | None,
+        Option(help="Exclude candidates with a lower score.", changes="result", known_by="candidates"),
+    ] = None
+    merge_um: Annotated[
+        float | None,
+        Field(gt=0),
+        Option(
+            help="Merge candidates that are nearer than this; the highest score is kept.",
+            unit="um",
+            changes="result",
+            known_by="candidates",
+        ),
+    ] = None
+    mpp: GivenMpp = None
+    vote: Annotated[
+        Vote,
+        Option(
+            help="early: skip the other members once the majority is certain; the labels are the same.",
+            changes="result",
+        ),
+    ] = "all"
+    tta: Annotated[
+        Tta | None,
+        Option(
+            help="Views of each patch: as it is, with both flips, or all 8 symmetries of the square.",
+            default="the bundle's",
+            changes="result",
+            known_by="tta",
+        ),
+    ] = None
 
 
 class OutputOptions(Spec):
-    """Where results go and how they are shown; nothing here changes one.
+    """Where results go, what is computed from the labels, and how it is shown."""
 
-    Attributes:
-        geojson_frame: Of what is written for QuPath, and of regions that were drawn there.
-        hotspot_area: mm^2; 0 for no hotspots.
-        hotspot_aspect: Width to height of a hotspot; the turned one is tried as well.
-        hotspots: How many at most.
-        regions: GeoJSON of the regions to count in: a file, or a folder with one per slide.
-        dicom: Write DICOM annotations as well, for slides that are DICOM.
-        report: Write `report.html`.
-    """
-
-    folder: str = "wsi-mitosis-results"
-    objects: Literal["detections", "annotations"] = "detections"
-    geojson_frame: Frame = "qupath"
-    hotspot_area: float = Field(default=2.0, ge=0, le=1000)
-    hotspot_aspect: str = "4:3"
-    hotspots: int = Field(default=1, ge=1, le=100)
-    regions: str | None = None
-    dicom: bool = False
-    report: bool = True
-    qupath_project: bool = False
-    overwrite: bool = False
-    fail_fast: bool = False
+    folder: Annotated[
+        str, Option(flag="--out", help="Folder of the results.", metavar="DIR", changes="run")
+    ] = "wsi-mitosis-results"
+    objects: Annotated[
+        Literal["detections", "annotations"],
+        Option(
+            help="Objects that figures are in QuPath: detections are fast, annotations can be edited.",
+            changes="drawing",
+        ),
+    ] = "detections"
+    geojson_frame: Annotated[
+        Frame,
+        Option(
+            help="Frame of the GeoJSON, and of --regions; slide if QuPath runs with --no-crop.",
+            changes="drawing",
+        ),
+    ] = "qupath"
+    hotspot_area: Annotated[
+        float,
+        Field(ge=0, le=1000),
+        Option(
+            help="Area of the window with the most mitotic figures; 0 = no hotspot.",
+            unit="mm^2",
+            metavar="MM2",
+            changes="assessment",
+        ),
+    ] = 2.0
+    hotspot_aspect: Annotated[
+        str,
+        Option(
+            help="Width to height of this window; the turned window is tried as well.",
+            metavar="W:H",
+            changes="assessment",
+        ),
+    ] = "4:3"
+    hotspots: Annotated[
+        int,
+        Field(ge=1, le=100),
+        Option(help="Number of hotspots at most; they do not overlap.", metavar="K", changes="assessment"),
+    ] = 1
+    regions: Annotated[
+        str | None,
+        Option(
+            help="GeoJSON of regions from QuPath, a file or a folder with one per slide. Figures are counted "
+            "in each region, and hotspots are searched inside regions only.",
+            metavar="PATH",
+            changes="assessment",
+            known_by="regions",
+        ),
+    ] = None
+    dicom: Annotated[
+        bool,
+        Option(
+            help="Write annotations of DICOM slides as DICOM as well; needs wsi-mitosis[dicom].",
+            changes="product",
+        ),
+    ] = False
+    report: Annotated[
+        bool, Option(flag="--no-report", help="Do not write report.html.", changes="product")
+    ] = True
+    qupath_project: Annotated[
+        bool,
+        Option(
+            help="Write a QuPath project with the slides, the class colours, and a script that imports the "
+            "figures.",
+            changes="product",
+        ),
+    ] = False
+    overwrite: Overwrite = False
+    fail_fast: FailFast = False
 
     @field_validator("hotspot_aspect")
     @classmethod
-    def _a_proportion(cls, aspect: str) -> str:
+    def _is_a_proportion(cls, aspect: str) -> str:
         numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
         sides = [float(side) for side in numbers.groups()] if numbers else [0.0]
         if not min(sides) > 0 or max(sides) > 10 * min(sides):
-            raise ValueError("wants W:H such as 4:3, no side longer than ten of the other")
+            raise ValueError("should be W:H such as 4:3, with no side more than ten times the other")
         return aspect
 
     @property
@@ -282,86 +387,155 @@ class OutputOptions(Spec):
 
 
 class PlacementOptions(Spec):
-    """Where the work is done; None is decided from what is granted.
+    """Where the work is done."""
 
-    Attributes:
-        workers: Ray workers; 0 is this process.
-    """
-
-    workers: int | None = Field(default=None, ge=0)
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    cpus_per_worker: int | None = Field(default=None, ge=1)
-    address: str | None = None
-    device: str = "auto"
-    batch_size: int | None = Field(default=None, ge=1)
+    workers: Annotated[
+        int | None,
+        Field(ge=0),
+        Option(help="Ray workers; 0 = work in this process.", default="auto", changes="run"),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Field(ge=0),
+        Option(help="GPUs of each worker; may be a fraction.", default="auto", changes="run"),
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None, Field(ge=1), Option(help="CPUs of each worker.", default="auto", changes="run")
+    ] = None
+    address: Annotated[
+        str | None,
+        Option(help="Existing Ray cluster, such as head:6379 or auto.", metavar="ADDRESS", changes="run"),
+    ] = None
+    device: Annotated[
+        str,
+        Option(
+            help="Device of the networks: auto, cpu, cuda or cuda:N. Results of CPU and GPU are kept apart.",
+            metavar="DEVICE",
+            changes="result",
+            known_by="device",
+        ),
+    ] = "auto"
+    batch_size: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(help="Patches or tiles per batch.", default="auto", changes="run"),
+    ] = None
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
         if self.workers == 0 and (self.address is not None or self.gpus_per_worker is not None):
-            raise ValueError("0 workers is this process, where an address or GPUs per worker mean nothing")
+            raise ValueError("0 workers is this process, which has no use for an address or GPUs per worker")
         return self
 
 
 class ClassifySpec(Spec):
-    """One `classify` run, whether its options came from a command line or a pipeline file.
-
-    Attributes:
-        model: A bundle's folder or the name of a shipped one; the shipped default where None.
-    """
+    """One `classify` run, whether its options came from a command line or a pipeline file."""
 
     input: InputOptions
+    model: Annotated[
+        str | None,
+        Option(
+            help="Folder of a bundle, or the name of a shipped one (see `models list`).",
+            metavar="BUNDLE",
+            default="amibr-nano",
+            changes="result",
+            known_by="bundle",
+        ),
+    ] = None
     result: ResultOptions = ResultOptions()
     output: OutputOptions = OutputOptions()
     placement: PlacementOptions = PlacementOptions()
-    model: str | None = None
 
 
 class DetectSpec(Spec):
-    """One `detect` run.
+    """One `detect` run."""
 
-    Attributes:
-        slides: Files, folders, globs or lists.
-        out: The CSV.
-        model: TIAToolbox's name of the detector.
-        weights: A checkpoint, or `hub` to fetch it; what was fetched before where None.
-        min_score: Probability above which a peak is a candidate; the detector's own where None.
-        mpp: um/px for slides that state none or an absurd one.
-    """
-
-    slides: tuple[str, ...] = Field(min_length=1)
-    out: str = "dets.csv"
-    recursive: bool = False
-    model: str = "KongNet_Det_MIDOG_1"
-    weights: str | None = None
-    min_score: float | None = Field(default=None, ge=0, lt=1)
-    mpp: float | None = Field(default=None, ge=0.05, le=20)
-    overwrite: bool = False
-    fail_fast: bool = False
+    slides: Slides
+    out: Annotated[
+        str, Option(help="Table of the candidates of all slides.", metavar="CSV", changes="run")
+    ] = "dets.csv"
+    model: Annotated[
+        str, Option(help="Name of a detector of TIAToolbox.", metavar="NAME", changes="result")
+    ] = "KongNet_Det_MIDOG_1"
+    weights: Annotated[
+        str | None,
+        Option(
+            help="Checkpoint of the detector, or hub to fetch it; nothing else goes online.",
+            metavar="PATH",
+            default="what was fetched before",
+            changes="result",
+        ),
+    ] = None
+    min_score: Annotated[
+        float | None,
+        Field(ge=0, lt=1),
+        Option(
+            help="Probability above which a peak is a candidate.",
+            default="the detector's, 0.99",
+            changes="result",
+        ),
+    ] = None
+    mpp: GivenMpp = None
+    recursive: Recursive = False
+    overwrite: Overwrite = False
+    fail_fast: FailFast = False
     placement: PlacementOptions = PlacementOptions()
 
 
 class DatasetSpec(Spec):
-    """One `dataset build`.
+    """One `dataset build`."""
 
-    Attributes:
-        path: The table of labels, or the folder above the folders of crops.
-        images: Folder of the crops or slides; that of the table where None.
-        nuclick_weights: A file, or `hub` to fetch them.
-        domain: The domain of all samples of a folder, and of a table without that column.
-        patch_px: Side of what is cut from slides; crops must be at least of that size.
-    """
-
-    source: LabelSource
-    path: str
-    out: str
-    images: str | None = None
-    masks: MaskProviderName = "haematoxylin"
-    nuclick_weights: str | None = None
-    domain: str | None = Field(default=None, min_length=1)
-    patch_px: int = Field(default=128, ge=8, multiple_of=2)
-    licence: str = "not stated"
-    overwrite: bool = False
-    placement: PlacementOptions = PlacementOptions()
+    path: Annotated[
+        str,
+        Option(
+            help="Table of labels, or the folder above the folders of crops.",
+            positional=True,
+            metavar="PATH",
+            changes="result",
+        ),
+    ]
+    source: Annotated[LabelSource, Option(help="How PATH states the labels.", changes="result")]
+    out: Annotated[str, Option(help="Folder of the store.", metavar="STORE.zarr", changes="run")]
+    images: Annotated[
+        str | None,
+        Option(
+            help="Folder of the crops or slides.",
+            metavar="DIR",
+            default="the table's folder",
+            changes="result",
+        ),
+    ] = None
+    masks: Annotated[
+        MaskProviderName,
+        Option(help="Method that segments the figures, for multi-task training.", changes="result"),
+    ] = "haematoxylin"
+    nuclick_weights: Annotated[
+        str | None,
+        Option(help="Checkpoint for --masks nuclick; hub fetches it.", metavar="PATH|hub", changes="result"),
+    ] = None
+    domain: Annotated[
+        str | None,
+        Field(min_length=1),
+        Option(
+            help="Domain of the samples of a folder, or of a csv without that column.",
+            default="the folder's or table's name",
+            changes="result",
+        ),
+    ] = None
+    patch_px: Annotated[
+        int,
+        Field(ge=8, multiple_of=2),
+        Option(
+            help="Side of the patches that are cut from slides, and the least side of crops.",
+            unit="px",
+            changes="result",
+        ),
+    ] = 128
+    licence: Annotated[str, Option(help="Licence of the images.", metavar="TEXT", changes="product")] = (
+        "not stated"
+    )
+    overwrite: Annotated[bool, Option(help="Replace an existing store.", changes="run")] = False
+    placement: Annotated[PlacementOptions, Only(["workers"])] = PlacementOptions()
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
@@ -375,27 +549,66 @@ class DatasetSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """One `train`.
+    """One `train`."""
 
-    Attributes:
-        recipe: A TOML file or the name of a shipped one.
-        dataset: A store's folder.
-        out: The bundle's folder.
-        work: Where folds, checkpoints and curves are kept; beside the bundle where None.
-        folds: Which folds to train now, by name; all where empty.
-        validation: Validation domain by test domain where it is not the next one.
-        encoder_weights: Checkpoint to start from, for a recipe that wants one.
-        name: Of the bundle; its folder's where None.
-        licence: Of the weights; the dataset's where None.
-    """
-
-    recipe: str
-    dataset: str
-    out: str
-    work: str | None = None
-    folds: tuple[str, ...] = ()
-    validation: dict[str, str] = {}
-    encoder_weights: str | None = None
-    name: str | None = None
-    licence: str | None = None
-    placement: PlacementOptions = PlacementOptions()
+    recipe: Annotated[
+        str,
+        Option(
+            help="TOML file, or the name of a shipped recipe.",
+            positional=True,
+            metavar="RECIPE.toml",
+            changes="result",
+        ),
+    ]
+    dataset: Annotated[
+        str, Option(help="Store that `dataset build` made.", metavar="STORE.zarr", changes="result")
+    ]
+    out: Annotated[str, Option(help="Folder of the new bundle.", metavar="BUNDLE", changes="run")]
+    work: Annotated[
+        str | None,
+        Option(
+            help="Folder of checkpoints, metrics and curves.",
+            metavar="DIR",
+            default="BUNDLE.training, beside it",
+            changes="run",
+        ),
+    ] = None
+    folds: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--fold",
+            help="Fold to train in this run; repeatable.",
+            metavar="NAME",
+            default="all",
+            changes="run",
+        ),
+    ] = ()
+    validation: Annotated[
+        dict[str, str],
+        Field(default_factory=dict),
+        Option(
+            help="The fold that tests on TEST selects on DOMAIN; repeatable.",
+            metavar="TEST=DOMAIN",
+            default="the next domain",
+            changes="result",
+        ),
+    ]
+    encoder_weights: Annotated[
+        str | None,
+        Option(
+            help="Checkpoint, for a recipe that starts from one.",
+            metavar="PATH",
+            changes="result",
+        ),
+    ] = None
+    name: Annotated[
+        str | None, Option(help="Name of the bundle.", default="its folder's", changes="product")
+    ] = None
+    licence: Annotated[
+        str | None,
+        Option(help="Licence of the weights.", metavar="TEXT", default="the dataset's", changes="product"),
+    ] = None
+    placement: Annotated[
+        PlacementOptions,
+        Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"]),
+    ] = PlacementOptions()

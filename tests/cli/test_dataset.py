@@ -77,7 +77,7 @@ def test_quiet_says_nothing_and_verbose_tells_of_every_part() -> None:
         (["build", "no.csv", "--source", "amibr", "--out", "o.zarr"], "No such file"),
         ([*BUILD, "--masks", "nuclick"], "--nuclick-weights"),
         ([*BUILD, "--masks", "nuclick", "--nuclick-weights", "gone.pth"], "gone.pth"),
-        ([*BUILD, "--patch-px", "31"], "patch_px"),
+        ([*BUILD, "--patch-px", "31"], "--patch-px should be a multiple of 2, but it is 31"),
         ([*BUILD, "--workers", "few"], "neither 'auto' nor a number"),
         (["show", "nowhere.zarr"], "no such store"),
         (["verify", "in"], "a folder without zarr.json"),

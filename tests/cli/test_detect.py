@@ -89,7 +89,7 @@ def test_json_is_one_object_on_stdout_and_quiet_is_quiet() -> None:
         (["nowhere"], "no such file or folder"),
         (["s/two", "--weights", "none.pth"], "--weights hub"),
         (["s/two", "--model", "nobody"], "KongNet_Det_MIDOG_1"),
-        (["s/two", "--min-score", "1.5"], "min_score"),
+        (["s/two", "--min-score", "1.5"], "'--min-score'"),
     ],
 )
 def test_unusable_input_is_exit_status_2(arguments: list[str], told: str) -> None:

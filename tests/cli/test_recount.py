@@ -68,8 +68,8 @@ def test_a_class_of_ones_own_is_an_error_until_it_is_explained(review: list[dict
     ("arguments", "told"),
     [
         (["--reviewed", "nowhere"], "no such folder"),
-        (["--reviewed", "rev", "--label", "Bizarre=odd"], "wants NAME="),
-        (["--reviewed", "rev", "--label", "=none"], "wants NAME="),
+        (["--reviewed", "rev", "--label", "Bizarre=odd"], "is not of the form NAME="),
+        (["--reviewed", "rev", "--label", "=none"], "is not of the form NAME="),
         (["--reviewed", "rev", "--distance-um", "-1"], "distance-um"),
         ([], "--reviewed"),
     ],

@@ -28,7 +28,7 @@ def out(tmp_path: Path) -> Path:
 def test_it_tells_what_it_wrote(out: Path) -> None:
     told = call(out)
     assert told.exit_code == 0, told.output
-    assert f"2 slides, 1 with pictures: {out / 'report.html'}" in told.stdout
+    assert f"2 slides, 1 with images: {out / 'report.html'}" in told.stdout
     assert "Research use only" in told.stdout
     assert "1 of 2 slides are shown with pictures" in told.stderr
     assert page_of(out).count("<section") == 1

@@ -54,7 +54,7 @@ def test_json_is_one_object_and_a_fold_alone_makes_no_bundle(arguments: list[str
     assert result["bundle"] is None
     assert (tmp_path / "work" / "beta" / "fold.json").exists()
     assert (
-        "No bundle yet; to be trained: alpha, gamma"
+        "The bundle is not written yet. Folds to train: alpha, gamma"
         in call(*arguments, "--fold", "beta", "--work", str(tmp_path / "work")).stdout
     )
 
@@ -62,7 +62,7 @@ def test_json_is_one_object_and_a_fold_alone_makes_no_bundle(arguments: list[str
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--validation", "alpha"], "is not TEST=DOMAIN"),
+        (["--validation", "alpha"], "is not of the form TEST=DOMAIN"),
         (["--validation", "alpha=alpha"], "alpha"),
         (["--fold", "omega"], "no fold 'omega'"),
         (["--batch-size", "8"], "No such option"),  # the recipe's, not the run's

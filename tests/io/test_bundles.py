@@ -140,12 +140,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: shutil.copy(f / "member-0.safetensors", f / "member-9.safetensors"),
         r"member-9.*manifest\.toml does not list it.*Remove it",
     ),
-    "unknown key": (lambda f: in_manifest(f, "[input]", "[input]\nstain = 1"), r"unknown key 'input\.stain'"),
+    "unknown key": (
+        lambda f: in_manifest(f, "[input]", "[input]\nstain = 1"),
+        r"unknown key 'stain' in \[input\]",
+    ),
     "newer schema": (
         lambda f: in_manifest(f, "schema = 1", "schema = 2"),
         r"schema 2 is newer.*pip install --upgrade",
     ),
-    "no schema": (lambda f: in_manifest(f, "schema = 1", ""), r"'schema': Field required"),
+    "no schema": (lambda f: in_manifest(f, "schema = 1", ""), r"missing key 'schema'"),
     "no TOML": (lambda f: (f / "manifest.toml").write_text("schema = "), "cannot be read: Invalid value"),
     "no UTF-8": (
         lambda f: (f / "manifest.toml").write_bytes(b"\xff"),
@@ -170,14 +173,17 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "weights elsewhere": (
         lambda f: in_manifest(f, '"member-0.safetensors"', '"../member-0.safetensors"'),
-        "wants the name of a .safetensors file beside the manifest",
+        "should be the name of a .safetensors file beside the manifest",
     ),
     "samples elsewhere": (
         lambda f: in_manifest(f, '"samples.txt"', '"/etc/passwd"'),
-        "wants the name of a file beside",
+        "should be the name of a file beside",
     ),
-    "odd patch": (lambda f: in_manifest(f, "patch_px = 32", "patch_px = 33"), r"'input\.patch_px'"),
-    "trained on nothing": (without_training, r"a trained bundle states its \[training\]"),
+    "odd patch": (
+        lambda f: in_manifest(f, "patch_px = 32", "patch_px = 33"),
+        r"'patch_px' in \[input\] should be a multiple of 2, but it is 33",
+    ),
+    "trained on nothing": (without_training, r"a trained bundle needs the table \[training\]"),
 }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.render import show as show_result
 from wsi_mitosis.cli.streams import json_text
-from wsi_mitosis.errors import printable
-from wsi_mitosis.tables import LabelSource, MaskProviderName
+from wsi_mitosis.specs import DatasetSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.dataset import BuildResult, Contents, DomainContents, Verification
 
 LOG_COLUMNS = 200
-"""Width of a table where no terminal tells one; it takes no more than it needs."""
+"""Width of a table that is not printed to a terminal; a table takes no more than it needs."""
 
 
 @click.group()
@@ -30,33 +30,9 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("path")
-@click.option(
-    "--source", type=click.Choice(get_args(LabelSource)), required=True, help="How PATH states the labels."
-)
-@click.option("--out", required=True, metavar="STORE.zarr", help="The store.")
-@click.option("--images", metavar="DIR", help="Crops or slides.  [default: the table's folder]")
-@click.option(
-    "--masks",
-    type=click.Choice(get_args(MaskProviderName)),
-    default="haematoxylin",
-    show_default=True,
-    help="Who segments the figures, for multi-task training.",
-)
-@click.option("--nuclick-weights", metavar="PATH|hub", help="With --masks nuclick; hub fetches them.")
-@click.option(
-    "--domain", help="For folder, and csv without that column.  [default: the folder's or table's name]"
-)
-@click.option(
-    "--patch-px", type=int, default=128, show_default=True, help="Side of what is cut; least side of crops."
-)
-@click.option("--licence", default="not stated", show_default=True, metavar="TEXT", help="Of the images.")
-@options.workers
-@click.option("--overwrite", is_flag=True, help="Take the place of a store that is there.")
-@options.as_json
-@options.quiet
-@options.verbose
-def build(path: str, *, workers: int | None, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
+@options.of(DatasetSpec)
+@options.messages
+def build(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     """Build a store from published labels and their images.
 
     \b
@@ -66,8 +42,8 @@ def build(path: str, *, workers: int | None, as_json: bool, quiet: bool, verbose
       folder   a folder that holds Atypical/ and Normal/ (or Typical/) with crops
       csv      a table slide,x,y,label[,domain][,id] in level-0 px; --images: the slides
 
-    Crops are taken whole and at the scale they have, all of one size; from slides, level-0 pixels around each
-    centre. A build that was killed goes on when it is run again.
+    Crops are used whole and at their own scale, and all must be of one size; from slides, level-0 pixels
+    around each centre are cut. A build that was killed continues when it is run again.
 
     \b
     Example:  wsi-mitosis dataset build AMI-BR.csv --source amibr --images AMi-Br/ --out amibr.zarr
@@ -76,30 +52,25 @@ def build(path: str, *, workers: int | None, as_json: bool, quiet: bool, verbose
     """
     from wsi_mitosis.cli.progress import PartsReporter
     from wsi_mitosis.cli.signals import termination_interrupts
-    from wsi_mitosis.specs import DatasetSpec
     from wsi_mitosis.workers import build_dataset
 
-    spec = DatasetSpec.parse({"path": path, "placement": {"workers": workers}, **given}, "dataset build")
+    spec = options.parse(DatasetSpec, given, "dataset build")
     with termination_interrupts(), PartsReporter(quiet=quiet, verbose=verbose) as reporter:
         result = build_dataset(spec, reporter)
-    if as_json:
-        click.echo(json_text(_built(result)))
-    elif not quiet:
-        typical = result.samples - result.atypical
-        flags = ", ".join(f"{number} {flag}" for flag, number in result.flags.items())
-        kept = f" ({result.kept_parts} of {result.parts} parts were there)" if result.kept_parts else ""
-        click.echo(
-            f"{result.samples} figures: {result.atypical} atypical, {typical} typical\n"
-            f"masks ({spec.masks}): {flags}\n"
-            f"{result.folder}: digest {result.attributes.digest}, {result.seconds:.0f} s{kept}"
-        )
+    show_result(lambda: _built(result), lambda: _as_lines(result, spec), as_json=as_json, quiet=quiet)
     return 0
 
 
+STORE = click.argument("store", type=click.Path(path_type=Path))
+
+
 @command.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option(
-    "--sheet", type=click.Path(path_type=Path), metavar="FILE.png", help="[default: STORE.png beside it]"
+    "--sheet",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Picture of some figures.  [default: STORE.png beside the store]",
 )
 @options.as_json
 def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
@@ -112,47 +83,51 @@ def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
 
     contents = show_store(store)
     sheet = sheet or store.with_name(f"{store.name}.png")
-    left_out = draw(store, sheet)
+    omitted = draw(store, sheet)
     if as_json:
-        click.echo(json_text({**_told(contents), "sheet": str(sheet)}))
+        click.echo(json_text({**_described(contents), "sheet": str(sheet)}))
         return 0
     for name, value in contents.attributes.model_dump(mode="json", by_alias=True).items():
         if name != "domains":
             click.echo(f"{name.replace('_', ' ') + ':':23} {'unknown' if value is None else value}")
     _print(_table(contents))
-    click.echo(f"Some of them in {sheet}" + (f" ({left_out} domains left out)" if left_out else ""))
+    click.echo(f"Some of them in {sheet}" + (f" ({omitted} domains omitted)" if omitted else ""))
     return 0
 
 
 @command.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
     metavar="OTHER",
-    help="Tell what OTHER has of it, by image, and by slide and place.",
+    help="Second store: list the figures that both have, by image, and by slide and place.",
 )
 @options.as_json
 def verify(store: Path, against: Path | None, *, as_json: bool) -> int:
-    """Check a store against its digests; tell of duplicates, contradictory labels, slides in two domains.
+    """Check a store's digests, and list duplicates, contradictory labels, and slides in two domains.
 
     Example:  wsi-mitosis dataset verify amibr.zarr --against midog25.zarr
 
-    Exit status: 0 as it should be (the notes say what to know), 1 damaged or not fit for folds, 2 no store.
+    Exit status: 0 the store can be used (the notes list what to know), 1 damaged or not fit for folds,
+    2 not a store.
     """
     from wsi_mitosis.jobs.dataset import verify as verify_store
 
     found = verify_store(store, against)
-    if as_json:
-        click.echo(json_text(_verified(found)))
-        return found.exit_status
-    for fault in found.faults:
-        click.secho(f"wrong: {printable(fault)}", fg="red")
-    for note in found.notes:
-        click.echo(f"note: {printable(note)}")
-    verdict = "WRONG" if found.faults else "ok"
-    click.echo(f"{verdict}  {found.attributes.name} {found.attributes.digest[:12]}: {found.samples} samples")
+    show_result(lambda: _verified(found), lambda: _verified_lines(found), as_json=as_json, quiet=False)
     return found.exit_status
+
+
+def _as_lines(result: BuildResult, spec: DatasetSpec) -> list[str]:
+    typical = result.samples - result.atypical
+    flags = ", ".join(f"{number} {flag}" for flag, number in result.flags.items())
+    kept = f" ({result.kept_parts} of {result.parts} parts existed)" if result.kept_parts else ""
+    return [
+        f"{result.samples} figures: {result.atypical} atypical, {typical} typical",
+        f"masks ({spec.masks}): {flags}",
+        f"{result.folder}: digest {result.attributes.digest}, {result.seconds:.0f} s{kept}",
+    ]
 
 
 def _built(result: BuildResult) -> dict[str, Any]:
@@ -169,7 +144,7 @@ def _built(result: BuildResult) -> dict[str, Any]:
     }
 
 
-def _told(contents: Contents) -> dict[str, Any]:
+def _described(contents: Contents) -> dict[str, Any]:
     from dataclasses import asdict
 
     domains = {domain.domain: asdict(domain) for domain in contents.domains}
@@ -193,6 +168,16 @@ def _verified(found: Verification) -> dict[str, Any]:
         "notes": list(found.notes),
         "overlap": overlap,
     }
+
+
+def _verified_lines(found: Verification) -> list[str]:
+    verdict = "WRONG" if found.faults else "ok"
+    attributes = found.attributes
+    return [
+        *(f"wrong: {fault}" for fault in found.faults),
+        *(f"note: {note}" for note in found.notes),
+        f"{verdict}  {attributes.name} {attributes.digest[:12]}: {found.samples} samples",
+    ]
 
 
 def _table(contents: Contents) -> Table:

@@ -14,7 +14,7 @@ from wsi_mitosis.cli import options
 @options.model
 @options.quiet
 def command(folder: str, model: str | None, *, quiet: bool) -> int:
-    """Show the whole way on a real H&E image: slide, candidates, figures, files for QuPath.
+    """Classify a small slide made from a real H&E image, and write the files for QuPath.
 
     \b
     Example:  wsi-mitosis demo demo

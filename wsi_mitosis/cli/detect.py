@@ -8,42 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import json_text
-from wsi_mitosis.errors import printable
+from wsi_mitosis.cli.render import show
+from wsi_mitosis.specs import DetectSpec
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.detect import DetectResult
 
-RUN = ("out", "weights", "min_score", "mpp", "recursive", "overwrite", "fail_fast")
-
 
 @click.command()
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@click.option(
-    "--out",
-    default="dets.csv",
-    show_default=True,
-    callback=options.filled,
-    metavar="CSV",
-    help="Candidates of all slides.",
-)
-@click.option("--model", metavar="NAME", help="TIAToolbox's detector.  [default: KongNet_Det_MIDOG_1]")
-@click.option(
-    "--weights",
-    callback=options.filled,
-    metavar="PATH",
-    help="Its checkpoint, or hub to fetch it; nothing else goes online.  [default: what was fetched before]",
-)
-@click.option("--min-score", type=float, help="Least probability.  [default: the detector's, 0.99]")
-@options.mpp
-@options.recursive
-@options.placement
-@options.overwrite
-@options.fail_fast
-@options.as_json
-@options.quiet
-@options.verbose
-def command(slides: tuple[str, ...], **given: Any) -> int:
+@options.of(DetectSpec)
+@options.messages
+def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     """Find mitotic figures on slides: candidates for classify.
 
     SLIDE is a file, a folder, a quoted glob, or a .csv or .txt list of slides (slide[,mpp]).
@@ -56,30 +31,18 @@ def command(slides: tuple[str, ...], **given: Any) -> int:
     """
     from wsi_mitosis.cli.progress import Reporter
     from wsi_mitosis.cli.signals import termination_interrupts
-    from wsi_mitosis.specs import DetectSpec
     from wsi_mitosis.workers import detect_batch
 
-    data = {
-        "slides": slides,
-        **({} if given["model"] is None else {"model": given["model"]}),
-        **{name: given[name] for name in RUN},
-        "placement": {name: given[name] for name in (*options.PLACEMENT, "batch_size")},
-    }
-    spec = DetectSpec.parse(data, "detect")
-    quiet = given["quiet"]
-    reporter = Reporter(quiet=quiet, verbose=given["verbose"], unit="tiles")
-    with termination_interrupts(), reporter:
+    spec = options.parse(DetectSpec, given, "detect")
+    with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose, unit="tiles") as reporter:
         result = detect_batch(spec, reporter)
-    if given["as_json"]:
-        click.echo(_as_json(result))
-    elif not quiet:
-        click.echo("\n".join(printable(line) for line in _as_lines(result)))
+    show(lambda: _as_data(result), lambda: _as_lines(result), as_json=as_json, quiet=quiet)
     return result.exit_status
 
 
-def _as_json(result: DetectResult) -> str:
+def _as_data(result: DetectResult) -> dict[str, Any]:
     fields = {**asdict(result), "out": str(result.out), "kept": sorted(result.kept)}
-    return json_text({**fields, "exit_status": result.exit_status})
+    return {**fields, "exit_status": result.exit_status}
 
 
 def _as_lines(result: DetectResult) -> list[str]:

@@ -12,15 +12,17 @@ from wsi_mitosis.cli.streams import json_text
 
 @click.command()
 @options.model
-@click.option("--out", default=".", show_default=True, metavar="DIR", help="Where results would go.")
+@click.option(
+    "--out", default=".", show_default=True, metavar="DIR", help="Folder that results would be written to."
+)
 @options.as_json
 def command(model: str | None, out: str, *, as_json: bool) -> int:
-    """Tell whether this machine is ready: each line ok, or what to do.
+    """Check that this machine is ready: each line is ok, or says what to do.
 
     \b
     Example:  wsi-mitosis doctor --out /data/results
 
-    Exit status: 0 if all is well, 1 otherwise.
+    Exit status: 0 the machine is ready, 1 it is not.
     """
     from dataclasses import asdict
 

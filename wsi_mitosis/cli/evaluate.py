@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.render import message, note
 from wsi_mitosis.cli.streams import json_text
-from wsi_mitosis.errors import printable
 
 if TYPE_CHECKING:
     from wsi_mitosis.tables import Tta
@@ -22,25 +22,23 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(path_type=Path),
     metavar="STORE.zarr",
-    help="Labelled crops, as `dataset build` makes them.",
+    help="Store that `dataset build` made.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Gets evaluation.json and .md, roc.png, calibration.png and predictions.csv.",
+    help="Folder for evaluation.json and .md, roc.png, calibration.png and predictions.csv.",
 )
 @click.option(
     "--allow-overlap",
     is_flag=True,
-    help='Score training data too, with "training data" beside every figure.',
+    help='Evaluate on training data as well, with "training data" beside every value.',
 )
-@click.option("--card", is_flag=True, help="Write the figures into the bundle's CARD.md too.")
+@click.option("--card", is_flag=True, help="Write the results into the bundle's CARD.md as well.")
 @options.device
 @options.tta
-@options.as_json
-@options.quiet
-@options.verbose
+@options.messages
 def command(
     model: str | None,
     dataset: Path,
@@ -54,13 +52,14 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Score a bundle on a labelled dataset: balanced accuracy, sensitivity, specificity, AUROC.
+    """Evaluate a bundle on a labelled dataset: balanced accuracy, sensitivity, specificity, AUROC.
 
-    The ensemble and its members, with and without the extra views; intervals by bootstrap over slides.
+    The ensemble and its members are evaluated with and without the extra views; intervals are by bootstrap
+    over slides.
 
-    Samples that the bundle was trained on are found by their digest. Then each member is scored on its own
-    test domain, which it has not seen (their mean and sd: leave one domain out), and the ensemble only on
-    samples that no member has seen, if there are any. If there are none at all, nothing is scored.
+    Samples that the bundle was trained on are found by their digest. Then each member is evaluated on its
+    own test domain, which it has not seen (their mean and sd: leave one domain out), and the ensemble only on
+    samples that no member has seen, if there are any. If there are none at all, nothing is evaluated.
 
     \b
     Example:  wsi-mitosis evaluate --model my-bundle --dataset amibr.zarr --out figures
@@ -75,18 +74,11 @@ def command(
     if out is not None:
         prepare_folder(out)
 
-    def told(member: str, done: int, samples: int) -> None:
+    def progress(member: str, done: int, samples: int) -> None:
         if not quiet and (verbose or not done):
-            _tell(f"{member}: {done} of {samples} samples")
+            message(f"{member}: {done} of {samples} samples")
 
-    found = evaluate(
-        bundle,
-        store,
-        device=device,
-        tta=tta,
-        allow_overlap=allow_overlap,
-        on_progress=told,
-    )
+    found = evaluate(bundle, store, device=device, tta=tta, allow_overlap=allow_overlap, on_progress=progress)
     if out is not None:
         write_evaluation(out, found.report, found.predictions, found.curves)
     if card:
@@ -96,11 +88,7 @@ def command(
     elif not quiet:
         click.echo(as_markdown(found.report), nl=False)
     if not quiet:
-        for note in found.report.notes if as_json else ():
-            _tell(f"note: {note}", fg="yellow")
-        _tell(f"{len(store.samples)} samples{f'; files in {out}' if out else ''}. {found.report.use}")
+        for text in found.report.notes if as_json else ():
+            note(text)
+        message(f"{len(store.samples)} samples{f'; files in {out}' if out else ''}. {found.report.use}")
     return 0
-
-
-def _tell(message: str, fg: str | None = None) -> None:
-    click.secho(printable(message), fg=fg, err=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show and verify bundles: what figures are classified with.
+    """List, show and verify bundles: the ensembles that classify figures.
 
     Example:  wsi-mitosis models list
     """
@@ -46,9 +46,9 @@ def list_(*, as_json: bool) -> int:
 @click.argument("bundle", required=False)
 @options.as_json
 def show(bundle: str | None, *, as_json: bool) -> int:
-    """Show what a bundle is and its card.
+    """Show a bundle's properties and its card.
 
-    BUNDLE is a folder or the name of a shipped one; the default bundle if not given.
+    BUNDLE is a folder or the name of a shipped bundle; by default the one that `classify` uses.
 
     Example:  wsi-mitosis models show untrained-tiny
     """
@@ -67,11 +67,11 @@ def show(bundle: str | None, *, as_json: bool) -> int:
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
 @options.as_json
 def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
-    """Check a bundle's files against its manifest and build its networks; the shipped ones if none is named.
+    """Check a bundle's files against its manifest, and build its networks; by default of all shipped bundles.
 
     Example:  wsi-mitosis models verify my-bundle/
 
-    Exit status: 0 all as they should be, 2 the first that is not is named.
+    Exit status: 0 all can be used, 2 one cannot, and is named.
     """
     from wsi_mitosis.io.shipped import names
     from wsi_mitosis.nets.members import Ensemble

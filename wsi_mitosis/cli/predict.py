@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.errors import printable
+from wsi_mitosis.cli.render import message, note
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.predict import StackResult
@@ -20,19 +20,19 @@ INPUT_DIR, OUTPUT_DIR = Path("/input"), Path("/output")
 
 @click.command()
 @click.argument("stack", required=False, type=click.Path(path_type=Path), metavar="[STACK]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="Where the predictions go.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="File for the predictions.")
 @options.model
-@click.option("--grand-challenge", is_flag=True, help="Be the container of MIDOG 2025 track 2.")
+@click.option("--grand-challenge", is_flag=True, help="Run as the container of MIDOG 2025 track 2.")
 @click.option(
-    "--input-dir", type=click.Path(path_type=Path), help="With --grand-challenge.  [default: /input]"
+    "--input-dir", type=click.Path(path_type=Path), help="For --grand-challenge.  [default: /input]"
 )
 @click.option(
-    "--output-dir", type=click.Path(path_type=Path), help="With --grand-challenge.  [default: /output]"
+    "--output-dir", type=click.Path(path_type=Path), help="For --grand-challenge.  [default: /output]"
 )
 @options.device
 @options.tta
 @options.vote
-@click.option("--json", "as_json", is_flag=True, help="The predictions on stdout, as in the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the predictions, as they are in the file.")
 @options.quiet
 @options.verbose
 def command(
@@ -50,11 +50,11 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Classify crops that are already cut out: the pages of a TIFF.
+    """Classify crops without a slide: the pages of a TIFF.
 
     STACK has square RGB pages of one size with the figure in the centre; pages larger than the bundle's
     patches are cut to their centre. FILE.json lists in page order a class, atypical or normal, and
-    P(atypical) as "confidence"; FILE.provenance.json beside it says which bundle gave them.
+    P(atypical) as "confidence"; FILE.provenance.json beside it names the bundle.
 
     Example:  wsi-mitosis predict crops.tiff --out crops.json
     """
@@ -72,7 +72,7 @@ def command(
 
     bundle = open_bundle(find_bundle(model or DEFAULT_BUNDLE))
     if not bundle.manifest.trained and not quiet:
-        _tell(f"note: '{bundle.manifest.name}' is UNTRAINED: these labels mean nothing", fg="yellow")
+        note(f"'{bundle.manifest.name}' is UNTRAINED: these labels mean nothing")
     if stack is None:
         result, out = predict_challenge(
             input_dir or INPUT_DIR, output_dir or OUTPUT_DIR, bundle, device=device, tta=tta, vote=vote
@@ -89,16 +89,12 @@ def command(
 
 
 def _summarise(result: StackResult, out: Path | None, *, verbose: bool) -> None:
-    """Tell stderr what was found; stdout belongs to --json."""
+    """Print what was found to standard error; standard output is for --json."""
     if verbose:
         votes = zip(result.predictions, result.votes.votes_atypical, result.votes.votes_cast, strict=True)
         for page, (prediction, atypical, cast) in enumerate(votes, start=1):
             label, p_atypical = prediction["class"], prediction["confidence"]
-            _tell(f"page {page}: {label:8} P(atypical) {p_atypical:.3f}, {atypical} of {cast} votes")
+            message(f"page {page}: {label:8} P(atypical) {p_atypical:.3f}, {atypical} of {cast} votes")
     atypical = int(result.votes.is_atypical.sum())
     where = f" in {out}" if out is not None else ""
-    _tell(f"{len(result.votes)} crops: {atypical} atypical{where}, on {result.device}. Research use only.")
-
-
-def _tell(message: str, fg: str | None = None) -> None:
-    click.secho(printable(message), fg=fg, err=True)
+    message(f"{len(result.votes)} crops: {atypical} atypical{where}, on {result.device}. Research use only.")

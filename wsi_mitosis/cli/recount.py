@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from wsi_mitosis.cli import options
 from wsi_mitosis.cli.notes import Notes
-from wsi_mitosis.cli.streams import json_text
-from wsi_mitosis.errors import printable
+from wsi_mitosis.cli.render import failure, note, show
 from wsi_mitosis.tables import MATCH_UM, ReviewLabel
 from wsi_mitosis.units import Frame
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Several `NAME=LABEL` as a dictionary."""
+    """Return several `NAME=LABEL` as a dictionary."""
     pairs = [value.rpartition("=") for value in values]
     meanings = get_args(ReviewLabel)
     if bad := [
@@ -27,7 +26,7 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         for value, (name, _, label) in zip(values, pairs, strict=True)
         if not name.strip() or label.strip() not in meanings
     ]:
-        raise click.BadParameter(f"{bad[0]!r}: wants NAME={'|'.join(meanings)}", ctx, param)
+        raise click.BadParameter(f"{bad[0]!r} is not of the form NAME={'|'.join(meanings)}.", ctx, param)
     return {name: label.strip() for name, _, label in pairs}
 
 
@@ -45,13 +44,14 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     type=click.FloatRange(min=0),
     default=MATCH_UM,
     show_default=True,
-    help="An object this near to a figure is that figure, if its id does not say so. The default is the "
-    "radius of the circle that QuPath shows.",
+    metavar="UM",
+    help="Without a matching id, an object that is nearer to a figure than this is that figure. The default "
+    "is the radius of the circle that QuPath shows.",
 )
 @click.option(
     "--frame",
     type=click.Choice(get_args(Frame)),
-    help="Of the reviewed coordinates.  [default: that in which classify drew the slide]",
+    help="Frame of the reviewed coordinates.  [default: that of the slide's GeoJSON]",
 )
 @click.option(
     "--label",
@@ -59,11 +59,9 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     multiple=True,
     callback=_labels,
     metavar="NAME=LABEL",
-    help="What a further class of QuPath means: atypical, typical, or none (no figure); repeatable.",
+    help="Meaning of a further class of QuPath: atypical, typical, or none (no figure); repeatable.",
 )
-@options.as_json
-@options.quiet
-@options.verbose
+@options.messages
 def command(
     results: Path,
     reviewed: Path,
@@ -75,17 +73,17 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Count again after a review in QuPath; DIR is what `classify` wrote.
+    """Count figures again after a review in QuPath; DIR is a folder that `classify` wrote.
 
-    In QuPath, correct the figures (set their class, delete what is none, add what is missing) and export all
-    objects as GeoJSON: <slide>.geojson. Figures are known by their ids, else by their place. Classes are
-    Mitosis: Atypical, Mitosis: Typical, Atypical, Typical, AMF, NMF; classes that end in * and Hotspot are no
-    figures, and neither are areas over 50 um wide. Any other object is an error that names it, until --label
-    says what its class means.
+    In QuPath, correct the figures (set their class, delete wrong ones, add missing ones) and export all
+    objects as GeoJSON: <slide>.geojson. Figures are matched by their ids, or else by their place. Classes
+    are Mitosis: Atypical, Mitosis: Typical, Atypical, Typical, AMF, NMF; classes that end in * and Hotspot
+    are not figures, and neither are areas over 50 um wide. Any other object is an error that names it, unless
+    --label gives the meaning of its class.
 
-    DIR/reviewed/ gets summary.csv (the numbers as reviewed, the machine's beside them), changes.csv,
-    agreement.json (Cohen's kappa and the confusion between ensemble and reviewer) and, where slides have
-    regions, regions.csv. Nothing else is written.
+    The results are in DIR/reviewed/: summary.csv (the reviewed counts and the machine's), changes.csv,
+    agreement.json (Cohen's kappa and the confusion between ensemble and reviewer) and, if slides have
+    regions, regions.csv. No other file is written.
 
     \b
     Example:  wsi-mitosis recount results --reviewed exported
@@ -95,10 +93,7 @@ def command(
     from wsi_mitosis.core.recount import class_key
     from wsi_mitosis.jobs.recount import recount
 
-    def show(message: str) -> None:
-        click.secho(f"note: {printable(message)}", fg="yellow", err=True)
-
-    notes = Notes(show, everything=verbose)
+    notes = Notes(note, everything=verbose)
     result = recount(
         results,
         reviewed,
@@ -109,29 +104,20 @@ def command(
     )
     notes.end(str(result.folder / "agreement.json"))
     for name, error in result.errors.items():
-        click.secho(f"failed: {printable(error)}", fg="red", err=True)
+        failure(error)
         if verbose and name in result.details:
             click.echo(result.details[name], err=True)
-    if as_json:
-        click.echo(_as_json(result))
-    elif not quiet:
-        click.echo("\n".join(printable(line) for line in _as_lines(result, verbose=verbose)))
+    show(lambda: _as_data(result), lambda: _as_lines(result, verbose=verbose), as_json=as_json, quiet=quiet)
     return result.exit_status
 
 
-def _as_json(result: RecountResult) -> str:
-    return json_text(
-        {
-            "out": str(result.folder),
-            "exit_status": result.exit_status,
-            "summary": result.rows,
-            "changes": result.changes,
-            "regions": result.regions,
-            "agreement": result.agreement,
-            "errors": result.errors,
-            "warnings": result.warnings,
-        }
-    )
+def _as_data(result: RecountResult) -> dict[str, Any]:
+    names = ("exit_status", "changes", "regions", "agreement", "errors", "warnings")
+    return {
+        "out": str(result.folder),
+        "summary": result.rows,
+        **{name: getattr(result, name) for name in names},
+    }
 
 
 def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
@@ -144,7 +130,7 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
     return [
         f"{several(len(slides), 'slide')} reviewed"
         + (f", {len(result.errors)} failed" if result.errors else "")
-        + (f", {kept} without a review: the machine's numbers stand" if kept else ""),
+        + (f", {kept} without a review: the machine's counts are kept" if kept else ""),
         _changed(agreement),
         *((f"  {name}: {_changed(one)}" for name, one in slides.items()) if verbose else ()),
         *(

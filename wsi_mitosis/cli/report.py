@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import json_text
-from wsi_mitosis.errors import printable
+from wsi_mitosis.cli.render import note, show
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.report import ReportResult
@@ -22,49 +21,38 @@ if TYPE_CHECKING:
     "globs",
     multiple=True,
     metavar="GLOB",
-    help="Slides to show with pictures, as `case-1*.svs`; repeatable.  [default: those of the last run]",
+    help="Slides to show with images, such as `case-1*.svs`; repeatable.  [default: those of the last run]",
 )
-@options.as_json
-@options.quiet
-@options.verbose
+@options.messages
 def command(results: Path, globs: tuple[str, ...], *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Make DIR/report.html again; DIR is what `classify` wrote.
+    """Write DIR/report.html again; DIR is a folder that `classify` wrote.
 
-    Its table has every slide of the folder. Pictures (an overview with figures and hotspots, a gallery) are
-    of at most 200 slides. They are read from the slides, where `classify` found them; a slide that is gone
-    keeps its numbers.
+    Its table has every slide of the folder. At most 200 slides are shown with images: an overview with
+    figures and hotspots, and a gallery. The images are read from the slides, where `classify` found them. If
+    a slide was moved, its counts are kept and the report shows the reason instead of its images.
 
     \b
     Example:  wsi-mitosis report results --slides 'case-1*.svs'
 
-    Exit status: 0 written, 2 not.
+    Exit status: 0 written, 2 not written.
     """
     from wsi_mitosis.jobs.report import report
 
     result = report(results, globs)
     if not quiet:
-        told = list(result.without_picture.values()) if verbose else []
-        for message in [*result.told(), *told]:
-            click.secho(f"note: {printable(message)}", fg="yellow", err=True)
-    if as_json:
-        click.echo(_as_json(result))
-    elif not quiet:
-        click.echo(printable(_as_text(result)))
+        for text in (*result.told(), *(result.without_picture.values() if verbose else ())):
+            note(text)
+    show(lambda: _as_data(result), lambda: [_as_text(result)], as_json=as_json, quiet=quiet)
     return 0
 
 
-def _as_json(result: ReportResult) -> str:
-    return json_text(
-        {
-            "report": str(result.path),
-            "slides": result.slides,
-            "pictured": result.pictured,
-            "without_picture": result.without_picture,
-            "notes": result.notes,
-            "size_bytes": result.size_bytes,
-            "seconds": round(result.seconds, 3),
-        }
-    )
+def _as_data(result: ReportResult) -> dict[str, Any]:
+    names = ("slides", "pictured", "without_picture", "notes", "size_bytes")
+    return {
+        "report": str(result.path),
+        **{name: getattr(result, name) for name in names},
+        "seconds": round(result.seconds, 3),
+    }
 
 
 def _as_text(result: ReportResult) -> str:
@@ -72,6 +60,6 @@ def _as_text(result: ReportResult) -> str:
 
     pictured = len(result.pictured) - len(result.without_picture)
     return (
-        f"{several(result.slides, 'slide')}, {pictured} with pictures: {result.path} "
+        f"{several(result.slides, 'slide')}, {pictured} with images: {result.path} "
         f"({result.size_bytes / 1e6:.1f} MB). Research use only."
     )

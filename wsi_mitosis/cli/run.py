@@ -12,20 +12,20 @@ from wsi_mitosis.cli import options
 @click.option(
     "--root",
     metavar="DIR",
-    help="Where the pipeline's relative paths start.  [default: the file's folder; for a shipped one, here]",
+    help="Folder that relative paths start at.  [default: the pipeline's; for a shipped one, this folder]",
 )
-@options.as_json
-@options.quiet
-@options.verbose
+@options.messages
 def command(pipeline: str, root: str | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Do a classify run that is written down in a file, so that cron can call it.
+    """Run a classify pipeline from a file, for example by cron.
 
     PIPELINE is a TOML file or the name of a shipped one (nightly, smoke).
 
     \b
     Example:  wsi-mitosis run /etc/wsi-mitosis/nightly.toml
 
-    Exit status: as `classify`.
+    The keys of the file are the options of `classify`; docs/options.md lists them.
+
+    Exit status: that of `classify`.
     """
     from wsi_mitosis.cli.classify import run_and_render
     from wsi_mitosis.io.pipelines import read_pipeline

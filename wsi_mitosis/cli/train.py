@@ -7,72 +7,49 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
-from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.cli.render import show
+from wsi_mitosis.specs import TrainSpec
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.train import TrainResult
 
 
+def _pairs(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Return several `TEST=DOMAIN` as a dictionary."""
+    for text in texts:
+        if "=" not in text:
+            raise click.BadParameter(f"{text!r} is not of the form TEST=DOMAIN.", ctx, param)
+    return dict(text.split("=", 1) for text in texts)
+
+
 @click.command()
-@click.argument("recipe", metavar="RECIPE.toml")
-@click.option("--dataset", required=True, metavar="STORE.zarr", help="A store of `dataset build`.")
-@click.option("--out", required=True, metavar="BUNDLE", help="Folder of the bundle that is made.")
-@click.option(
-    "--work", metavar="DIR", help="Checkpoints, metrics, curves.  [default: BUNDLE.training, beside it]"
-)
-@click.option("--fold", "folds", multiple=True, metavar="NAME", help="Train these folds only (repeatable).")
-@click.option(
-    "--validation",
-    multiple=True,
-    metavar="TEST=DOMAIN",
-    help="The fold that tests on TEST selects on DOMAIN (repeatable).  [default: the next domain]",
-)
-@click.option("--encoder-weights", metavar="PATH", help="For a recipe that starts from a checkpoint.")
-@click.option("--name", help="Of the bundle.  [default: its folder's]")
-@click.option("--licence", metavar="TEXT", help="Of the weights.  [default: the dataset's]")
-@options.workers_placement
-@options.as_json
-@options.quiet
-@options.verbose
-def command(
-    recipe: str, validation: tuple[str, ...], *, as_json: bool, quiet: bool, verbose: bool, **given: Any
-) -> int:
+@options.of(TrainSpec, validation={"multiple": True, "callback": _pairs})
+@options.messages
+def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     """Train an ensemble, leaving one domain out at a time, and write it as a bundle.
 
     RECIPE is a TOML file or the name of a shipped one (mtl, single_task, nano, ...). A training that was
-    killed goes on from its last epochs when it is run again; a fold that is done is not trained again. The
-    bundle is written once all folds are done.
+    killed continues from its last epochs when it is run again, and finished folds are not trained again. The
+    bundle is written when all folds are finished.
 
     \b
     Example:  wsi-mitosis train nano --dataset amibr.zarr --out my-bundle
 
-    Exit status: 0 all that was asked is trained, 1 some folds failed, 2 nothing was started,
+    Exit status: 0 all selected folds are trained, 1 some folds failed, 2 nothing was started,
     130 interrupted.
     """
     from wsi_mitosis.cli.progress import TrainReporter
     from wsi_mitosis.cli.signals import termination_interrupts
-    from wsi_mitosis.specs import TrainSpec
     from wsi_mitosis.workers import train_ensemble
 
-    placement = {name: given.pop(name) for name in options.PLACEMENT}
-    data = {"recipe": recipe, "validation": _pairs(validation), "placement": placement, **given}
+    spec = options.parse(TrainSpec, given, "train")
     with termination_interrupts(), TrainReporter(quiet=quiet, verbose=verbose) as reporter:
-        result = train_ensemble(TrainSpec.parse(data, "options"), reporter)
-    if as_json:
-        click.echo(json_text(_as_json(result)))
-    elif not quiet:
-        _tell(result)
+        result = train_ensemble(spec, reporter)
+    show(lambda: _as_data(result), lambda: _as_lines(result), as_json=as_json, quiet=quiet)
     return result.exit_status
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise click.BadParameter(f"{text!r} is not TEST=DOMAIN", param_hint="--validation")
-    return dict(text.split("=", 1) for text in texts)
-
-
-def _as_json(result: TrainResult) -> dict[str, Any]:
+def _as_data(result: TrainResult) -> dict[str, Any]:
     return {
         "work": str(result.work),
         "folds": [record.model_dump(mode="json") for record in result.records],
@@ -83,15 +60,16 @@ def _as_json(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _tell(result: TrainResult) -> None:
+def _as_lines(result: TrainResult) -> list[str]:
+    lines = []
     for record in result.records:
         accuracy = record.validation_balanced_accuracy
-        told = "undefined" if accuracy is None else f"{accuracy:.3f}"
-        click.echo(f"{record.fold}: balanced accuracy {told} on {record.validation_domain} (validation)")
+        text = "undefined" if accuracy is None else f"{accuracy:.3f}"
+        lines.append(f"{record.fold}: balanced accuracy {text} on {record.validation_domain} (validation)")
     if result.bundle is not None:
-        click.echo(
-            f"{result.bundle.folder}: {len(result.bundle.manifest.member)} members. Research use only."
-        )
-        click.echo(f"Score it:  wsi-mitosis evaluate --model {result.bundle.folder} --dataset ...")
-    elif left := (*result.failed, *result.waiting):
-        click.echo(f"No bundle yet; to be trained: {', '.join(left)}")
+        folder, members = result.bundle.folder, len(result.bundle.manifest.member)
+        lines.append(f"{folder}: {members} members. Research use only.")
+        lines.append(f"Evaluate it:  wsi-mitosis evaluate --model {folder} --dataset ...")
+    elif remaining := (*result.failed, *result.waiting):
+        lines.append(f"The bundle is not written yet. Folds to train: {', '.join(remaining)}")
+    return lines

@@ -17,7 +17,7 @@ from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.results.folder import METADATA_KEY
 from wsi_mitosis.io.results.held import HeldFolder
-from wsi_mitosis.specs import Spec
+from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
