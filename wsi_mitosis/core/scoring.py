@@ -18,7 +18,7 @@ from wsi_mitosis.core.metrics import (
     spread,
 )
 from wsi_mitosis.core.voting import Votes, tally
-from wsi_mitosis.specs import Spec
+from wsi_mitosis.schema import Spec
 from wsi_mitosis.tables import Tta
 
 if TYPE_CHECKING:
