@@ -15,7 +15,7 @@ from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.nets import members
-from wsi_mitosis.nets.members import Ensemble, Member, load_member, member_state, resolve_device
+from wsi_mitosis.nets.members import Ensemble, Member, cpu_threads, load_member, member_state, resolve_device
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.nets.views import to_input, views, zoomed
 
@@ -160,6 +160,23 @@ def test_the_callers_precision_survives(bundle: Bundle, crops: np.ndarray) -> No
     assert set(seen) == {("highest", False)}
 
 
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_the_callers_threads_are_restored(bundle: Bundle, crops: np.ndarray, threads: int | None) -> None:
+    ensemble = Ensemble(bundle.manifest, bundle.read_members(), device="cpu", threads=threads)
+    before, seen = torch.get_num_threads(), []
+    ensemble._members[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        ensemble.predict(crops)
+        assert torch.get_num_threads() == 2
+        assert set(seen) == {threads or 2}
+        with pytest.raises(RuntimeError), cpu_threads(5):
+            raise RuntimeError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key != name}
 
@@ -173,7 +190,7 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
             lambda s: {**s, "head.fc3.bias": np.zeros(3, np.float16)},
             r"'head.fc3.bias' has shape \(3,\), not \(2,\)",
         ),
-        (lambda s: {**s, "head.fc3.bias": np.zeros(2, np.int64)}, "'head.fc3.bias' holds int64"),
+        (lambda s: {**s, "head.fc3.bias": np.zeros(2, np.int64)}, "'head.fc3.bias' has data type int64"),
         (
             lambda s: {**s, "head.fc3.bias": np.array([0, np.nan], np.float16)},
             "'head.fc3.bias' is not finite",
@@ -226,10 +243,12 @@ def test_devices_that_exist(monkeypatch: pytest.MonkeyPatch, gpus: int, asked: s
 
 
 @pytest.mark.parametrize(("gpus", "asked"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1")])
-def test_a_missing_gpu_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, gpus: int, asked: str) -> None:
+def test_a_missing_gpu_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, asked: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(InputError, match=rf"--device {asked}: torch finds {gpus} GPUs here.*--device cpu"):
+    with pytest.raises(InputError, match=rf"--device {asked}: torch finds {gpus} GPUs.*--device cpu"):
         resolve_device(asked)
 
 

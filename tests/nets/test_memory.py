@@ -1,4 +1,4 @@
-"""What an ensemble's memory costs on a CPU, counted in page faults, in a process of its own."""
+"""The cost of an ensemble's memory on a CPU, counted in page faults, in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from wsi_mitosis.cli import main
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.nets.memory import keep_freed_memory
 
@@ -15,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.memory import keep_freed_memory
+if sys.argv[2] == "keep":
+    keep_freed_memory()
 bundle = open_bundle(Path(sys.argv[1]))
 ensemble = Ensemble(bundle.manifest, bundle.read_members(), device="cpu")
 crops = np.zeros((32, 64, 64, 3), dtype=np.uint8)
@@ -26,18 +32,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def test_the_c_library_takes_it() -> None:
+def test_the_c_library_accepts_it() -> None:
     assert keep_freed_memory()
 
 
-def test_layers_take_the_memory_of_those_before(tmp_path: Path) -> None:
+def test_the_command_line_keeps_freed_memory() -> None:
+    keep_freed_memory.cache_clear()
+    assert CliRunner().invoke(main, ["models", "list"]).exit_code == 0
+    assert keep_freed_memory.cache_info().currsize == 1
+
+
+def faults(bundle: Path, mode: str) -> int:
+    command = [sys.executable, "-c", SCRIPT, bundle, mode]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+
+
+def test_layers_reuse_the_memory_of_those_before_if_it_is_kept(tmp_path: Path) -> None:
     """A layer's result is of 8 MiB, 2,048 pages, and there are some fifty; new ones would be 100,000s."""
     write_untrained(tmp_path / "b", patch_px=64, width=16, members=1)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "b"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert int(done.stdout) < 5000
+    assert faults(tmp_path / "b", "keep") < 5000
+    assert faults(tmp_path / "b", "leave") > 50_000, "an ensemble by itself does not change the process"

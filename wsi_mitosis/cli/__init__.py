@@ -12,6 +12,7 @@ import click
 from wsi_mitosis.cli.streams import prepare_streams, use_utf8_names
 from wsi_mitosis.errors import WsiMitosisError, printable
 from wsi_mitosis.io.surroundings import private_caches
+from wsi_mitosis.nets.memory import keep_freed_memory
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it returns is the exit status."""
         try:
+            keep_freed_memory()
             with private_caches():
                 status = super().invoke(ctx)
             if sys.stdout is not None:

@@ -141,11 +141,10 @@ class Classifier:
         batch_size: int | None = None,
         threads: int | None = None,
     ) -> None:
-        from wsi_mitosis.nets.members import resolve_device, use_threads
+        from wsi_mitosis.nets.members import resolve_device
 
         self.bundle, self.options = bundle, options
         self.threads = threads or len(os.sched_getaffinity(0))
-        use_threads(self.threads)
         self.device = resolve_device(device)
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
         self._ensemble: Ensemble | None = None
@@ -304,6 +303,7 @@ class Classifier:
                 device=self.device,
                 tta=self.options.tta,
                 vote=self.options.vote,
+                threads=self.threads,
             )
         return self._ensemble
 

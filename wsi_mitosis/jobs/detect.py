@@ -119,12 +119,11 @@ class SlideDetector:
     """
 
     def __init__(self, model: DetectorModel, spec: DetectSpec, *, threads: int | None = None) -> None:
-        from wsi_mitosis.nets.members import resolve_device, use_threads
+        from wsi_mitosis.nets.members import resolve_device
 
         self.model, self.mpp = model, spec.mpp
         self.min_score = model.threshold if spec.min_score is None else spec.min_score
         self.threads = threads or len(os.sched_getaffinity(0))
-        use_threads(self.threads)
         self.device = resolve_device(spec.placement.device)
         on_gpu = self.device.startswith("cuda")
         self.batch_size = spec.placement.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
@@ -238,7 +237,7 @@ class SlideDetector:
         if self._detector is None:
             from wsi_mitosis.nets.detector import Detector
 
-            self._detector = Detector(self.model, self.device)
+            self._detector = Detector(self.model, self.device, threads=self.threads)
         return self._detector
 
 

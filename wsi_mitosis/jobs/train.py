@@ -351,19 +351,19 @@ def _trained(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
     epochs = task.recipe.optimiser.epochs
     if (record := folder.read_record()) is not None:
         if record.ensemble != task.recipe.ensemble:
-            record = record.model_copy(update=_stored_scores(task, folder, open_store(task.store)))
+            record = record.model_copy(update=_stored_scores(task, folder, open_store(task.store), threads))
             folder.write_record(record)
         yield FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
         return
     from wsi_mitosis.nets.checkpoints import load_encoder
-    from wsi_mitosis.nets.members import use_threads
+    from wsi_mitosis.nets.members import cpu_threads
     from wsi_mitosis.nets.training import train as train_member
 
-    use_threads(threads)
     store = open_store(task.store)
     checkpoint = folder.read_checkpoint()
     width = task.recipe.network.width
-    with TensorBoard(task.folder, 0 if checkpoint is None else len(folder.read_metrics())) as board:
+    done = 0 if checkpoint is None else len(folder.read_metrics())
+    with cpu_threads(threads), TensorBoard(task.folder, done) as board:
         for epoch in train_member(
             figures(store, task.fold.training_rows),
             figures(store, task.fold.validation_rows),
@@ -401,7 +401,7 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
         epoch=int(chosen["epoch"]),
         epochs=int(last["epoch"]),
         validation_loss=float(chosen["validation_total"]),
-        **_stored_scores(task, folder, store),
+        **_stored_scores(task, folder, store, threads),
         precision=str(last["precision"]),
         device=str(last["device"]),
         threads=threads,
@@ -410,7 +410,7 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
     )
 
 
-def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> dict[str, Any]:
+def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> dict[str, Any]:
     """What a record says of the stored weights on the validation domain, where they vote as in a bundle."""
     from wsi_mitosis.nets.members import Ensemble
 
@@ -418,7 +418,7 @@ def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store) -> dict[str
     fields["training"] |= {"samples": "none", "samples_sha256": EMPTY_HASH}
     member = {"file": MEMBER, "sha256": folder.member_sha256()}
     manifest = BundleManifest.parse({"schema": 1, **fields, "member": [member]}, task.folder)
-    ensemble = Ensemble(manifest, [folder.read_member()], device=task.device)
+    ensemble = Ensemble(manifest, [folder.read_member()], device=task.device, threads=threads)
     bundle = Bundle(task.folder, manifest, "")
     votes = predict_crops(store.images(task.fold.validation_rows), ensemble, bundle)
     labels = store.samples["label"].to_numpy()[task.fold.validation_rows]

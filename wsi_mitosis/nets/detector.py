@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.nets.members import cpu_threads, full_float32
 from wsi_mitosis.nets.tiatoolbox import fetch_weights, quietly, sha256, with_weights
 
 if TYPE_CHECKING:
@@ -96,11 +97,12 @@ class Detector:
 
     Args:
         model: From `find_detector`.
-        device: `cpu`, `cuda` or `cuda:N`. Computed in float32 on GPUs too (no TF32).
+        device: `cpu`, `cuda` or `cuda:N`. Everything is computed in float32, on GPUs as well (no TF32).
+        threads: Number of CPU threads that torch uses in `peaks`; if None, the process's setting.
     """
 
-    def __init__(self, model: DetectorModel, device: str) -> None:
-        self.device = device
+    def __init__(self, model: DetectorModel, device: str, *, threads: int | None = None) -> None:
+        self.device, self._threads = device, threads
         self._network = torch.nn.Module.to(_loaded(model.name, model.weights), device).eval()
 
     def peaks(self, tiles: NDArray[np.uint8], threshold: float) -> list[NDArray[np.float64]]:
@@ -134,10 +136,7 @@ class Detector:
         Not by the network's own `infer_batch`, which spreads it over all GPUs where there are several.
         """
         batch = torch.from_numpy(np.stack([self._network.preproc(tile) for tile in tiles]))
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
+        with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
             logits = self._network(batch.permute(0, 3, 1, 2).to(self.device))
             wanted = logits[:, self._network.target_channels].float()
             return np.asarray(torch.sigmoid(wanted).permute(0, 2, 3, 1).cpu().numpy())

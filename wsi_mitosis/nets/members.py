@@ -1,4 +1,4 @@
-"""Members and their ensemble: from crops to P(atypical) per member."""
+"""Members and their ensemble: from crops to P(atypical) by member."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.nets.backbone import Backbone
-from wsi_mitosis.nets.memory import keep_freed_memory
 from wsi_mitosis.nets.views import to_input, views, zoomed
 
 if TYPE_CHECKING:
@@ -30,18 +29,19 @@ if TYPE_CHECKING:
 ATYPICAL = 1
 """Index of the atypical class among the two logits, as in the paper's challenge container."""
 CACHED_BYTES = 8 * 2**20
-"""How much of a member's largest feature map a CPU computes at a time: what its caches keep from one layer to
-the next. Measured on two cores, widths 2 to 64 and patches of 64 and 128 px; more waits for memory."""
+"""Size of the part of a member's largest feature map that a CPU computes at a time, so that its caches keep
+it from one layer to the next. Measured on two cores, for widths 2 to 64 and patches of 64 and 128 px."""
 
 
 class Member(nn.Module):
     """One classifier: the encoder, global average pooling, three fully connected layers.
 
-    The layers' widths (2048-512-128-2 for the published width) are our choice; the paper gives their number.
+    The paper states the number of layers, not their widths, which are our choice: 2048-512-128-2 for the
+    published width of the encoder.
 
     Args:
-        width: Of the encoder.
-        dropout: Share of features dropped before the second and the third layer in training.
+        width: Width of the encoder.
+        dropout: Share of the features that training drops before the second and the third layer.
     """
 
     def __init__(self, width: int, dropout: float = 0.0) -> None:
@@ -62,15 +62,15 @@ class Member(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, P, P) float images in 0..1 to (N, 2) logits: typical, atypical."""
+        """Classify (N, 3, P, P) float images in 0..1; return (N, 2) logits: typical, atypical."""
         logits: Tensor = self.head(self.backbone(images).d3)
         return logits
 
 
 def member_state(member: Member) -> dict[str, NDArray[np.float32]]:
-    """What a bundle stores of a member: parameters and batch norm's statistics, not its batch counters.
+    """Return what a bundle stores of a member: parameters and batch norm's statistics, without its counters.
 
-    A copy: training on does not change it.
+    The arrays are copies, which further training does not change.
     """
     return {
         name: np.array(tensor.detach().cpu().float().numpy())
@@ -84,72 +84,66 @@ def load_member(state: Mapping[str, NDArray[np.floating]], width: int, subject: 
 
     Args:
         state: Arrays by name, float16 or float32.
-        width: Of the encoder.
-        subject: The weights' file, for messages.
+        width: Width of the encoder.
+        subject: The file of the weights, for messages.
 
     Returns:
         A member in evaluation mode, float32.
 
     Raises:
-        BundleError: where names, shapes or kinds of numbers are not the network's, or one is not finite.
+        BundleError: If names, shapes or data types are not the network's, or a value is not finite.
     """
-    member = Member(width).eval()
-    wanted = {
-        name: tuple(tensor.shape)
-        for name, tensor in member.state_dict().items()
-        if tensor.is_floating_point()
-    }
-    faults = [
-        *(f"'{name}' is missing" for name in wanted if name not in state),
-        *(f"'{name}' is unknown" for name in state if name not in wanted),
-        *(
-            f"'{name}' has shape {state[name].shape}, not {shape}"
-            for name, shape in wanted.items()
-            if name in state and state[name].shape != shape
-        ),
-        *(
-            f"'{name}' holds {array.dtype}"
-            for name, array in state.items()
-            if array.dtype not in ("f2", "f4")
-        ),
-        *(f"'{name}' is not finite" for name, array in state.items() if not np.isfinite(array).all()),
-    ]
-    if faults:
-        told = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+    with torch.device("meta"):  # no memory, and no draw from torch's global generator
+        member = Member(width).eval()
+    if faults := list(_faults(state, member)):
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise BundleError(
-            told,
+            "; ".join(faults[:3]) + more,
             subject=subject,
             stage="loading weights",
-            remedy=f"They must fit the manifest's width {width}; take the bundle from its source again",
+            remedy=f"They must fit the manifest's width {width}. Take the bundle from its source again",
         )
-    member.load_state_dict(
-        {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
-    )
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
+    member.load_state_dict(tensors, assign=True)
     return member
+
+
+def _faults(state: Mapping[str, NDArray[np.floating]], member: Member) -> Iterator[str]:
+    """Yield what is wrong with stored weights."""
+    shapes = {k: tuple(t.shape) for k, t in member.state_dict().items() if t.is_floating_point()}
+    yield from (f"'{name}' is missing" for name in shapes if name not in state)
+    yield from (f"'{name}' is unknown" for name in state if name not in shapes)
+    for name, shape in shapes.items():
+        if name in state and state[name].shape != shape:
+            yield f"'{name}' has shape {state[name].shape}, not {shape}"
+    yield from (
+        f"'{name}' has data type {a.dtype}" for name, a in state.items() if a.dtype not in ("f2", "f4")
+    )
+    yield from (f"'{name}' is not finite" for name, a in state.items() if not np.isfinite(a).all())
 
 
 class Ensemble:
     """The members of a bundle, ready to vote.
 
-    Everything is computed in float32, on GPUs too (no TF32): a bundle's figures do not depend on the card.
+    Everything is computed in float32, on GPUs as well (no TF32), so that results do not depend on the GPU.
     Batch norms that follow a convolution are folded into it, which halves the time on a CPU.
-    On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
 
     Args:
-        manifest: The bundle's.
-        states: Weights of each member, in the manifest's order: arrays by name, float16 or float32.
+        manifest: The manifest of the bundle.
+        states: Weights of each member in the manifest's order: arrays by name, float16 or float32.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        tta: Views of a patch; the bundle's where None.
-        vote: `all`, or `early`: a member is asked only about crops whose majority is not certain yet.
+        tta: Views of a patch; the bundle's if None.
+        vote: `all`, or `early`: a member classifies only the crops whose majority is not certain yet.
+        threads: Number of CPU threads that torch uses in `predict`; if None, the process's setting.
 
     Attributes:
-        device: What `device` was resolved to.
-        tta: The views taken.
-        read_px: Side of the crops that `predict` wants, px.
+        device: The device that `device` was resolved to.
+        tta: The views of a patch.
+        read_px: Side of the crops for `predict`, px.
 
     Raises:
-        BundleError: where weights do not fit the network.
-        InputError: where the device does not exist.
+        BundleError: If the weights do not fit the network.
+        InputError: If the device does not exist.
     """
 
     def __init__(
@@ -160,16 +154,16 @@ class Ensemble:
         device: str = "auto",
         tta: Tta | None = None,
         vote: Vote = "all",
+        threads: int | None = None,
     ) -> None:
         self.device = resolve_device(device)
         self._at_once: int | None = None
         if self.device == "cpu":
-            keep_freed_memory()
             largest = 4 * 4 * manifest.network.width * manifest.input.patch_px**2  # float32, the first stage
             self._at_once = max(1, CACHED_BYTES // largest)
         self.tta: Tta = tta or manifest.ensemble.tta
         self.read_px = read_px(manifest.input.patch_px, manifest.ensemble.zooms)
-        self._manifest, self._vote = manifest, vote
+        self._manifest, self._vote, self._threads = manifest, vote, threads
         self._members = [
             _folded(load_member(state, manifest.network.width, f"{manifest.name}/{spec.file}"))
             .to(self.device)
@@ -178,42 +172,42 @@ class Ensemble:
         ]
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """P(atypical) by crop and member, the mean over zooms and views.
+        """Compute P(atypical) by crop and member, the mean over zooms and views.
 
         Args:
             crops: (N, S, S, 3) uint8 RGB at the bundle's um/px, S = `read_px`, the figure in the centre.
 
         Returns:
-            (N, M) float64; NaN where a member was not asked.
+            (N, M) float64; NaN if the member did not classify the crop.
 
         Raises:
-            BundleError: where a member gives no number.
+            BundleError: If a member's result is not a number.
         """
         if crops.shape[1:] != (self.read_px, self.read_px, 3):
             raise ValueError(f"crops of shape {crops.shape}, not (N, {self.read_px}, {self.read_px}, 3)")
         probabilities = np.full((len(crops), len(self._members)), np.nan)
         if not len(crops):
             return probabilities
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
             batch = to_input(crops, self._manifest.input.scale, self.device)
             for index, member in enumerate(self._members):
-                rows = self._open_rows(probabilities)
+                rows = self._undecided_rows(probabilities)
                 if not len(rows):
                     break
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self.device)]
-                probabilities[rows, index] = self._ask(member, part)
+                probabilities[rows, index] = self._classify(member, part)
                 self._check(probabilities[rows, index], index)
         return probabilities
 
-    def _open_rows(self, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The crops about which the next member is asked."""
+    def _undecided_rows(self, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The crops that the next member classifies."""
         if self._vote == "all":
             return np.arange(len(probabilities))
         atypical = (probabilities >= self._manifest.ensemble.threshold).sum(axis=1)
         cast = (~np.isnan(probabilities)).sum(axis=1)
         return np.flatnonzero(undecided(atypical, cast, len(self._members)))
 
-    def _ask(self, member: Member, batch: Tensor) -> NDArray[np.float64]:
+    def _classify(self, member: Member, batch: Tensor) -> NDArray[np.float64]:
         """(N,) mean P(atypical) of one member over the views of a (N, 3, S, S) batch."""
         zooms, patch_px = self._manifest.ensemble.zooms, self._manifest.input.patch_px
         seen = itertools.chain.from_iterable(views(zoomed(batch, zoom, patch_px), self.tta) for zoom in zooms)
@@ -227,15 +221,15 @@ class Ensemble:
     def _check(self, probabilities: NDArray[np.float64], index: int) -> None:
         if not np.isfinite(probabilities).all():
             raise BundleError(
-                "gives no number for a patch",
+                "its result for a patch is not a number",
                 subject=f"{self._manifest.name}/{self._manifest.member[index].file}",
                 stage="classifying",
-                remedy="Its weights are broken; take the bundle from its source again",
+                remedy="Its weights are damaged. Take the bundle from its source again",
             )
 
 
 def _folded(member: Member) -> Member:
-    """The same function with each batch norm that follows a convolution folded into it."""
+    """Fold each batch norm that follows a convolution into the convolution."""
     for layers in [module for module in member.modules() if isinstance(module, nn.Sequential)]:
         for (name, layer), (next_name, follower) in itertools.pairwise(list(layers.named_children())):
             if isinstance(layer, nn.Conv2d) and isinstance(follower, nn.BatchNorm2d):
@@ -245,8 +239,8 @@ def _folded(member: Member) -> Member:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32, and the same algorithm each time; the caller's settings again after it."""
+def full_float32() -> Iterator[None]:
+    """Compute without TF32 and with deterministic algorithms; restore the caller's settings at the end."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -257,10 +251,10 @@ def _full_float32() -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """`auto` as `cuda` or `cpu`; any other device as it is, if it exists.
+    """Resolve `auto` to `cuda` or `cpu`. Any other device is returned as it is.
 
     Raises:
-        InputError: where there is no such device.
+        InputError: If there is no such device.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
@@ -272,20 +266,26 @@ def resolve_device(device: str) -> str:
         )
     if kind == "cuda" and int(number or 0) >= available:
         raise InputError(
-            f"torch finds {available} GPUs here",
+            f"torch finds {available} GPUs",
             subject=f"--device {device}",
-            remedy="Use --device cpu, or let `nvidia-smi` and a CUDA build of torch show the GPU",
+            remedy="Use --device cpu, or check the GPU with `nvidia-smi` and that torch was built with CUDA",
         )
     return device
 
 
-def use_threads(number: int) -> None:
-    """Let torch compute on this many CPU threads."""
-    torch.set_num_threads(number)
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Let torch use a number of CPU threads, and restore the caller's at the end; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_devices() -> str:
-    """What this machine computes on, in words."""
+    """Describe the devices that torch can use on this machine, in words."""
     if not torch.cuda.is_available():
         return f"none that torch {torch.__version__} can use; {torch.get_num_threads()} CPU threads"
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))

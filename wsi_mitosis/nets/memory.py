@@ -1,4 +1,4 @@
-"""The memory of tensors on a CPU."""
+"""Memory of tensors on a CPU: a setting of the whole process, which the command line and workers change."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import ctypes
 from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's malloc.h; their meaning: mallopt(3)."""
+"""Parameters of mallopt(3), numbered as in glibc's malloc.h."""
 KEPT_BYTES = 256 * 2**20
-"""Freed memory that is kept at most, at the end of the heap."""
+"""Most freed memory that is kept at the end of the heap."""
 BLOCK_BYTES = 32 * 2**20
-"""Blocks that it is kept of: the highest that mallopt(3) allows."""
+"""Size of the largest blocks that are kept: the most that mallopt(3) allows."""
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep some memory of freed tensors, for the next ones.
+    """Let this process keep the memory of freed tensors for the next ones.
 
-    Left alone, glibc gives memory back to the kernel as soon as a few MiB are free. Each layer's result then
-    comes in new pages, which the kernel fills with zeros first.
+    By default glibc returns memory to the kernel as soon as a few MiB are free. The result of each layer then
+    needs new pages, which the kernel fills with zeros first. The setting cannot be undone, so that library
+    code does not call this function.
 
     Returns:
-        Whether the C library does so from now on; only glibc has `mallopt`.
+        Whether the C library accepted the setting. Only glibc has `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

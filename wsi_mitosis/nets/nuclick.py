@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.masks import FigureMask, central, checked, flagged
 from wsi_mitosis.errors import DatasetError, InputError
-from wsi_mitosis.nets.members import resolve_device
+from wsi_mitosis.nets.members import full_float32, resolve_device
 from wsi_mitosis.nets.tiatoolbox import fetch_weights, quietly, sha256, with_weights
 from wsi_mitosis.nets.views import to_input
 
@@ -106,7 +106,7 @@ class NuClick:
 
     def _predict(self, batch: Tensor) -> NDArray[np.float32]:
         """(N, 5, 128, 128) float32 to (N, 128, 128) float32 in 0..1."""
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with full_float32():
             predictions = _architecture().infer_batch(self._model, batch, device=self.device)
         return np.asarray(predictions, dtype=np.float32)
 

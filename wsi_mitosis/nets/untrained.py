@@ -69,7 +69,8 @@ def stained_noise(number: int, side_px: int, seed: int = 0) -> NDArray[np.uint8]
 
 
 def _state(seed: int, width: int, crops: torch.Tensor) -> dict[str, NDArray[np.float32]]:
-    member = Member(width).eval()
+    with torch.random.fork_rng(devices=[]):  # the start values are replaced below
+        member = Member(width).eval()
     state = _drawn(member_state(member), np.random.default_rng(seed))
     _load(member, state)
     with torch.inference_mode():
