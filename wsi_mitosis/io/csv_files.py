@@ -9,19 +9,20 @@ import csv
 import re
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from wsi_mitosis.io.atomic import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-_FORMULA = re.compile(
-    r"'*(?![+-](?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z)[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", re.ASCII
-)
-"""The start of a text that a spreadsheet may run, with the apostrophes before it. The signs are those of
-OWASP's page "CSV Injection" (owasp.org/www-community/attacks/CSV_Injection). A signed number is not run."""
+    import pandas as pd
+
+_SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+"""A spreadsheet may run a text that starts with one of these. Source: OWASP's page "CSV Injection"
+(owasp.org/www-community/attacks/CSV_Injection)."""
+_NUMBER = r"[+-](\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z"
+_FORMULA = re.compile(rf"'*(?!{_NUMBER})[{re.escape(_SIGNS)}]", re.ASCII)
+"""The start of a text that a spreadsheet may run, with the apostrophes before it. A number is not run."""
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -38,10 +39,17 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         ValueError: if a row has a value for a column that is not in the header.
         OSError: if the file cannot be written.
     """
+    from pandas import NA  # imported late, because reading a table does not need pandas
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, str):
+            return neutralise(value)
+        return "" if value is None or value is NA or value != value else value
+
     lines = _Lines()
     writer = csv.DictWriter(lines, columns, restval="")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_text(path, "".join(lines))
 
 
@@ -74,6 +82,11 @@ def neutralise(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def may_be_neutralised(text: str) -> bool:
+    """Return whether a whole file may have cells that `restore` changes."""
+    return any(f"'{sign}" in text for sign in _SIGNS)
+
+
 def restore(text: str) -> str:
     """Remove the apostrophe that `neutralise` put before a text."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
@@ -84,9 +97,3 @@ class _Lines(list[str]):
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return neutralise(value)
-    return "" if value is None or value is pd.NA or value != value else value

@@ -224,7 +224,7 @@ def test_columns_of_a_file_that_is_no_table_are_refused(tmp_path: Path) -> None:
         (b'{"type": "FeatureCollection"}', "'features' is no list"),
         (b'{"type": "FeatureCollection", "features": [3]}', "feature 1 is 3, not an object"),
         (b'{"type": ["Feature"]}', "JSON of no known format"),
-        (b"100,200\n300,400\n", "no columns for x and y; the first row reads '100', '200'"),
+        (b"100,200\n300,400\n", "no columns for x and y; its header is '100', '200'"),
     ],
 )
 def test_files_of_no_known_format(tmp_path: Path, content: bytes, cause: str) -> None:
@@ -358,7 +358,7 @@ def test_the_separator_is_told_by_columns_that_the_user_names(tmp_path: Path) ->
 
 
 def test_a_column_named_that_is_absent_lists_those_there(tmp_path: Path) -> None:
-    with pytest.raises(DetectionsError, match=r"no column 'xx', which .*; there are 'x', 'y', 'size'"):
+    with pytest.raises(DetectionsError, match=r"no column 'xx', which .*; its columns are 'x', 'y', 'size'"):
         read_text(tmp_path, "x,y,size\n1,2,3\n", columns={"x": "xx"})
 
 
@@ -508,7 +508,7 @@ def test_text_among_the_numbers_of_a_parquet_table(tmp_path: Path) -> None:
 
 def test_parquet_without_coordinates(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(DetectionsError, match="no columns for x and y; the first row reads 'a'"):
+    with pytest.raises(DetectionsError, match="no columns for x and y; its header is 'a'"):
         read_detections(tmp_path / "a.parquet")
     assert len(read_detections(write_parquet(tmp_path / "b.parquet", "s", XY, SCORES)).table) == len(XY)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import json
 import zlib
@@ -14,6 +13,7 @@ from wsi_mitosis.io.detections.challenge import is_grand_challenge
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.geojson import is_tiatoolbox
 from wsi_mitosis.io.detections.sqlite import database_format
+from wsi_mitosis.io.text_tables import decode, is_binary
 from wsi_mitosis.tables import DetectionFormat
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ FORMATS: tuple[DetectionFormat, ...] = tuple(name for name in get_args(Detection
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
-_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_GLANCE = 64
-"""Bytes that are looked at for an encoding: a header of plain letters."""
 _REMEDY = f"Give a file of one of these formats: {', '.join(FORMATS)}"
 
 
@@ -80,34 +77,12 @@ def _decompressed(data: bytes, path: Path) -> bytes:
 
 
 def _decoded(data: bytes, path: Path) -> str:
-    """Text in UTF-8 or UTF-16, else in Windows' cp1252, with line ends of one kind."""
-    stated = next((name for bom, name in _BOMS.items() if data.startswith(bom)), _unmarked_utf16(data))
-    for encoding in (stated,) if stated else ("utf-8", "cp1252"):
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if not text.strip():
-            raise fault("the file is empty", path, _REMEDY)
-        if not _is_binary(text):
-            return text
-    raise fault("neither text nor a database nor Parquet", path, _REMEDY)
-
-
-def _unmarked_utf16(data: bytes) -> str | None:
-    """UTF-16 without a byte order mark, told by the zeros in every other byte of its first characters."""
-    start = data[:_GLANCE]
-    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        zeros, others = start[first::2], start[1 - first :: 2]
-        if len(zeros) > 1 and not any(zeros) and all(others):
-            return encoding
-    return None
-
-
-def _is_binary(text: str) -> bool:
-    """Whether the beginning has control characters that no table or JSON has."""
-    return "\x00" in text or any(char < " " and char not in "\t\n\f" for char in text[:4096])
+    text = decode(data)
+    if text is not None and not text.strip():
+        raise fault("the file is empty", path, _REMEDY)
+    if text is None or is_binary(text):
+        raise fault("neither text nor a database nor Parquet", path, _REMEDY)
+    return text
 
 
 def _parsed(text: str, path: Path) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.columns import alias_key, names_classes
 from wsi_mitosis.io.detections.common import (
     candidate_table,
     carried_columns,
@@ -20,7 +21,6 @@ from wsi_mitosis.io.detections.common import (
     said_to_be_look_alikes,
     text_or_none,
 )
-from wsi_mitosis.io.detections.delimited import alias_key, names_classes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:

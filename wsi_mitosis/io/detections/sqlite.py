@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.columns import names_classes
 from wsi_mitosis.io.detections.common import (
     box_columns,
     candidate_table,
@@ -21,7 +22,6 @@ from wsi_mitosis.io.detections.common import (
     said_to_be_look_alikes,
     text_or_none,
 )
-from wsi_mitosis.io.detections.delimited import names_classes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Slides: finding them, opening them, reading pixels in a stated frame."""
+"""Slides: find them, open them, and read their pixels in a stated frame."""
 
 from wsi_mitosis.io.slides.finding import SLIDE_ENDINGS, FoundSlides, find_slides
 from wsi_mitosis.io.slides.opening import identify, open_native, open_slide

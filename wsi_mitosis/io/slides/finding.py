@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import glob
 import io
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wsi_mitosis.errors import InputError, SlideError, listed
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_annotations, series_uid
+from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.units import MPP_RANGE
 
@@ -43,6 +43,7 @@ adds in files (JPEG 2000, QPTIFF, OME-TIFF)."""
 SETS = (".mrxs", ".vms", ".vmu")
 """Formats whose file names others beside it: it is a slide together with the folder that it lies in."""
 LIST_ENDINGS = (".csv", ".txt")
+LIST_COLUMNS = ("slide", "mpp")
 COMMENT = "# "
 """Begins a comment in a slide list; without the blank it may be a slide's name."""
 STAGE = "finding slides"
@@ -312,40 +313,46 @@ def _printable(text: str) -> str:
 
 def _read_list(path: Path) -> list[_Given]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except ValueError as error:
-        raise InputError(
-            f"not UTF-8 text: {error}",
-            subject=path,
-            stage="reading the slide list",
-            remedy="Save the list as UTF-8",
-        ) from error
+        text = decode(path.read_bytes())
     except OSError as error:
-        cause = error.strerror or str(error)
-        raise InputError(cause, subject=path, stage="reading the slide list") from error
-    lines = [line for line in _lines(text) if line.strip() and not line.startswith(COMMENT)]
-    first = next(csv.reader(lines[:1]), [""])
-    if "slide" in [cell.strip().lower() for cell in first]:
-        header = [cell.strip().lower() for cell in first]
-        rows = [dict(zip(header, row, strict=False)) for row in csv.reader(lines[1:])]
-    elif path.suffix.lower() == ".txt":
-        rows = [{"slide": line.strip()} for line in lines]
-    else:
-        raise InputError(
-            f"a slide list has a header with 'slide', and perhaps 'mpp'; this one has {listed(first)}",
-            subject=path,
-            stage="reading the slide list",
-            remedy="Candidates are given by --detections",
+        raise _list_fault(error.strerror or str(error), path) from error
+    if text is None:
+        raise _list_fault(
+            "the file is not text in UTF-8, UTF-16 or Windows-1252", path, "Save the list as UTF-8"
         )
-    return [_listed(path, number, row) for number, row in enumerate(rows, start=1)]
+    rows = enumerate(_list_rows(text, path), start=1)
+    return [_from_list(path, number, row) for number, row in rows]
+
+
+def _list_fault(cause: str, path: Path, remedy: str | None = None) -> InputError:
+    return InputError(cause, subject=path, stage="reading the slide list", remedy=remedy)
+
+
+def _list_rows(text: str, path: Path) -> list[dict[str, str]]:
+    """The cells of each entry by column, of a table or of a text file with a path per line."""
+    lines = [line for line in _lines(text) if line.strip() and not line.startswith(COMMENT)]
+    dialect, table = detect_dialect("".join(lines), lambda name: name.lower() in LIST_COLUMNS)
+    header = [name.lower() for name in dialect.header]
+    if "slide" in header:
+        try:
+            return [dict(zip(header, row, strict=False)) for row in read_records(table, dialect)]
+        except ValueError as error:
+            raise _list_fault(str(error), path) from error
+    if path.suffix.lower() == ".txt":
+        return [{"slide": line.strip()} for line in lines]
+    raise _list_fault(
+        f"a slide list has a header with 'slide', and optionally 'mpp'; this one has {listed(header)}",
+        path,
+        "Pass a table of candidates with --detections",
+    )
 
 
 def _lines(text: str) -> list[str]:
-    """Lines with their ends: a quoted name may hold one, and other separators of Unicode are none."""
-    return list(io.StringIO(text, newline=""))
+    """Lines with their ends: other line separators of Unicode may be part of a name."""
+    return list(io.StringIO(text))
 
 
-def _listed(listing: Path, number: int, row: Mapping[str, str | None]) -> _Given:
+def _from_list(listing: Path, number: int, row: Mapping[str, str | None]) -> _Given:
     """An entry of a list; one that leads to no file is a slide with a fault."""
     place, name = f"entry {number} of {listing.name}", (row.get("slide") or "").strip()
     if not name:

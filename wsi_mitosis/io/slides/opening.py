@@ -1,4 +1,4 @@
-"""Opening a slide once: by the library that reads it, its pixels checked, with a stated pixel size."""
+"""Open a slide: choose the library that reads it, check its pixels, and determine its pixel size."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from wsi_mitosis.io.slides.tifffile_backend import TifffileBackend, has_gaps
 from wsi_mitosis.units import MPP_RANGE, Mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsi_mitosis.io.slides.slide import Backend
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 
 GENERIC = "generic-tiff"
 FROM_TAGS = {GENERIC, "hamamatsu", "leica"}
-"""OpenSlide's formats whose pixel size it takes from the TIFF resolution tags (openslide.org/formats)."""
+"""OpenSlide's formats whose pixel size comes from the TIFF resolution tags (openslide.org/formats)."""
 UNKNOWN_COMPRESSION = "Unsupported TIFF compression"
-"""Part of OpenSlide's message about a file that is whole, but compressed in a way that it does not know."""
+"""Part of OpenSlide's message about an undamaged file whose compression it does not support."""
 SCANNED_IN_AREAS = {"dicom", "leica", "mirax", "philips", "sakura", "ventana", "zeiss"}
-"""OpenSlide's formats that ordinarily do not store what lies between the scanned areas."""
+"""OpenSlide's formats that usually store no pixels between the scanned areas."""
 LIBRARIES = {"openslide": "OpenSlide", "tiatoolbox": "TIAToolbox", "tifffile": "tifffile"}
 APERIO = "Aperio"
-"""How the description of an SVS begins, in OpenSlide and in tifffile."""
+"""Start of the description of an SVS file."""
 RGB_SAMPLES = 3
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A slide's library, the um/px that its file states, and what the user should know of both."""
+    """A slide's library, the um/px that its file states, and notes for the user."""
 
     backend: Backend
     stated_mpp: Mpp | None
@@ -57,106 +58,114 @@ class _Opened:
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
-    """Open a slide by OpenSlide, or by TIAToolbox or tifffile where OpenSlide does not read it rightly.
+    """Open a slide with OpenSlide, or with TIAToolbox or tifffile if OpenSlide does not read it correctly.
 
     Args:
         path: The slide's file.
-        given_mpp: um/px for a slide that states none or an absurd one; otherwise ignored with a warning.
-        list_mpp: um/px that replaces what the slide states.
+        given_mpp: um/px for a slide that states none or an impossible one; otherwise ignored with a warning.
+        list_mpp: um/px that replaces the one that the slide states.
 
     Raises:
-        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
-        MppError: where no usable pixel size is stated and none is given.
+        UnreadableSlideError: if the file is missing, no library opens it, or its pixels are not 8-bit RGB.
+        MppError: if no usable pixel size is stated, and none is given.
     """
-    opened = _open(path)
-    backend = opened.backend
-    try:
-        stated = _usable(opened.stated_mpp)
-        mpp, source, warnings = _choose_mpp(path.name, opened.stated_mpp, given_mpp, list_mpp)
-        identity = slide_identity(path, backend.vendor_hash)
-    except BaseException:
-        backend.close()
-        raise
-    notes = (*opened.notes, *warnings)
-    return Slide(path, backend, mpp, source, stated, backend.bounds, identity, notes, opened.scanned_in_areas)
+    return _slide(path, lambda stated: _choose_mpp(path.name, stated, given_mpp, list_mpp))
 
 
 def open_native(path: Path) -> Slide:
-    """Open a slide whose level-0 pixels are taken as they are, whatever they measure.
+    """Open a slide whose level-0 pixels are used as they are, whatever their size is.
 
-    Its `mpp` is NaN where it states no usable pixel size.
+    Its `mpp` is NaN if it states no usable pixel size.
 
     Raises:
-        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
+        UnreadableSlideError: if the file is missing, no library opens it, or its pixels are not 8-bit RGB.
     """
+    return _slide(path, lambda stated: (_usable(stated) or Mpp(math.nan, math.nan), "slide", ()))
+
+
+def identify(path: Path) -> str:
+    """Return the identity of a slide's content, which does not depend on its pixel size.
+
+    Raises:
+        UnreadableSlideError: if the file is missing, no library opens it, or its pixels are not 8-bit RGB.
+    """
+    with open_native(path) as slide:
+        return slide.identity
+
+
+def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, tuple[str, ...]]]) -> Slide:
+    """Open a slide whose pixel size `choose_mpp` chooses, given the stated one."""
     opened = _open(path)
     backend = opened.backend
     try:
-        stated = _usable(opened.stated_mpp)
+        mpp, source, warnings = choose_mpp(opened.stated_mpp)
         identity = slide_identity(path, backend.vendor_hash)
     except BaseException:
         backend.close()
         raise
-    mpp = stated or Mpp(math.nan, math.nan)
     return Slide(
-        path, backend, mpp, "slide", stated, backend.bounds, identity, opened.notes, opened.scanned_in_areas
+        path,
+        backend,
+        mpp,
+        source,
+        _usable(opened.stated_mpp),
+        backend.bounds,
+        identity,
+        (*opened.notes, *warnings),
+        opened.scanned_in_areas,
     )
 
 
-def identify(path: Path) -> str:
-    """The identity of a slide's content, whatever its pixel size.
-
-    Raises:
-        UnreadableSlideError: where the file is missing, no library opens it, or its pixels are not 8-bit RGB.
-    """
-    backend = _open(path).backend
-    try:
-        return slide_identity(path, backend.vendor_hash)
-    finally:
-        backend.close()
-
-
 def _open(path: Path) -> _Opened:
-    """Open a slide by the first library that reads it, and check what its pixels are."""
+    """Open a slide with the first library that reads it, and check its pixels."""
     _check_regular(path)
-    tiff, fault = _tags(path)
-    damaged = False
+    tiff, tags_error = _tags(path)
     try:
         backend = OpenSlideBackend(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        refusal = f"OpenSlide: {error}"
-    except openslide.OpenSlideError as error:  # a format that it knows: the file is damaged or cut short
-        refusal, damaged = f"OpenSlide: {error}", UNKNOWN_COMPRESSION not in str(error)
-    else:
-        return _opened_by_openslide(path, backend, tiff, fault)
+    except openslide.OpenSlideError as refusal:
+        opened = _opened_by_another(path, tiff, tags_error, refusal)
+        return _with_refusal(path.name, opened, refusal) if _says_damaged(refusal) else opened
+    return _opened_by_openslide(path, backend, tiff, tags_error)
+
+
+def _says_damaged(refusal: openslide.OpenSlideError) -> bool:
+    """Whether OpenSlide knows the file's format, and so refuses a file that is damaged or incomplete."""
+    is_unknown = isinstance(refusal, openslide.OpenSlideUnsupportedFormatError)
+    return not is_unknown and UNKNOWN_COMPRESSION not in str(refusal)
+
+
+def _with_refusal(name: str, opened: _Opened, refusal: openslide.OpenSlideError) -> _Opened:
+    library = LIBRARIES[opened.backend.name]
+    note = f"{name}: read by {library} and perhaps not whole, because OpenSlide refuses it: {refusal}"
+    return _Opened(opened.backend, opened.stated_mpp, (note, *opened.notes))
+
+
+def _opened_by_another(
+    path: Path, tiff: Tiff | None, tags_error: str | None, refusal: openslide.OpenSlideError
+) -> _Opened:
+    """Open a slide that OpenSlide refuses, or raise an error that names both libraries' reasons."""
     try:
-        opened = _opened_otherwise(path, tiff, fault)
+        return _opened_otherwise(path, tiff, tags_error)
     except UnreadableSlideError:
         raise
     except Exception as error:
         library = "TIAToolbox" if tiff is None or _for_tiatoolbox(path, tiff) else "tifffile"
         second = f"{library}: {type(error).__name__}: {error}".replace("\n", " ")
         raise UnreadableSlideError(
-            f"{refusal}; {second}",
+            f"OpenSlide: {refusal}; {second}",
             subject=path.name,
             stage="opening",
             remedy="The file is damaged, incomplete or of a format that neither library reads; "
             "`wsi-mitosis doctor` lists the formats",
         ) from error
-    if not damaged:
-        return opened
-    library = LIBRARIES[opened.backend.name]
-    refused = refusal.replace(": ", " refuses it: ", 1)
-    note = f"{path.name}: read by {library} and perhaps not whole, for {refused}"
-    return _Opened(opened.backend, opened.stated_mpp, (note, *opened.notes))
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse what is not a regular file before anything opens it: a named pipe would be waited for."""
+    """Refuse what is not a regular file before a library opens it, because a named pipe would block."""
     remedy = f"Looked for {path}"
     try:
         cause = other_kind(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a zero byte in the name
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name
         cause = "no such file"
     except OSError as error:
         cause = error.strerror or str(error)
@@ -167,7 +176,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _tags(path: Path) -> tuple[Tiff | None, str | None]:
-    """A TIFF's tags, or why they cannot be read; neither for another format."""
+    """A TIFF's tags, or the reason why they cannot be read; (None, None) for another format."""
     if not is_tiff(path):
         return None, None
     try:
@@ -176,9 +185,9 @@ def _tags(path: Path) -> tuple[Tiff | None, str | None]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _tags_refusal(path: Path, fault: str) -> UnreadableSlideError:
+def _tags_refusal(path: Path, reason: str) -> UnreadableSlideError:
     return UnreadableSlideError(
-        f"its TIFF tags cannot be read: {fault}".replace("\n", " "),
+        f"its TIFF tags cannot be read: {reason}".replace("\n", " "),
         subject=path.name,
         stage="opening",
         remedy="The file is damaged or incomplete; copy or scan it again",
@@ -186,14 +195,14 @@ def _tags_refusal(path: Path, fault: str) -> UnreadableSlideError:
 
 
 def _opened_by_openslide(
-    path: Path, backend: OpenSlideBackend, tiff: Tiff | None, fault: str | None
+    path: Path, backend: OpenSlideBackend, tiff: Tiff | None, tags_error: str | None
 ) -> _Opened:
     composition = None
     size = backend.levels[0].width, backend.levels[0].height
     vendor = backend.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
     try:
-        if fault is not None:
-            raise _tags_refusal(path, fault)
+        if tags_error is not None:
+            raise _tags_refusal(path, tags_error)
         check_vendor(path.name, backend.properties)
         if vendor == "dicom":
             check_dicom(path, size)
@@ -209,14 +218,14 @@ def _opened_by_openslide(
     return _Opened(TifffileBackend(path, size, composition), stated, notes)
 
 
-def _opened_otherwise(path: Path, tiff: Tiff | None, fault: str | None) -> _Opened:
-    """By tifffile or TIAToolbox, their pixels checked before anything is read."""
+def _opened_otherwise(path: Path, tiff: Tiff | None, tags_error: str | None) -> _Opened:
+    """Check a slide's pixels, and open it with tifffile or TIAToolbox."""
     if tiff is None:
         _check_other(path)
         backend = _tiatoolbox(path)
-        if fault is not None:
+        if tags_error is not None:
             backend.close()
-            raise _tags_refusal(path, fault)
+            raise _tags_refusal(path, tags_error)
         return _Opened(backend, backend.stated_mpp)
     size = tiff.largest_page().size
     composition = check_tiff(path.name, tiff, size, reader="tifffile", vendor=GENERIC)
@@ -227,7 +236,7 @@ def _opened_otherwise(path: Path, tiff: Tiff | None, fault: str | None) -> _Open
 
 
 def _check_other(path: Path) -> None:
-    """Check what is no TIFF and what TIAToolbox may read."""
+    """Check a file that is not a TIFF and that TIAToolbox may read."""
     if is_dicom(path):
         check_dicom_file(path)
     elif path.suffix.lower() == ".jp2":
@@ -237,21 +246,21 @@ def _check_other(path: Path) -> None:
 
 
 def _tiatoolbox(path: Path, size_px0: tuple[int, int] | None = None) -> Backend:
-    """The slide by TIAToolbox, which must take the image of that size, if it is given, for the slide."""
+    """Open a slide with TIAToolbox, and refuse it if TIAToolbox reads an image of another size."""
     from wsi_mitosis.io.slides.tiatoolbox_backend import TiatoolboxBackend
 
     backend = TiatoolboxBackend(path)
     taken = backend.levels[0].width, backend.levels[0].height
     if size_px0 not in {None, taken}:
         backend.close()
-        raise ValueError(f"it takes an image of {taken} px for the slide, not the largest, {size_px0} px")
+        raise ValueError(f"it reads an image of {taken} px, not the largest, which has {size_px0} px")
     return backend
 
 
 def _for_tiatoolbox(path: Path, tiff: Tiff) -> bool:
-    """Whether TIAToolbox reads a TIFF by its TIFFWSIReader, whole and without alpha.
+    """Whether TIAToolbox reads a TIFF with its TIFFWSIReader, completely and without alpha.
 
-    It passes others to OpenCV, which gives what it cannot decode as pixels without a word.
+    It passes other files to OpenCV, which returns pixels without a warning for what it cannot decode.
     """
     page = tiff.largest_page()
     known = bool(tiff.ome) or page.description.startswith(APERIO) or (len(tiff.pages) == 1 and page.tiled)
@@ -261,13 +270,13 @@ def _for_tiatoolbox(path: Path, tiff: Tiff) -> bool:
 def _statements(
     tiff: Tiff | None, size_px0: tuple[int, int], vendor: str, library: Mpp | None
 ) -> list[Statement]:
-    """What the file states about its pixel size, the most specific first.
+    """The file's statements of its pixel size, the most specific first.
 
     Args:
         tiff: Its tags; None for another format.
         size_px0: (width, height) of level 0, px.
         vendor: OpenSlide's name for the format.
-        library: What the library that opened it makes of the file.
+        library: The pixel size that the library reports which opened the file.
     """
     if tiff is None:
         return [] if library is None else [Statement(library, vendor or "the file")]
@@ -286,7 +295,7 @@ def _statements(
 
 
 def _aperio_mpp(description: str) -> Mpp | None:
-    """The MPP of an SVS that OpenSlide does not open."""
+    """The MPP in the description of an SVS file that OpenSlide does not open."""
     found = re.search(r"\|\s*MPP\s*=\s*(\d*\.?\d+)", description) if description.startswith(APERIO) else None
     return None if found is None else Mpp(float(found[1]), float(found[1]))
 
@@ -300,8 +309,8 @@ def _choose_mpp(
 ) -> tuple[Mpp, MppSource, tuple[str, ...]]:
     usable = _usable(stated)
     if listed is not None:
-        told = f"{_text(stated)} um/px" if stated else "no pixel size"
-        note = f"{name}: the slide list's {listed:g} um/px is used; the slide states {told}"
+        own = f"{_text(stated)} um/px" if stated else "no pixel size"
+        note = f"{name}: the slide list's {listed:g} um/px is used; the slide states {own}"
         return Mpp(listed, listed), "list", (note,)
     if usable is not None:
         ignored = given is not None and any(abs(given / value - 1) > 1e-6 for value in usable)
@@ -319,7 +328,7 @@ def _choose_mpp(
         cause,
         subject=name,
         stage="opening",
-        remedy="Give the true size in um/px by --mpp or by the mpp column of a slide list",
+        remedy="Pass the true size in um/px with --mpp, or in the mpp column of a slide list",
     )
 
 

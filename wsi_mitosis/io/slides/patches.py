@@ -1,4 +1,4 @@
-"""Patches: physical windows around sub-pixel centres, read ahead of the model in the slide's own order."""
+"""Patches: windows of a physical size around centres, read ahead of the model in the order of the tiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 WARN_ENLARGING = 1.25
 MOST_ENLARGING = 4.0
 LEVEL_SLACK = 1e-3
-"""A level may be this much coarser, relatively, than what is wanted: downsamples are rounded (4.0008)."""
+"""A level may be coarser than wanted by this share, because downsamples are rounded (4.0008)."""
 MPP_ROUNDING = 1e-6
-"""Relative; files keep um/px as a ratio of integers, and what is stated as 10 % off is inside 10 %."""
+"""Relative. Files store um/px as a ratio of integers; a difference that is stated as 10 % is within 10 %."""
 BATCHES_PER_THREAD = 2
-"""One being read, one waiting for the model."""
+"""One batch that a thread reads, and one that waits for the model."""
 MOST_MISSING = 0.1
-"""Share of a patch that the slide may lack outside its centre, as at a seam between two scanned areas."""
+"""Share of a patch that may be missing outside its centre, as at a seam between two scanned areas."""
 MISSING_LEVEL = 5
-"""A resampled pixel is missing if more than 2 % of it is: 5 of 255, as `slide.LEAST_ALPHA` has it."""
+"""A resampled pixel is missing if more than 2 % of it is: 5 of 255, as for `slide.LEAST_ALPHA`."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class PatchPlan:
         size_px: Side of a patch as the network's views are cut from it, px at the bundle's um/px.
         pad_value: Grey level outside the slide.
         level: The level to read.
-        native: Whether level-0 pixels are taken as they are.
-        step: (x, y) level px per patch px; (1, 1) where native.
+        native: Whether level-0 pixels are used as they are.
+        step: (x, y) level px per patch px; (1, 1) if native.
         downsample: Level-0 px per level px.
         tile_px: (width, height) of the level's tiles, level px.
-        enlarging: The larger of the two axes' enlargements; 1 or less means none.
+        enlarging: The larger of the two axes' enlargements; 1 or less if pixels are not enlarged.
     """
 
     size_px: int
@@ -66,14 +67,14 @@ class PatchPlan:
 
 
 class Batch(NamedTuple):
-    """Some patches.
+    """The patches of some candidates.
 
     Attributes:
-        rows: (B,) int, which candidates.
+        rows: (B,) int, the candidates' indices.
         pixels: (B, size, size, 3) uint8 RGB.
-        blank: (B,) bool, where the slide lacks pixels in the centre of the patch or in more than MOST_MISSING
-            of it, so that nothing can be said of the candidate.
-        lacking: (B,) float64, share of the pixels that lie on the slide which the slide lacks.
+        blank: (B,) bool, whether the slide lacks pixels in the centre of the patch, or more than MOST_MISSING
+            of its pixels, so that the candidate cannot be classified.
+        lacking: (B,) float64, share of the patch's pixels within the slide that the file does not have.
     """
 
     rows: NDArray[np.intp]
@@ -92,7 +93,7 @@ class _Patch(NamedTuple):
 
 @dataclass
 class ReadingTimes:
-    """Seconds spent decoding (summed over threads) and seconds in which the model waited for patches."""
+    """Seconds spent on decoding, summed over threads, and seconds that the model waited for patches."""
 
     reading: float = 0.0
     waiting: float = 0.0
@@ -101,8 +102,8 @@ class ReadingTimes:
 def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, size_px: int) -> PatchPlan:
     """Choose the level and the scale for one slide.
 
-    A slide whose um/px lies within the bundle's relative tolerance on both axes gives level-0 pixels as they
-    are. Any other is resampled from the coarsest level that is still as fine as the bundle wants.
+    If the slide's um/px is within the bundle's relative tolerance on both axes, level-0 pixels are used as
+    they are. Otherwise they are resampled from the coarsest level that is as fine as the bundle requires.
 
     Args:
         name: The slide, for messages.
@@ -112,7 +113,7 @@ def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, 
         size_px: Side of a patch, px at the bundle's um/px.
 
     Raises:
-        MppError: where the slide would have to be enlarged more than fourfold.
+        MppError: if the slide would have to be enlarged more than fourfold.
     """
     per_axis = (mpp.x, mpp.y) if mpp.anisotropic else (mpp.mean, mpp.mean)
     ratio = [spec.mpp / axis for axis in per_axis]  # level-0 px per patch px
@@ -124,7 +125,7 @@ def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, 
             f"{mpp.mean:g} um/px would be enlarged {enlarging:.1f} times to the model's {spec.mpp:g}",
             subject=name,
             stage="planning patches",
-            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or take a model of this scale",
+            remedy=f"Scan at {spec.mpp * MOST_ENLARGING:g} um/px or finer, or use a model of this scale",
         )
     fitting = [i for i, of in enumerate(levels) if of.downsample <= min(ratio) * (1 + LEVEL_SLACK)]
     level = max(fitting, key=lambda i: levels[i].downsample, default=0)
@@ -136,7 +137,7 @@ def plan_patches(name: str, levels: Sequence[Level], mpp: Mpp, spec: InputSpec, 
 
 
 def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDArray[np.uint8]:
-    """One patch.
+    """Read one patch.
 
     Args:
         slide: An open slide.
@@ -145,31 +146,35 @@ def read_patch(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> NDA
         y_px0: The centre along y.
 
     Returns:
-        (size, size, 3) uint8 RGB, rows top to bottom; padded on the true side where it reaches over an edge.
+        (size, size, 3) uint8 RGB, rows from top to bottom. What lies outside the slide is padded.
 
     Raises:
-        UnreadableSlideError: where the slide's pixels cannot be decoded.
+        UnreadableSlideError: if the slide's pixels cannot be decoded.
     """
     return _cut(slide, plan, x_px0, y_px0).pixels
 
 
 def _cut(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
-    """`read_patch` with whether the patch is blank. Padding outside the slide is not missing."""
+    """Read one patch, and whether it is blank. Padding outside the slide is not missing."""
+    return (_cut_native if plan.native else _cut_resampled)(slide, plan, x_px0, y_px0)
+
+
+def _cut_native(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
     size = plan.size_px
-    if plan.native:
-        left, top = native_origin(x_px0, size), native_origin(y_px0, size)
-        window = (left, top, size, size)
-        region = slide.window(0, *window, plan.pad_value)
-        if region.missing is None:
-            return _Patch(region.pixels)
-        return _Patch(
-            region.pixels, _is_blank(region.missing), _lacking(region.missing, slide.levels[0], window)
-        )
+    window = (native_origin(x_px0, size), native_origin(y_px0, size), size, size)
+    region = slide.window(0, *window, plan.pad_value)
+    if region.missing is None:
+        return _Patch(region.pixels)
+    return _Patch(region.pixels, _is_blank(region.missing), _lacking(region.missing, slide.levels[0], window))
+
+
+def _cut_resampled(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
+    size = plan.size_px
     start = [
         centre / plan.downsample - size * step / 2
         for centre, step in zip((x_px0, y_px0), plan.step, strict=True)
     ]
-    corner = [math.floor(edge) - 1 for edge in start]  # a pixel more on each side for interpolation
+    corner = [math.floor(edge) - 1 for edge in start]  # one more pixel on each side, to interpolate
     extent = [
         math.ceil(edge + size * step) + 2 - first
         for edge, step, first in zip(start, plan.step, corner, strict=True)
@@ -186,14 +191,14 @@ def _cut(slide: Slide, plan: PatchPlan, x_px0: float, y_px0: float) -> _Patch:
 
 
 def _is_blank(missing: NDArray[np.bool_]) -> bool:
-    """Whether a square patch lacks pixels in the central square of half its side, or over MOST_MISSING."""
+    """Whether a patch lacks pixels in its central square of half the side, or more than MOST_MISSING."""
     size = len(missing)
     first, last = size // 4, size - size // 4
     return bool(missing[first:last, first:last].any() or missing.mean() > MOST_MISSING)
 
 
 def _lacking(missing: NDArray[np.bool_], level: Level, window: tuple[int, int, int, int]) -> float:
-    """Share missing of what of a window (x, y, width, height; level px) lies on the level."""
+    """Share that is missing of the part of a window (x, y, width, height; level px) within the level."""
     x, y, width, height = window
     on_level = missing[max(-y, 0) : min(level.height - y, height), max(-x, 0) : min(level.width - x, width)]
     return float(on_level.mean())
@@ -202,11 +207,11 @@ def _lacking(missing: NDArray[np.bool_], level: Level, window: tuple[int, int, i
 def reading_order(
     plan: PatchPlan, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]
 ) -> NDArray[np.intp]:
-    """The order in which patches are read so that each tile of the slide is decoded once.
+    """Return the order in which to read patches, so that each tile of the slide is decoded once.
 
-    Row by row of tiles, left to right. The tiles under one row of windows and the next must stay in the cache
-    of decoded tiles, so a slide too wide for that is read in vertical stripes; only tiles on the border of
-    two stripes are decoded twice.
+    The order is by rows of tiles, and from left to right within a row. The tiles under one row of windows
+    and the next must stay in the cache of decoded tiles. A slide that is too wide for that is read in
+    vertical stripes, and only the tiles on the border of two stripes are decoded twice.
 
     Args:
         plan: How patches are read.
@@ -237,7 +242,7 @@ def stream_patches(
     threads: int,
     times: ReadingTimes | None = None,
 ) -> Iterator[Batch]:
-    """Patches of all centres, read by threads ahead of whoever iterates, through a bounded buffer.
+    """Yield the patches of all centres, which threads read ahead of the caller into a bounded buffer.
 
     Args:
         slide: An open slide.
@@ -245,42 +250,48 @@ def stream_patches(
         x_px0: (N,) centres along x, level-0 px, slide frame.
         y_px0: (N,) centres along y.
         batch_size: Patches per batch.
-        threads: Reading threads; at most twice as many batches exist beside the one last yielded.
-        times: Where to add up seconds.
+        threads: Reading threads. At most twice as many batches exist beside the one last yielded.
+        times: The seconds are added to it.
 
     Yields:
-        Batches in the order of `reading_order`; every candidate is in exactly one.
+        Batches in the order of `reading_order`. Every candidate is in exactly one.
 
     Raises:
-        UnreadableSlideError: where the slide's pixels cannot be decoded.
+        UnreadableSlideError: if the slide's pixels cannot be decoded.
     """
     order = reading_order(plan, x_px0, y_px0)
     chunks = iter([order[at : at + batch_size] for at in range(0, len(order), batch_size)])
     times = times or ReadingTimes()
-
-    def read(rows: NDArray[np.intp]) -> tuple[Batch, float]:
-        started = perf_counter()
-        patches = [_cut(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows]
-        batch = Batch(
-            rows,
-            np.stack([patch.pixels for patch in patches]),
-            blank=np.array([patch.blank for patch in patches]),
-            lacking=np.array([patch.lacking for patch in patches]),
-        )
-        return batch, perf_counter() - started
-
     with ThreadPoolExecutor(threads, thread_name_prefix="patches") as pool:
-        first = islice(chunks, threads * BATCHES_PER_THREAD)
-        ahead = deque(pool.submit(read, rows) for rows in first)
+        read = partial(_read_batch, slide, plan, x_px0, y_px0)
+        ahead = deque(pool.submit(read, rows) for rows in islice(chunks, threads * BATCHES_PER_THREAD))
         try:
             while ahead:
                 started = perf_counter()
                 batch, seconds = ahead.popleft().result()
                 times.waiting += perf_counter() - started
                 times.reading += seconds
-                if (rows := next(chunks, None)) is not None:
-                    ahead.append(pool.submit(read, rows))
+                ahead.extend(pool.submit(read, rows) for rows in islice(chunks, 1))
                 yield batch
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _read_batch(
+    slide: Slide,
+    plan: PatchPlan,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    rows: NDArray[np.intp],
+) -> tuple[Batch, float]:
+    """The patches of some rows, and the seconds that reading them took."""
+    started = perf_counter()
+    patches = [_cut(slide, plan, float(x_px0[i]), float(y_px0[i])) for i in rows]
+    batch = Batch(
+        rows,
+        np.stack([patch.pixels for patch in patches]),
+        blank=np.array([patch.blank for patch in patches]),
+        lacking=np.array([patch.lacking for patch in patches]),
+    )
+    return batch, perf_counter() - started

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError, DetectionsError
+from wsi_mitosis.io.detections.columns import is_known_column
 from wsi_mitosis.io.detections.numerals import read_numbers
+from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from wsi_mitosis.io.text_tables import Dialect
 
 STAGE = "reading labels"
 LABELS = {
@@ -21,7 +23,6 @@ LABELS = {
     **dict.fromkeys(("nmf", "typical", "normal", "0", "false"), 0),
 }
 """What a label may be called; upper and lower case are alike."""
-_SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,35 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a CSV with a header, separated by commas, semicolons or tabs; empty rows are none.
+    """Read all rows of a table with a header, separated by commas, semicolons or tabs, without empty rows.
 
     Raises:
-        DatasetError: where the file cannot be read, has no rows, or a row has not the header's cells.
+        DatasetError: if the file cannot be read, has no rows, or a row has not as many cells as the header.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise DatasetError(f"cannot be read: {reason}", subject=path, stage=STAGE) from error
-    first = text.partition("\n")[0]
-    separator = max(_SEPARATORS, key=first.count)
-    lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, line))]
-    if len(lines) < 2:
-        raise DatasetError("holds no rows", subject=path, stage=STAGE)
-    header = [name.strip() for name in lines[0]]
-    rows = []
-    for number, line in enumerate(lines[1:], start=1):
-        place = f"{path.name}: row {number}"
-        if len(line) != len(header):
-            raise DatasetError(
-                f"{len(line)} cells below a header of {len(header)}", subject=place, stage=STAGE
-            )
-        rows.append(Row(dict(zip(header, line, strict=True)), place, separator))
-    return rows
+        text = decode(path.read_bytes())
+    except OSError as error:
+        raise _fault(f"cannot be read: {error.strerror}", path) from error
+    if text is None:
+        raise _fault("cannot be read: the file is not text in UTF-8, UTF-16 or Windows-1252", path)
+    dialect, table = detect_dialect(text, is_known_column)
+    try:
+        records = [record for record in read_records(table, dialect) if record]
+    except ValueError as error:
+        raise _fault(str(error), path) from error
+    if not records:
+        raise _fault("holds no rows", path)
+    return [_row(record, dialect, f"{path.name}: row {n}") for n, record in enumerate(records, start=1)]
+
+
+def _row(record: Sequence[str], dialect: Dialect, place: str) -> Row:
+    if len(record) != len(dialect.header):
+        raise _fault(f"{len(record)} cells below a header of {len(dialect.header)}", place)
+    return Row(dict(zip(dialect.header, record, strict=True)), place, dialect.separator)
+
+
+def _fault(cause: str, subject: object) -> DatasetError:
+    return DatasetError(cause, subject=subject, stage=STAGE)
 
 
 def coordinates(rows: Sequence[Row], x: str, y: str, path: Path) -> tuple[list[float], list[float]]:

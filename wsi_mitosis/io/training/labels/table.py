@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.core import qupath
 from wsi_mitosis.core.matching import match_slides
 from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.detections.delimited import alias_key
+from wsi_mitosis.io.detections.columns import alias_key
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.training.labels.common import STAGE, Listing, listing, missing, unknown
 from wsi_mitosis.io.training.labels.rows import coordinates, read_rows
