@@ -7,29 +7,23 @@ Run it after `wsi-mitosis demo demo`:
 
 import sys
 
-import geopandas
-
 from wsi_mitosis import classify_slide
 
 
 def main(slide: str, candidates: str) -> None:
     result = classify_slide(slide, candidates, vote="all")
-
-    counts = result.counts
-    print(f"{result.slide}: {counts.atypical} atypical of {counts.classified}, {counts.excluded} excluded")
-    if not result.trained:
-        print("The bundle is untrained: these labels mean nothing.")
+    print(result)
 
     # Excluded candidates stay in the table, with the reason.
     print(result.figures["excluded_reason"].value_counts(dropna=False).to_string())
 
     # Figures as points in micrometres: which ones have another within 50 um?
     figures = result.figures[result.figures["label"].notna()]
-    points = geopandas.GeoDataFrame(
-        figures,
-        geometry=geopandas.points_from_xy(figures["x_px0"] * result.mpp.x, figures["y_px0"] * result.mpp.y),
+    mpp = result.record.scale.mpp
+    points = figures.set_geometry(figures.geometry.affine_transform([mpp.x, 0, 0, mpp.y, 0, 0]))
+    near = points[["figure_id", "geometry"]].sjoin_nearest(
+        points[["geometry"]], max_distance=50, exclusive=True
     )
-    near = geopandas.sjoin_nearest(points, points[["geometry"]], max_distance=50, exclusive=True)
     print(f"{near['figure_id'].nunique()} of {len(points)} figures have another within 50 um")
 
 

@@ -54,7 +54,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def every_geojson_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a run in this process writes for QuPath must pass; Ray's driver writes here too."""
-    from wsi_mitosis.io.results import folder as results
+    from wsi_mitosis.io.results import geojson as results
 
     write = results.write_geojson
 

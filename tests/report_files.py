@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tests.records import NO_HOTSPOTS, assessed_slide, slide_record
+from wsi_mitosis.core.assessments import AssessmentOptions
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.qupath import figure_ids
-from wsi_mitosis.core.reading import Reading
+from wsi_mitosis.core.records import SlideRecord
+from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.io.detections.regions import RegionFile
-from wsi_mitosis.io.results.folder import Drawing, ResultFolder, SlideRecord
+from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.slides import open_native
 
 MEMBERS = 5
@@ -88,17 +91,20 @@ def results_folder(
         mine: The slides of the last run; all of them where None.
         run: Changes of `run.json`.
     """
-    drawing = Drawing("detection", frame, shape, regions=regions)  # type: ignore[arg-type]
+    drawing = Drawing("detection", frame)  # type: ignore[arg-type]
+    options = NO_HOTSPOTS
+    if shape is not None:
+        options = AssessmentOptions(hotspot_area_mm2=shape.area_mm2, hotspot_aspect=shape.aspect)
     with ResultFolder(folder) as held:
-        rows: list[dict[str, Any]] = [dict(row) for row in others]
-        readings: dict[str, Reading] = {}
+        states = [SlideState(row["slide"], row["status"], error=row.get("error", "")) for row in others]  # type: ignore[arg-type]
         for number, done in enumerate(slides):
             record, figures = _record(done, number)
-            held.write_slide(record, figures, drawing)
-            readings[record.slide] = held.reading(record.slide) or Reading()
-            rows.append(record.summary_row() | readings[record.slide].hotspot_columns())
-        held.write_summary(rows)
-        held.write_readings(readings)
+            placed = None if regions is None else regions.placed(record.scale.origin_px0(frame))  # type: ignore[arg-type]
+            assessed = assessed_slide(record, figures, options, placed)
+            held.write_slide(figures, assessed, drawing)
+            states.append(SlideState(record.name, "done", record, assessed))
+        rows = held.write_summary(states)
+        held.write_reviews({s.name: s.assessment for s in states if s.assessment is not None})
         names = [row["slide"] for row in rows] if mine is None else mine
         held.write_run(
             {
@@ -132,21 +138,17 @@ def _record(done: Done, seed: int) -> tuple[SlideRecord, pd.DataFrame]:
     with open_native(done.path) as slide:
         identity, size, bounds = slide.identity, slide.size_px0, slide.bounds
     figures = figures_of(identity, done, seed)
-    record = SlideRecord(
-        slide=done.path.name,
-        source=str(done.path.absolute()),
-        key="k" * 64,
+    record = slide_record(
+        done.path.name,
+        path=str(done.path.absolute()),
         identity=identity,
         size_px0=size,
         mpp=done.mpp,
-        mpp_source="slide",
-        bounds=None if bounds is None else tuple(bounds),
+        bounds=bounds,
         bundle="nano µ" if done.trained else "untrained-tiny",
         bundle_digest=("a" if done.trained else "b") * 64,
         trained=done.trained,
-        program="0.1.0",
-        counts=count(figures).columns(),
-        seconds=1.5,
+        counts=count(figures),
         warnings=done.warnings,
     )
     return record, figures

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.slide_files import textured, tiff_slide
+from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.jobs.batch import BatchResult
-from wsi_mitosis.jobs.runs import Record, SlideOutcome
+from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.specs import ClassifySpec
 from wsi_mitosis.workers import classify_batch
 
@@ -36,7 +37,7 @@ class Silent:
     def patches(self, number: int) -> None:
         self.classified += number
 
-    def finished(self, outcome: SlideOutcome[Any], record: Record | None) -> None:
+    def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         pass
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,33 +94,53 @@ FIGURE_COLUMNS = (
     "geometry",
 )
 
-SUMMARY_COLUMNS = (
-    "slide",
-    "status",
-    "candidates",
-    "classified",
-    "atypical",
-    "typical",
-    "excluded",
-    "atypical_fraction",
-    "atypical_fraction_low",
-    "atypical_fraction_high",
-    "atypical_to_typical",
-    "mean_agreement",
-    "mpp_um",
-    "mpp_source",
-    "hotspot_area_mm2",
-    "hotspot_mitoses",
-    "hotspot_atypical",
-    "hotspot_mitoses_per_mm2",
-    "hotspot_x_px0",
-    "hotspot_y_px0",
-    "bundle",
-    "bundle_digest",
-    "trained",
-    "seconds",
-    "error",
+
+class SummaryColumn(NamedTuple):
+    """A column of `summary.csv`.
+
+    Attributes:
+        name: Its name in the file.
+        kind: What its cells hold.
+        value: Where its value is: a path of attributes of `core.states.SlideState`.
+        meaning: What it says, with its unit.
+    """
+
+    name: str
+    kind: Literal["text", "integer", "number", "flag"]
+    value: str
+    meaning: str
+
+
+SUMMARY = (
+    SummaryColumn("slide", "text", "name", "name of the slide in the output folder"),
+    SummaryColumn("status", "text", "status", "done, failed, no_detections, set_aside or pending"),
+    SummaryColumn("candidates", "integer", "counts.candidates", "candidates of the slide"),
+    SummaryColumn("classified", "integer", "counts.classified", "figures: atypical + typical"),
+    SummaryColumn("atypical", "integer", "counts.atypical", "atypical figures"),
+    SummaryColumn("typical", "integer", "counts.typical", "typical figures"),
+    SummaryColumn("excluded", "integer", "counts.excluded", "candidates without a label"),
+    SummaryColumn("atypical_fraction", "number", "counts.atypical_fraction", "atypical / classified"),
+    SummaryColumn("atypical_fraction_low", "number", "counts.atypical_fraction_low", "lower end, 95 %"),
+    SummaryColumn("atypical_fraction_high", "number", "counts.atypical_fraction_high", "upper end, 95 %"),
+    SummaryColumn("atypical_to_typical", "number", "counts.atypical_to_typical", "atypical / typical"),
+    SummaryColumn("mean_agreement", "number", "counts.mean_agreement", "mean share of votes for the label"),
+    SummaryColumn("mpp_um", "number", "record.scale.mpp.mean", "pixel size of level 0, um/px"),
+    SummaryColumn("mpp_source", "text", "record.scale.mpp_source", "slide, given or list"),
+    SummaryColumn("hotspot_area_mm2", "number", "hotspot.area_mm2", "area of the first hotspot, mm^2"),
+    SummaryColumn("hotspot_mitoses", "integer", "hotspot.mitoses", "figures in it"),
+    SummaryColumn("hotspot_atypical", "integer", "hotspot.atypical", "atypical figures in it"),
+    SummaryColumn("hotspot_mitoses_per_mm2", "number", "hotspot.mitoses_per_mm2", "figures per mm^2 in it"),
+    SummaryColumn("hotspot_x_px0", "number", "hotspot.x_px0", "its left edge, level-0 px, slide frame"),
+    SummaryColumn("hotspot_y_px0", "number", "hotspot.y_px0", "its top edge, level-0 px, slide frame"),
+    SummaryColumn("bundle", "text", "record.model.name", "name of the ensemble"),
+    SummaryColumn("bundle_digest", "text", "record.model.digest", "digest of the ensemble"),
+    SummaryColumn("trained", "flag", "record.model.trained", "false if the labels mean nothing"),
+    SummaryColumn("seconds", "number", "seconds", "time that the slide took, s"),
+    SummaryColumn("error", "text", "error", "why the slide failed"),
 )
+"""The columns of `summary.csv`; a value that does not exist is an empty cell."""
+
+SUMMARY_COLUMNS = tuple(column.name for column in SUMMARY)
 
 REVIEW_COLUMNS = (
     "slide",

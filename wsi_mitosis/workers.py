@@ -28,19 +28,21 @@ from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
 from wsi_mitosis.jobs.detect import SlideDetector, detect_task, run_detection
-from wsi_mitosis.jobs.runs import SlideOutcome, Task
+from wsi_mitosis.jobs.outcomes import SlideOutcome
+from wsi_mitosis.jobs.plan import SlideTask
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, run_folds, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.jobs.batch import BatchResult, SlideTask
+    from wsi_mitosis.jobs.batch import BatchResult
     from wsi_mitosis.jobs.classify import SlideResult
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
-    from wsi_mitosis.jobs.detect import DetectResult, DetectTask, SlideCandidates
-    from wsi_mitosis.jobs.runs import Reporter
+    from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates
+    from wsi_mitosis.jobs.outcomes import Reporter
+    from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
     from wsi_mitosis.nets.detector import DetectorModel
@@ -62,7 +64,7 @@ TOKEN, TOKEN_MODE, TOKEN_MODES = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", ("token", "d
 (ray/_private/authentication/authentication_token_setup.py)."""
 MESSAGE_CHARACTERS = 300
 
-AnyTask = TypeVar("AnyTask", bound=Task)
+AnyTask = TypeVar("AnyTask", bound=SlideTask)
 Model = TypeVar("Model")
 Result = TypeVar("Result")
 
@@ -167,7 +169,7 @@ def place(options: PlacementOptions, slides: int, cpus: int, gpus: float) -> Pla
 
 
 def _execute(
-    tasks: Sequence[SlideTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
+    tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     build = partial(_classifier, bundle, spec)
     return _share_out(tasks, build, run_task, spec.placement, reporter)
@@ -181,7 +183,7 @@ def _classifier(bundle: Bundle, spec: ClassifySpec, placement: Placement) -> Cla
 
 
 def _execute_detection(
-    tasks: Sequence[DetectTask], model: DetectorModel, spec: DetectSpec, reporter: Reporter
+    tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, reporter: Reporter
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
     build = partial(_slide_detector, model, spec)
     return _share_out(tasks, build, detect_task, spec.placement, reporter)
@@ -378,7 +380,7 @@ class SlideWorker:
         except WsiMitosisError as error:  # kept whole: of a constructor's error Ray only gives the text
             self._fault = error
 
-    def run(self, task: Task) -> tuple[SlideOutcome[Any] | WsiMitosisError, int]:
+    def run(self, task: SlideTask) -> tuple[SlideOutcome[Any] | WsiMitosisError, int]:
         """Do one slide.
 
         Returns:
@@ -475,7 +477,7 @@ class _Counts:
                 continue  # a worker that died: its slide's own outcome says so
 
 
-def _lost(task: Task, error: Exception) -> SlideOutcome[Any]:
+def _lost(task: SlideTask, error: Exception) -> SlideOutcome[Any]:
     """The outcome of a slide whose worker died: no memory, a crash in a decoder, a node that went away."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return SlideOutcome(

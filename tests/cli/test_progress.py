@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.records import slide_record
 from wsi_mitosis.cli.notes import Notes
 from wsi_mitosis.cli.progress import Reporter, ended, several
-from wsi_mitosis.jobs.runs import RunResult, SlideOutcome
+from wsi_mitosis.core.records import SlideRecord
+from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.jobs.ledger import RunResult
+from wsi_mitosis.jobs.outcomes import SlideOutcome
 
 RESULT = object()
 Printed = Callable[[], str]
@@ -28,9 +31,8 @@ def failed(name: str, reason: str = "no reader opens it") -> SlideOutcome[Any]:
     return SlideOutcome(name, "failed", error=f"{name}: {reason}")
 
 
-def record(candidates: int = 5, excluded: int = 0) -> Any:
-    counts = {"candidates": candidates, "excluded": excluded}
-    return SimpleNamespace(counts=counts, told="1 atypical", warnings=())
+def record(candidates: int = 5, excluded: int = 0) -> SlideRecord:
+    return slide_record(counts=Counts(candidates=candidates, excluded=excluded, atypical=1))
 
 
 @pytest.fixture

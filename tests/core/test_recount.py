@@ -26,6 +26,7 @@ from wsi_mitosis.core.recount import (
     near_share,
     reviewed_figures,
 )
+from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import MATCH_UM, Detections
 from wsi_mitosis.units import Bounds, Mpp
@@ -300,7 +301,7 @@ def test_every_figure_of_either_side_has_its_row() -> None:
 
 
 def test_reviewed_numbers() -> None:
-    counts = counted(_compared(), {"candidates": 5, "excluded": 1})
+    counts = counted(_compared(), Counts(candidates=5, excluded=1))
     assert (counts.candidates, counts.classified, counts.excluded) == (6, 4, 2)
     assert (counts.atypical, counts.typical) == (2, 2)
     assert counts.mean_agreement == pytest.approx((0.8 + 0.8 + 1.0) / 3)
@@ -321,7 +322,7 @@ def test_agreement_is_over_the_matched_figures() -> None:
 def test_nothing_is_left_of_an_empty_review() -> None:
     table = compare(MACHINE, _review(), mpp=MPP, distance_um=REACH_UM)
     assert set(table["change"]) == {"removed"}
-    counts = counted(table, {"candidates": 5, "excluded": 1})
+    counts = counted(table, Counts(candidates=5, excluded=1))
     assert (counts.classified, counts.excluded, counts.mean_agreement) == (0, 5, None)
     assert agreement_of([table])["kappa"] is None
 
@@ -345,7 +346,7 @@ def test_nothing_is_lost(machine: list, reviewed: list) -> None:
         *((f"r{i}", float(x), float(y), label, math.nan) for i, ((x, y), label) in enumerate(reviewed))
     )
     table = compare(ours, theirs, mpp=MPP, distance_um=2.0)
-    told, counts = agreement_of([table]), counted(table, {"candidates": len(machine), "excluded": 0})
+    told, counts = agreement_of([table]), counted(table, Counts(candidates=len(machine)))
     assert told["kept"] + told["relabelled"] + told["removed"] == told["machine"] == len(machine)
     assert told["kept"] + told["relabelled"] + told["added"] == told["reviewed"] == len(reviewed)
     assert counts.classified == len(reviewed)

@@ -28,10 +28,12 @@ def counted(
     atypical = np.arange(len(x)) % 2 == 0
     rows = count_regions(regions, x, y, atypical, size_px0=SLIDE, mpp=mpp)
     for row in rows:
-        assert tuple(row) == tuple(name for name in REGION_COLUMNS if name != "slide")
-        assert row["typical"] == row["mitoses"] - row["atypical"]
-    assert inside_regions(regions, x, y, SLIDE).sum() == rows[-1]["mitoses"]
-    return [(row["region"], row["mitoses"], row["atypical"], row["area_mm2"] * 1e6) for row in rows]
+        assert tuple(row.model_dump(by_alias=True)) == tuple(
+            name for name in REGION_COLUMNS if name != "slide"
+        )
+        assert row.typical == row.mitoses - row.atypical
+    assert inside_regions(regions, x, y, SLIDE).sum() == rows[-1].mitoses
+    return [(row.region, row.mitoses, row.atypical, row.area_mm2 * 1e6) for row in rows]
 
 
 def test_a_hole_is_outside() -> None:
@@ -92,7 +94,7 @@ def test_a_region_that_is_cut_out_whole_has_no_density() -> None:
         size_px0=SLIDE,
         mpp=UM,
     )
-    assert [(row["mitoses"], row["area_mm2"], row["mitoses_per_mm2"]) for row in rows] == [(0, 0, None)] * 2
+    assert [(row.mitoses, row.area_mm2, row.mitoses_per_mm2) for row in rows] == [(0, 0, None)] * 2
 
 
 def test_area_and_density_are_physical_where_pixels_are_not_square() -> None:
@@ -102,8 +104,8 @@ def test_area_and_density_are_physical_where_pixels_are_not_square() -> None:
         size_px0=SLIDE,
         mpp=Mpp(0.25, 0.5),
     )
-    assert rows[0]["area_mm2"] == pytest.approx(100 * 100 * 0.125 / 1e6)
-    assert rows[0]["mitoses_per_mm2"] == pytest.approx(1 / 0.00125)
+    assert rows[0].area_mm2 == pytest.approx(100 * 100 * 0.125 / 1e6)
+    assert rows[0].mitoses_per_mm2 == pytest.approx(1 / 0.00125)
 
 
 whole = st.integers(0, 30)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.report_files import Done, figures_of
+from wsi_mitosis.core.assessments import ReviewItem
 from wsi_mitosis.core.hotspots import Hotspot
 from wsi_mitosis.core.regions import Region
 from wsi_mitosis.core.report import (
@@ -56,6 +57,22 @@ def figures(number: int, seed: int = 0) -> pd.DataFrame:
     return figures_of("i" * 64, Done(Path("a.svs"), [tuple(place) for place in xy]), seed)
 
 
+def item(figure_id: str, rank: int) -> ReviewItem:
+    return ReviewItem(
+        rank=rank,
+        figure_id=figure_id,
+        x_px0=0,
+        y_px0=0,
+        label="typical",
+        p_atypical=0.5,
+        votes_atypical=1,
+        votes_cast=3,
+        agreement=0.7,
+        in_hotspot=False,
+        expected_change=0.1,
+    )
+
+
 def labelled(*votes: tuple[int, int, float]) -> pd.DataFrame:
     """Figures by votes for atypical, votes cast and P(atypical); their ids are f0, f1, ..."""
     table = pd.DataFrame(votes, columns=["votes_atypical", "votes_cast", "p_atypical"])
@@ -77,9 +94,7 @@ def test_the_gallery_has_atypical_figures_first_and_the_most_disputed_first() ->
 
 def test_where_not_all_fit_the_review_list_takes_up_to_half_of_the_room() -> None:
     table = labelled(*[(5, 5, 0.9)] * 6, (1, 5, 0.3), (0, 5, 0.2), (0, 5, 0.1))
-    review = [
-        {"figure_id": name, "rank": rank} for rank, name in enumerate(("f8", "f7", "f6", "f5"), start=1)
-    ]
+    review = [item(name, rank) for rank, name in enumerate(("f8", "f7", "f6", "f5"), start=1)]
     shown = gallery(table, review, 5)
     assert list(shown["figure_id"]) == ["f0", "f1", "f2", "f7", "f8"]
     assert list(shown["rank"].fillna(0)) == [0, 0, 0, 2, 1]
@@ -89,7 +104,7 @@ def test_where_not_all_fit_the_review_list_takes_up_to_half_of_the_room() -> Non
 @given(st.integers(0, 60), st.integers(1, 70), st.integers(0, 20))
 def test_the_gallery_shows_as_many_as_fit_and_each_once(total: int, most: int, listed: int) -> None:
     table = figures(total)
-    review = [{"figure_id": name, "rank": rank} for rank, name in enumerate(table["figure_id"][:listed], 1)]
+    review = [item(name, rank) for rank, name in enumerate(table["figure_id"][:listed], 1)]
     shown = gallery(table, review, most)
     assert len(shown) == min(total, most)
     assert shown["figure_id"].is_unique

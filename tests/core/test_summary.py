@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_mitosis.core.summary import count, wilson
-from wsi_mitosis.tables import SUMMARY_COLUMNS
 
 
 def figures(labels: list[str | None], atypical: list[int | None], cast: list[int | None]) -> pd.DataFrame:
@@ -73,12 +72,3 @@ def test_wilsons_interval_holds_the_share_and_stays_within_0_and_1(of: int, data
 def test_without_figures_there_is_no_interval() -> None:
     assert wilson(0, 0) is None
     assert count(figures([None], [None], [None])).atypical_fraction_ci95 is None
-
-
-def test_the_columns_are_those_of_the_summary() -> None:
-    columns = count(figures(["atypical", "typical", None], [3, 0, None], [3, 3, None])).columns()
-    assert set(columns) < set(SUMMARY_COLUMNS)
-    assert list(columns) == [name for name in SUMMARY_COLUMNS if name in columns]
-    assert columns["candidates"] == 3
-    assert columns["atypical_fraction"] == 0.5
-    assert (columns["atypical_fraction_low"], columns["atypical_fraction_high"]) == wilson(1, 2)

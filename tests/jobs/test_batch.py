@@ -16,8 +16,9 @@ from tests.detection_files import write_all
 from tests.runs import CANDIDATES, SLIDE_PX, Silent, candidates_csv, files_in, run, slides_in, spec, summary
 from tests.slide_files import leica_slide, textured, tiff_slide
 from wsi_mitosis.errors import DetectionsError, InputError, OutputError
-from wsi_mitosis.io.results.folder import ResultFolder, read_figures
-from wsi_mitosis.jobs import batch
+from wsi_mitosis.io.results.figures import read_figures
+from wsi_mitosis.io.results.folder import ResultFolder
+from wsi_mitosis.jobs import batch, inputs
 from wsi_mitosis.jobs.classify import Classifier
 from wsi_mitosis.tables import SUMMARY_COLUMNS
 
@@ -608,13 +609,13 @@ def test_a_slide_that_vanishes_after_it_was_found_fails_alone(
     three: tuple[list[Path], Path, Path], small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections, out = three
-    read = batch.read_detections
+    read = inputs.read_detections
 
     def slow(*arguments, **options):  # type: ignore[no-untyped-def]
         slides[1].unlink()
         return read(*arguments, **options)
 
-    monkeypatch.setattr(batch, "read_detections", slow)
+    monkeypatch.setattr(inputs, "read_detections", slow)
     result = run(slides, detections, out, small_bundle)
     assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,8 @@ def test_a_table_and_a_file_give_the_same_figures(slide: Path, small_bundle: Pat
     from_file = classify_slide(slide, file, bundle=small_bundle, device="cpu")
     from_table = classify_slide(str(slide), pd.read_csv(file), bundle=str(small_bundle), device="cpu")
     assert isinstance(from_file, SlideResult)
-    ours = [name for name in FIGURE_COLUMNS if name != "geometry"]
-    assert list(from_file.figures.columns) == ours
-    pd.testing.assert_frame_equal(from_file.figures, from_table.figures, check_dtype=False)
+    assert tuple(from_file.figures.columns) == FIGURE_COLUMNS
+    pd.testing.assert_frame_equal(from_file.table, from_table.table, check_dtype=False)
     assert from_file.counts == from_table.counts
 
 
@@ -52,9 +53,44 @@ def test_a_table_without_coordinates_is_refused(slide: Path, small_bundle: Path)
         classify_slide(slide, pd.DataFrame({"x": [1.0], "Y": [2.0]}), bundle=small_bundle)
 
 
-def test_an_unknown_option_is_refused(slide: Path, small_bundle: Path) -> None:
-    with pytest.raises(SpecError, match="unknown key 'treshold'"):
-        classify_slide(slide, pd.DataFrame({"x": [1.0], "y": [2.0]}), bundle=small_bundle, treshold=0.4)
+def test_an_impossible_option_is_refused(slide: Path, small_bundle: Path) -> None:
+    table = pd.DataFrame({"x": [1.0], "y": [2.0]})
+    with pytest.raises(SpecError, match="'vote'"):
+        classify_slide(slide, table, bundle=small_bundle, vote="maybe")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="'merge_um'"):
+        classify_slide(slide, table, bundle=small_bundle, merge_um=-1)
+
+
+def test_a_result_has_figures_with_geometry_and_a_plain_text(slide: Path, small_bundle: Path) -> None:
+    table = pd.DataFrame({"x": [50.25, np.nan], "y": [70.5, 80.0], "stain": ["H", "E"]})
+    result = classify_slide(slide, table, bundle=small_bundle, device="cpu")
+    figures = result.figures
+    assert tuple(figures.columns) == (*FIGURE_COLUMNS, "stain")
+    assert (figures.geometry[0].x, figures.geometry[0].y) == (50.25, 70.5)
+    assert figures.geometry[1] is None
+    counts = result.counts
+    assert (counts.candidates, counts.classified, counts.excluded) == (2, 1, 1)
+    assert repr(result) == (
+        f"<SlideResult a.tiff: {counts.atypical} atypical, {counts.typical} typical, 1 excluded; "
+        "bundle small, UNTRAINED>"
+    )
+
+
+def test_a_result_is_assessed_and_written_for_qupath(
+    slide: Path, small_bundle: Path, tmp_path: Path, assert_geojson_ok: Callable[[Path], None]
+) -> None:
+    file = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
+    result = classify_slide(slide, file, bundle=small_bundle, device="cpu")
+    assert result.assessment.hotspots == ()  # 2 mm^2 do not fit the slide
+    assert "smaller than a hotspot of 2 mm^2" in str(result.assessment.hotspot_reason)
+    small = result.assess(hotspot_area_mm2=0.0018)
+    assert [spot.mitoses for spot in small.hotspots] == [2]
+    path = result.to_geojson(tmp_path / "out" / "a.geojson", assessment=small)
+    assert path == tmp_path / "out" / "a.geojson"
+    assert_geojson_ok(path)
+    features = json.loads(path.read_text(encoding="utf-8"))["features"]
+    assert len(features) == result.counts.classified + 1
+    assert {feature["id"] for feature in features[:-1]} == set(result.figures["figure_id"])
 
 
 def test_a_slide_far_too_coarse_is_refused_and_a_coarse_one_warned_of(

@@ -20,7 +20,7 @@ from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections import find_files
 from wsi_mitosis.jobs import detect
 from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates, SlideDetector
-from wsi_mitosis.jobs.runs import SlideOutcome
+from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
@@ -70,7 +70,7 @@ def found(path: Path, **options: Any) -> SlideCandidates:
 def test_each_figure_is_found_once_where_it_is(tmp_path: Path, mpp: tuple[float, float]) -> None:
     result = found(spotted_slide(tmp_path / "a.tiff", SIZE_UM, SPOTS, mpp))
     table = result.candidates
-    assert len(table) == len(SPOTS) == result.record.candidates
+    assert len(table) == len(SPOTS) == result.record.counts.candidates
     at_um = table[["x", "y"]].to_numpy() * mpp
     for x, y, dark in SPOTS:
         nearest = np.abs(at_um - (x, y)).max(axis=1).argmin()
@@ -187,7 +187,7 @@ def test_holes_between_scanned_areas_are_no_news_unless_only_glass_is_around_the
     area = tifffile.imread(spotted_slide(tmp_path / "area.tiff", (100, 80), [(50, 40, dark)]))
     slide = leica_slide(tmp_path / "a.scn", area, (0, 0), (3000, 2000))
     record = found(slide).record
-    assert record.candidates == (0 if warned else 1)
+    assert record.counts.candidates == (0 if warned else 1)
     assert any("tiles lack pixels" in warning for warning in record.warnings) == warned
 
 

@@ -14,7 +14,7 @@ from tests.dicom_files import complaints, dicom_slide
 from tests.runs import CANDIDATES, SLIDE_PX, Silent, candidates_csv, run, slides_in, spec, summary
 from tests.slide_files import textured
 from wsi_mitosis.errors import SpecError
-from wsi_mitosis.io.results.folder import read_figures
+from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.jobs.batch import run_batch
 
 NAME = "slide-1.dcm"

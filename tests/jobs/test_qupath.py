@@ -13,7 +13,7 @@ from tests.slide_files import leica_slide, textured, tiff_of_resolution
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.io.results.geojson import read_provenance
-from wsi_mitosis.jobs import batch
+from wsi_mitosis.jobs import products
 
 PROJECT = {"qupath_project": True}
 
@@ -123,7 +123,7 @@ def test_a_project_that_fails_at_the_end_is_told_and_the_results_stand(
     def fail(*arguments: object) -> None:
         raise failure
 
-    monkeypatch.setattr(batch, "write_project", fail)
+    monkeypatch.setattr(products, "write_project", fail)
     slides = slides_in(tmp_path, ["a.tiff"])
     detections = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
     result = run(slides, detections, tmp_path / "out", small_bundle, output=PROJECT)

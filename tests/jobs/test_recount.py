@@ -15,8 +15,8 @@ from tests.slide_files import leica_slide, textured
 from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.regions import ALL_REGIONS
 from wsi_mitosis.errors import DetectionsError, InputError
-from wsi_mitosis.io.detections.reviews import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS
 from wsi_mitosis.io.results.folder import ResultFolder
+from wsi_mitosis.io.results.recounts import RECOUNT_COLUMNS, RECOUNT_REGION_COLUMNS, REGION_COUNTS
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 
@@ -201,7 +201,7 @@ def test_doubts_are_told(results: Path, tmp_path: Path) -> None:
     assert any("b.tiff: the review has no figure" in warning for warning in told)
     assert any("b.tiff: no hotspot: there are no mitotic figures" in warning for warning in told)
     row = next(row for row in result.rows if row["slide"] == "b.tiff")
-    assert (row["hotspot_mitoses"], row["seconds"]) == ("", "")
+    assert (row["hotspot_mitoses"], row["seconds"]) == (None, None)
     assert row["machine_hotspot_mitoses"]
     over = _point(CANDIDATES[0][0] + 4, CANDIDATES[0][1], "NMF")
     _write(tmp_path / "over", "a", [*_figures(results, "a.tiff"), over])
@@ -215,7 +215,7 @@ def test_an_added_figure_without_an_id_is_called_by_its_place(results: Path, tmp
     del added["id"]
     _write(tmp_path / "rev", "a", [*_figures(results, "a.tiff"), added])
     (change,) = recount(results, tmp_path / "rev").changes
-    identity = ResultFolder(results).records()["a.tiff"].identity
+    identity = ResultFolder(results).records()["a.tiff"].slide.digest
     assert [change["figure_id"]] == figure_ids(identity, [350.0], [120.0])
 
 
@@ -249,7 +249,7 @@ def test_a_slide_that_classify_has_left_failed_is_not_recounted(
     (tmp_path / "slides/a.tiff").write_bytes(b"broken")
     assert run([tmp_path / "slides"], tmp_path / "d.csv", results, small_bundle).exit_status == 1
     _write(tmp_path / "rev", "a", [])
-    assert "left this slide failed" in recount(results, tmp_path / "rev").errors["a.tiff"]
+    assert "its status after `classify` is failed" in recount(results, tmp_path / "rev").errors["a.tiff"]
 
 
 def _in_region(tmp_path: Path, bundle: Path, *, hotspot: bool = True) -> Path:
@@ -300,7 +300,7 @@ def test_regions_are_counted_again(tmp_path: Path, small_bundle: Path, hotspot: 
         assert reviewed["hotspot_x_px0"] < 450
         assert reviewed["hotspot_y_px0"] < 350
     else:
-        assert reviewed["hotspot_mitoses"] == ""
+        assert reviewed["hotspot_mitoses"] is None
 
 
 def test_regions_without_a_review_keep_the_machines_numbers(tmp_path: Path, small_bundle: Path) -> None:

@@ -109,7 +109,7 @@ def test_every_slide_is_in_the_table_and_done_ones_have_pictures(pair: Path) -> 
 def test_the_answer_stands_at_the_top_of_a_slides_section(pair: Path) -> None:
     report(pair)
     with ResultFolder(pair) as folder:
-        row, reading = folder.earlier_rows()["b.tiff"], folder.reading("b.tiff")
+        row, assessment = folder.earlier_rows()["b.tiff"], folder.states()["b.tiff"].assessment
     text = told("<section" + section(page_of(pair), 2))
     assert f"{row['classified']} mitotic figures {row['atypical']} atypical, {row['typical']} typical" in text
     assert "of 31 candidates; excluded: 1 score" in text
@@ -119,8 +119,8 @@ def test_the_answer_stands_at_the_top_of_a_slides_section(pair: Path) -> None:
         in text
     )
     assert f"atypical / typical: {float(row['atypical_to_typical']):.2f}" in text
-    assert reading is not None
-    spot = reading.hotspots[0]
+    assert assessment is not None
+    spot = assessment.hotspots[0]
     assert f"{spot.mitoses_per_mm2:,.1f} per mm² in the hotspot of 0.0018 mm²" in text
     assert f"{spot.mitoses} figure" in text
     centre = spot.x_px0 + spot.width_px0 / 2, spot.y_px0 + spot.height_px0 / 2
@@ -130,16 +130,16 @@ def test_the_answer_stands_at_the_top_of_a_slides_section(pair: Path) -> None:
 def test_the_review_list_is_told_and_marked_in_the_gallery(pair: Path) -> None:
     report(pair)
     with ResultFolder(pair) as folder:
-        reading = folder.reading("a.tiff")
-    assert reading is not None
+        assessment = folder.states()["a.tiff"].assessment
+    assert assessment is not None
     seen = Parsed(section(page_of(pair), 1))
     links = [a["href"] for a in seen.all("a") if a["href"] != "#slides"]
     assert links == [f"#slide-1-{rank}" for rank in range(1, 11)]
     targets = {tile["id"] for tile in seen.all("li") if "id" in tile}
     assert set(links) <= {f"#{target}" for target in targets}
-    first = reading.review[0]
-    assert f"{first['figure_id']}" in section(page_of(pair), 1)
-    assert f"{first['x_px0']:.0f}, {first['y_px0']:.0f}" in told(section(page_of(pair), 1))
+    first = assessment.review[0]
+    assert first.figure_id in section(page_of(pair), 1)
+    assert f"{first.x_px0:.0f}, {first.y_px0:.0f}" in told(section(page_of(pair), 1))
 
 
 def test_an_untrained_bundle_is_said_loudly_and_of_its_slides_only(tmp_path: Path) -> None:

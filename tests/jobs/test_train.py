@@ -33,7 +33,7 @@ from tests.training_files import (
 from wsi_mitosis import workers
 from wsi_mitosis.errors import InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.io.results.folder import read_figures
+from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.training.runs import FoldFolder
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs import train as job

@@ -16,7 +16,7 @@ from tests.runs import run, summary
 from wsi_mitosis import classify_slide
 from wsi_mitosis.core.nuclei import darkest_nuclei
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.io.results.folder import read_figures
+from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.predict import predict_crops

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.dicom_files import complaints, dicom_slide
 from tests.runs import run
-from wsi_mitosis.io.results.folder import read_figures
+from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.slides import open_slide
 
 MPP = 0.23

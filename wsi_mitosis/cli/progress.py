@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.jobs.dataset import PartOutcome
-    from wsi_mitosis.jobs.runs import Record, RunResult, SlideOutcome
+    from wsi_mitosis.jobs.ledger import RunResult
+    from wsi_mitosis.jobs.outcomes import SlideOutcome
     from wsi_mitosis.jobs.train import FoldProgress
 
 SIDES = ("training", "validation", "test")
@@ -30,11 +32,11 @@ STATES = {"no_detections": "without detections", "pending": "not processed", "se
 """Words for a status whose own name is none."""
 
 
-def _without_patch(outcome: SlideOutcome[Any], record: Record | None) -> int:
+def _without_patch(outcome: SlideOutcome[Any], record: SlideRecord | None) -> int:
     """Candidates of a finished slide that no patch will be counted for."""
     if outcome.status == "failed" or record is None:
         return 0
-    return int(record.counts["candidates" if outcome.result is None else "excluded"] or 0)
+    return record.counts.candidates if outcome.result is None else record.counts.excluded
 
 
 def several(number: int, noun: str) -> str:
@@ -137,7 +139,7 @@ class Reporter:
         elif monotonic() - self._printed >= PLAIN_SECONDS:
             self._say(self._line())
 
-    def finished(self, outcome: SlideOutcome[Any], record: Record | None) -> None:
+    def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         """Called when a slide finishes."""
         self._done += 1
         self._failed += outcome.status == "failed"
@@ -159,9 +161,9 @@ class Reporter:
         """Slides of the run: a slide may fail that was not announced."""
         return max(self._slides, self._done)
 
-    def _slide_line(self, outcome: SlideOutcome[Any], record: Record) -> str:
+    def _slide_line(self, outcome: SlideOutcome[Any], record: SlideRecord) -> str:
         what = "kept" if outcome.result is None else f"{outcome.seconds:.1f} s"
-        return f"[{self._done}/{self._total()}] {outcome.name}: {record.told} ({what})"
+        return f"[{self._done}/{self._total()}] {outcome.name}: {record.text} ({what})"
 
     def _line(self) -> str:
         seconds = max(monotonic() - self._started, 1e-6)

@@ -100,7 +100,7 @@ def command(
         distance_um=distance_um,
         frame=frame,
         labels={class_key(name): label for name, label in labels.items()},
-        tell=(lambda _: None) if quiet else notes.add,
+        warn=(lambda _: None) if quiet else notes.add,
     )
     notes.end(str(result.folder / "agreement.json"))
     for name, error in result.errors.items():

@@ -387,7 +387,7 @@ def _changes(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def counted(table: pd.DataFrame, machine: Mapping[str, Any]) -> Counts:
+def counted(table: pd.DataFrame, machine: Counts) -> Counts:
     """The reviewed numbers of one slide.
 
     Added figures are candidates, removed ones are excluded. The mean agreement still is that of the
@@ -401,11 +401,11 @@ def counted(table: pd.DataFrame, machine: Mapping[str, Any]) -> Counts:
     voted = table[labels.notna() & table["label_machine"].notna()]
     votes = voted["votes_atypical"].to_numpy(np.int64), voted["votes_cast"].to_numpy(np.int64)
     return Counts(
-        candidates=int(machine["candidates"]) + changes["added"],
+        candidates=machine.candidates + changes["added"],
         classified=int(labels.notna().sum()),
         atypical=int((labels == "atypical").sum()),
         typical=int((labels == "typical").sum()),
-        excluded=int(machine["excluded"]) + changes["removed"],
+        excluded=machine.excluded + changes["removed"],
         mean_agreement=float(agreement(*votes).mean()) if len(voted) else None,
     )
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from wsi_mitosis.core.qupath import is_ignored_class
+from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +61,28 @@ class Region:
         return cls(data["region"], data["class"], geometry)
 
 
+class RegionCount(Spec):
+    """What was counted in a region, by REGION_COLUMNS.
+
+    Attributes:
+        region: Name of the region, or ALL_REGIONS.
+        class_: Its class; empty without one.
+        area_mm2: Its area on the slide, mm^2.
+        mitoses: Figures in it.
+        atypical: Atypical figures in it.
+        typical: Typical figures in it.
+        mitoses_per_mm2: Figures per mm^2; None without area.
+    """
+
+    region: str
+    class_: str = Field(alias="class")
+    area_mm2: float
+    mitoses: int
+    atypical: int
+    typical: int
+    mitoses_per_mm2: float | None
+
+
 def count_regions(
     regions: Sequence[Region],
     x_px0: NDArray[np.float64],
@@ -67,7 +91,7 @@ def count_regions(
     *,
     size_px0: tuple[int, int],
     mpp: Mpp,
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[RegionCount, ...]:
     """Count the figures of each region, and of all regions together.
 
     A figure on a region's edge is in it. A figure in two regions counts in both, and once in all regions; so
@@ -82,7 +106,7 @@ def count_regions(
         mpp: um per level-0 px.
 
     Returns:
-        Rows of REGION_COLUMNS without `slide`, the last one `all regions`.
+        A row per region that includes, then one for all regions.
     """
     import geopandas
     import shapely
@@ -149,13 +173,13 @@ def _areas(geometry: Any) -> Any:
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])  # of polygons
 
 
-def _row(name: str, class_name: str, area_mm2: float, mitoses: int, atypical: int) -> dict[str, Any]:
-    return {
-        "region": name,
-        "class": class_name,
-        "area_mm2": round(area_mm2, 6),
-        "mitoses": mitoses,
-        "atypical": atypical,
-        "typical": mitoses - atypical,
-        "mitoses_per_mm2": mitoses / area_mm2 if area_mm2 > 0 else None,
-    }
+def _row(name: str, class_name: str, area_mm2: float, mitoses: int, atypical: int) -> RegionCount:
+    return RegionCount(
+        region=name,
+        class_=class_name,
+        area_mm2=round(area_mm2, 6),
+        mitoses=mitoses,
+        atypical=atypical,
+        typical=mitoses - atypical,
+        mitoses_per_mm2=mitoses / area_mm2 if area_mm2 > 0 else None,
+    )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsi_mitosis.core.assessments import Assessment, ReviewItem
     from wsi_mitosis.core.hotspots import Hotspot
-    from wsi_mitosis.core.reading import Reading
     from wsi_mitosis.core.regions import Region
     from wsi_mitosis.units import Mpp
 
@@ -244,7 +244,7 @@ class Section:
 
     Attributes:
         row: Its row of the table, which names the section.
-        reading: Hotspots, regions, the review list.
+        assessment: Hotspots, regions, the review list.
         view: How the overview is drawn.
         coordinates: How places are told.
         overview: A data URI, or None.
@@ -260,7 +260,7 @@ class Section:
     """
 
     row: Row
-    reading: Reading
+    assessment: Assessment
     view: View
     coordinates: Coordinates
     overview: str | None
@@ -370,7 +370,7 @@ def bundles_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Bundle, ...]:
     return tuple(sorted(bundles, key=lambda bundle: (bundle.trained, bundle)))
 
 
-def gallery(figures: pd.DataFrame, review: Sequence[Mapping[str, Any]], most: int) -> pd.DataFrame:
+def gallery(figures: pd.DataFrame, review: Sequence[ReviewItem], most: int) -> pd.DataFrame:
     """The figures whose pictures are shown: atypical ones first, then the most disputed.
 
     Where there are more than `most`, the first of the review list take up to half of the room: what a
@@ -385,7 +385,7 @@ def gallery(figures: pd.DataFrame, review: Sequence[Mapping[str, Any]], most: in
         The rows to show, with `agreement` and `rank` (in the review list; NaN for others).
     """
     votes = tuple(figures[name].to_numpy(np.int64) for name in ("votes_atypical", "votes_cast"))
-    ranks = {row["figure_id"]: float(row["rank"]) for row in review}
+    ranks = {item.figure_id: float(item.rank) for item in review}
     ordered = figures.assign(
         typical=figures["label"] != "atypical",
         agreement=agreement(*votes),

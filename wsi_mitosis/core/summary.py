@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_mitosis.core.voting import agreement
+from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,54 +17,49 @@ _Z95 = 1.959963984540054
 """The standard normal's 97.5 % quantile."""
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(Spec):
     """What was counted on one slide.
 
     Attributes:
-        candidates: All candidates given for the slide.
-        classified: Those that the ensemble voted on; atypical + typical.
-        excluded: Those that it was not asked about; candidates - classified.
+        candidates: All candidates of the slide.
+        classified: Candidates that the ensemble voted on: atypical + typical.
+        atypical: Figures that the ensemble calls atypical.
+        typical: Figures that the ensemble calls typical.
+        excluded: Candidates without a label, each with a reason.
         mean_agreement: Mean over figures of the share of votes for the label; None without figures.
     """
 
     candidates: int
-    classified: int
-    atypical: int
-    typical: int
-    excluded: int
-    mean_agreement: float | None
+    classified: int = 0
+    atypical: int = 0
+    typical: int = 0
+    excluded: int = 0
+    mean_agreement: float | None = None
 
     @property
     def atypical_fraction(self) -> float | None:
-        """Atypical of all classified figures; None without figures."""
+        """Atypical figures per classified figure; None without figures."""
         return self.atypical / self.classified if self.classified else None
 
     @property
     def atypical_fraction_ci95(self) -> tuple[float, float] | None:
-        """Its 95 % interval, as if the figures were drawn at random; None without figures."""
+        """Wilson's 95 % interval of `atypical_fraction`; None without figures."""
         return wilson(self.atypical, self.classified)
 
     @property
-    def atypical_to_typical(self) -> float | None:
-        """Atypical per typical figure, the other ratio in use; None without typical figures."""
-        return self.atypical / self.typical if self.typical else None
+    def atypical_fraction_low(self) -> float | None:
+        """Lower end of the interval; None without figures."""
+        return (self.atypical_fraction_ci95 or (None, None))[0]
 
-    def columns(self) -> dict[str, float | int | None]:
-        """The numbers by their names among SUMMARY_COLUMNS."""
-        low, high = self.atypical_fraction_ci95 or (None, None)
-        return {
-            "candidates": self.candidates,
-            "classified": self.classified,
-            "atypical": self.atypical,
-            "typical": self.typical,
-            "excluded": self.excluded,
-            "atypical_fraction": self.atypical_fraction,
-            "atypical_fraction_low": low,
-            "atypical_fraction_high": high,
-            "atypical_to_typical": self.atypical_to_typical,
-            "mean_agreement": self.mean_agreement,
-        }
+    @property
+    def atypical_fraction_high(self) -> float | None:
+        """Upper end of the interval; None without figures."""
+        return (self.atypical_fraction_ci95 or (None, None))[1]
+
+    @property
+    def atypical_to_typical(self) -> float | None:
+        """Atypical figures per typical figure; None without typical figures."""
+        return self.atypical / self.typical if self.typical else None
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float] | None:

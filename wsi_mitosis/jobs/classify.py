@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from wsi_mitosis.core.assessments import Assessment, AssessmentOptions, assess
 from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.core.qupath import figure_ids
-from wsi_mitosis.core.summary import Counts, count
+from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.summary import count
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import DetectionsError, UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
+from wsi_mitosis.io.results.geojson import write_slide_geojson
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.specs import ResultOptions
@@ -29,60 +33,112 @@ from wsi_mitosis.tables import CANDIDATE_COLUMNS, FIGURE_COLUMNS, Detections, Sl
 from wsi_mitosis.version import RESULT_VERSION, __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import geopandas
     from numpy.typing import NDArray
 
+    from wsi_mitosis.core.qupath import ObjectType
+    from wsi_mitosis.core.regions import Region
+    from wsi_mitosis.core.summary import Counts
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
     from wsi_mitosis.nets.members import Ensemble
-    from wsi_mitosis.units import Bounds, Mpp
+    from wsi_mitosis.tables import Tta, Vote
+    from wsi_mitosis.units import Frame
 
 CPU_BATCH = 32
 GPU_BATCH = 256
 """Patches per batch: on a CPU what its caches hold, on a GPU what keeps it busy at a few GB."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SlideResult:
     """One slide, classified.
 
     Attributes:
-        slide: The slide's name.
-        path: The file that was read.
-        figures: A row per candidate in input order: FIGURE_COLUMNS without `geometry`, then the input's
-            other columns. Coordinates are level-0 px in the slide frame.
-        counts: What was counted.
-        size_px0: (width, height) of level 0, px.
-        mpp: um per level-0 px.
-        mpp_source: Who says so: `slide`, `given` or `list`.
-        bounds: The slide's bounds, level-0 px, slide frame; None where it reports none.
-        identity: Digest of the slide's content.
-        key: Digest of everything that this result depends on.
-        bundle: Name of the ensemble.
-        bundle_digest: Its digest.
-        trained: Whether its labels mean anything.
-        warnings: What the user should know about this result.
-        seconds: Time by stage: `opening`, `candidates`, `loading` the model, `waiting` for patches, `model`,
-            `total`; `reading` is summed over the reading threads, beside the others.
+        record: Identity, scale, model, counts and cost of the result.
+        table: A row per candidate in input order: FIGURE_COLUMNS without `geometry`, then the input's other
+            columns. Coordinates are level-0 px in the slide frame.
     """
 
-    slide: str
-    path: Path
-    figures: pd.DataFrame
-    counts: Counts
-    size_px0: tuple[int, int]
-    mpp: Mpp
-    mpp_source: str
-    bounds: Bounds | None
-    identity: str
-    key: str
-    bundle: str
-    bundle_digest: str
-    trained: bool
-    warnings: tuple[str, ...]
-    seconds: dict[str, float]
-    program: str = __version__
+    record: SlideRecord
+    table: pd.DataFrame
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted."""
+        return self.record.counts
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about this result."""
+        return self.record.warnings
+
+    @cached_property
+    def figures(self) -> geopandas.GeoDataFrame:
+        """The table with a point per candidate: level-0 px, slide frame, no CRS; None without coordinates."""
+        import geopandas
+
+        x, y = self.table["x_px0"], self.table["y_px0"]
+        points = geopandas.GeoSeries.from_xy(x, y).where(x.notna() & y.notna())
+        table = self.table.copy()
+        table.insert(FIGURE_COLUMNS.index("geometry"), "geometry", points)
+        return geopandas.GeoDataFrame(table, geometry="geometry")
+
+    @cached_property
+    def assessment(self) -> Assessment:
+        """Hotspot of 2 mm^2 and review list; `assess` looks for other hotspots, or inside regions."""
+        return self.assess()
+
+    def assess(
+        self,
+        *,
+        hotspot_area_mm2: float = 2.0,
+        hotspot_aspect: tuple[float, float] = (4, 3),
+        hotspots: int = 1,
+        regions: Sequence[Region] | None = None,
+    ) -> Assessment:
+        """Look for hotspots and list the figures to review first.
+
+        Args:
+            hotspot_area_mm2: Area of a hotspot, mm^2; 0 for no hotspots.
+            hotspot_aspect: Proportion of its sides; the window turned by 90 degrees is tried as well.
+            hotspots: How many hotspots at most.
+            regions: Level-0 px, slide frame; hotspots then count only the figures inside.
+        """
+        options = AssessmentOptions(
+            hotspot_area_mm2=hotspot_area_mm2, hotspot_aspect=hotspot_aspect, hotspots=hotspots
+        )
+        return assess(self.table, self.record.scale, options, regions)
+
+    def to_geojson(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        objects: ObjectType = "detection",
+        frame: Frame = "qupath",
+        assessment: Assessment | None = None,
+    ) -> Path:
+        """Write the figures and hotspots as GeoJSON that QuPath loads.
+
+        Args:
+            path: The file, ending in `.geojson`; `.gz` is added to it above 20,000 figures.
+            objects: What figures are in QuPath: `detection` is fast, `annotation` can be edited.
+            frame: Frame of the coordinates: `qupath` starts at the corner of the slide's bounds.
+            assessment: Whose hotspots are drawn; `self.assessment` if it is None.
+
+        Returns:
+            The file written.
+        """
+        stem = Path(path).with_name(Path(path).name.removesuffix(".gz").removesuffix(".geojson"))
+        assessment = self.assessment if assessment is None else assessment
+        return write_slide_geojson(stem, self.table, assessment, self.record, objects=objects, frame=frame)
+
+    def __repr__(self) -> str:
+        model = self.record.model
+        untrained = "" if model.trained else ", UNTRAINED"
+        return f"<SlideResult {self.record.name}: {self.record.text}; bundle {model.name}{untrained}>"
 
 
 def classify_slide(
@@ -90,29 +146,45 @@ def classify_slide(
     candidates: pd.DataFrame | Detections | str | os.PathLike[str],
     *,
     bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
+    mpp: float | None = None,
+    classes: Sequence[str] = (),
+    min_score: float | None = None,
+    merge_um: float | None = None,
+    vote: Vote = "all",
+    tta: Tta | None = None,
     device: str = "auto",
-    **options: Any,
+    batch_size: int | None = None,
+    threads: int | None = None,
 ) -> SlideResult:
-    """Classify the candidates of one slide, in this process.
+    """Classify the candidates of one slide, in this process. Nothing is written.
 
     Args:
         slide: Path of a whole-slide image.
-        candidates: A detections file, what `read_detections` gives, or a table with `x` and `y` in level-0 px
-            of the slide frame and perhaps `score` and `id`.
+        candidates: A detections file, the result of `read_detections`, or a table with `x` and `y` in level-0
+            px of the slide frame, and optionally `score` and `id`.
         bundle: A bundle's folder or the name of a shipped one.
+        mpp: Pixel size, um/px, of a slide that states none or an absurd one.
+        classes: Which of a file's classes are candidates; the format's default if empty.
+        min_score: Candidates with a lower score are excluded.
+        merge_um: Candidates nearer than this, um, are one.
+        vote: `all`, or `early` to stop when the majority is certain: the labels are the same.
+        tta: Views of each patch: `none`, `flips` or `d4`; the bundle's if None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        options: Fields of `ResultOptions`: `mpp`, `classes`, `min_score`, `merge_um`, `vote`, `tta`.
-
-    Returns:
-        The result; nothing is written.
+        batch_size: Patches per batch; chosen by device if None.
+        threads: CPU threads for reading and for the model; all that are granted if None.
 
     Raises:
-        InputError: where an option, the candidates or the bundle cannot be used.
-        SlideError: where the slide cannot be read or its pixel size not be used.
+        InputError: if an option, the candidates or the bundle cannot be used.
+        SlideError: if the slide cannot be read or its pixel size cannot be used.
     """
     source = SlideSource(Path(slide).absolute(), Path(slide).name)
+    options = ResultOptions.parse(
+        {"mpp": mpp, "classes": tuple(classes), "min_score": min_score, "merge_um": merge_um}
+        | {"vote": vote, "tta": tta},
+        "classify_slide",
+    )
     classifier = Classifier(
-        open_bundle(find_bundle(bundle)), ResultOptions.parse(options, "classify_slide"), device=device
+        open_bundle(find_bundle(bundle)), options, device=device, batch_size=batch_size, threads=threads
     )
     result = classifier.classify(source, source.relative, _detections_of(source, candidates))
     assert result is not None  # noqa: S101 - only a known key gives None
@@ -181,51 +253,45 @@ class Classifier:
             key = self._key(slide, candidates)
             if key == known_key:
                 return None
-            spec = self.bundle.manifest.input
-            plan = plan_patches(
-                name,
-                slide.levels,
-                slide.mpp,
-                spec,
-                read_px(spec.patch_px, self.bundle.manifest.ensemble.zooms),
-            )
+            plan = self._plan(name, slide)
             prepared = perf_counter()
             figures, seconds = self._figures(slide, plan, candidates, on_patches)
         figures.insert(0, "slide", name)
-        return SlideResult(
-            slide=name,
-            path=source.path,
-            figures=figures,
-            counts=count(figures),
-            size_px0=slide.size_px0,
-            mpp=slide.mpp,
-            mpp_source=slide.mpp_source,
-            bounds=slide.bounds,
-            identity=slide.identity,
-            key=key,
-            bundle=self.bundle.manifest.name,
-            bundle_digest=self.bundle.digest,
-            trained=self.bundle.manifest.trained,
-            warnings=(
-                *slide.warnings,
-                *_conversion_notes(name, slide, detections),
-                *doubtful_notes(
-                    detections,
-                    candidates,
-                    name=name,
-                    size_px0=slide.size_px0,
-                    classes=self.options.classes,
-                ),
-                *enlarging_warning(name, plan),
-                *_blank_warning(name, figures),
-            ),
-            seconds={
-                "opening": opened - started,
-                "candidates": prepared - opened,
-                **seconds,
-                "total": perf_counter() - started,
-            },
+        stages = {"opening": opened - started, "candidates": prepared - opened, **seconds}
+        warnings = (
+            *slide.warnings,
+            *_conversion_notes(name, slide, detections),
+            *self._doubts(name, slide, detections, candidates),
+            *enlarging_warning(name, plan),
+            *_blank_warning(name, figures),
         )
+        record = SlideRecord(
+            slide=SlideIdentity(name=name, path=str(source.path), digest=slide.identity),
+            scale=SlideScale(
+                size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source, bounds=slide.bounds
+            ),
+            model=self._model(),
+            counts=count(figures),
+            cost=Cost(seconds=perf_counter() - started, stages=stages),
+            key=key,
+            program=__version__,
+            warnings=warnings,
+        )
+        return SlideResult(record, figures)
+
+    def _model(self) -> ModelIdentity:
+        manifest = self.bundle.manifest
+        return ModelIdentity(name=manifest.name, digest=self.bundle.digest, trained=manifest.trained)
+
+    def _plan(self, name: str, slide: Slide) -> PatchPlan:
+        spec, zooms = self.bundle.manifest.input, self.bundle.manifest.ensemble.zooms
+        return plan_patches(name, slide.levels, slide.mpp, spec, read_px(spec.patch_px, zooms))
+
+    def _doubts(
+        self, name: str, slide: Slide, detections: Detections, candidates: pd.DataFrame
+    ) -> tuple[str, ...]:
+        classes = self.options.classes
+        return doubtful_notes(detections, candidates, name=name, size_px0=slide.size_px0, classes=classes)
 
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
         return prepare_candidates(

@@ -10,7 +10,7 @@ import pandas as pd
 from wsi_mitosis.core.nuclei import darkest_nuclei
 from wsi_mitosis.core.qupath import COORDINATE_DECIMALS
 from wsi_mitosis.io.csv_files import write_frame
-from wsi_mitosis.io.results.folder import read_figures
+from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.demo import draw_overview, he_image, write_slide
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -17,22 +16,18 @@ import pandas as pd
 
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.core.qupath import COORDINATE_DECIMALS, figure_ids
+from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.results.candidates import CandidateFolder, CandidateRecord
+from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.jobs.classify import enlarging_warning
-from wsi_mitosis.jobs.runs import (
-    Reporter,
-    Run,
-    RunResult,
-    SlideOutcome,
-    attempt,
-    notes_of,
-    size_bytes,
-    standing_names,
-)
+from wsi_mitosis.jobs.inputs import notes_of
+from wsi_mitosis.jobs.ledger import Ledger, RunResult
+from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, attempt, process
+from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
 from wsi_mitosis.specs import DetectSpec, InputSpec
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.version import DETECTION_VERSION, __version__
@@ -57,20 +52,6 @@ SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True)
-class DetectTask:
-    """One slide to search.
-
-    Attributes:
-        name: What it is called in the folder of parts.
-        known_key: Key of the result that stands there, unless it is to be computed again.
-    """
-
-    source: SlideSource
-    name: str
-    known_key: str | None
-
-
-@dataclass(frozen=True)
 class SlideCandidates:
     """One slide, searched.
 
@@ -79,7 +60,7 @@ class SlideCandidates:
         candidates: `x`, `y` (level-0 px, slide frame), `score` (0..1), `id`; sorted by y, then x.
     """
 
-    record: CandidateRecord
+    record: SlideRecord
     candidates: pd.DataFrame
 
 
@@ -101,7 +82,7 @@ class DetectResult(RunResult):
 
 
 Executor = Callable[
-    [Sequence[DetectTask], "DetectorModel", DetectSpec, Reporter],
+    [Sequence[SlideTask], "DetectorModel", DetectSpec, Reporter],
     Generator[SlideOutcome[SlideCandidates], None, None],
 ]
 """Takes tasks, largest first, and yields an outcome for each as it ends."""
@@ -161,20 +142,14 @@ class SlideDetector:
             found, gaps = self._search(name, slide, plan, on_tiles)
         found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
-        record = CandidateRecord(
-            slide=name,
-            source=str(source.path),
+        record = SlideRecord(
+            slide=SlideIdentity(name=name, path=str(source.path), digest=slide.identity),
+            scale=SlideScale(size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source),
+            model=ModelIdentity(name=self.model.name, digest=self.model.sha256, min_score=self.min_score),
+            counts=Counts(candidates=len(table)),
+            cost=Cost(seconds=perf_counter() - started),
             key=key,
-            identity=slide.identity,
-            size_px0=slide.size_px0,
-            mpp=slide.mpp,
-            mpp_source=slide.mpp_source,
-            model=self.model.name,
-            weights_sha256=self.model.sha256,
-            min_score=self.min_score,
             program=__version__,
-            candidates=len(table),
-            seconds=perf_counter() - started,
             warnings=(*slide.warnings, *enlarging_warning(name, plan), *gaps),
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
@@ -300,12 +275,11 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
     found = find_slides(spec.slides, recursive=spec.recursive)
     model = find_detector(spec.model, spec.weights)
     with CandidateFolder(Path(spec.out)) as folder:
-        run = _Run(spec, model, found, folder, reporter)
-        return run.through(lambda tasks: execute(tasks, model, spec, reporter))
+        return _run(spec, model, found, folder, execute, reporter)
 
 
 def detect_task(
-    task: DetectTask, detector: SlideDetector, on_tiles: Callable[[int], None]
+    task: SlideTask, detector: SlideDetector, on_tiles: Callable[[int], None]
 ) -> SlideOutcome[SlideCandidates]:
     """Do one slide."""
     return attempt(
@@ -314,85 +288,84 @@ def detect_task(
     )
 
 
-class _Run(Run[DetectTask, SlideCandidates, CandidateRecord, DetectResult]):
-    def __init__(
-        self,
-        spec: DetectSpec,
-        model: DetectorModel,
-        found: FoundSlides,
-        folder: CandidateFolder,
-        reporter: Reporter,
-    ) -> None:
-        result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256, candidates={})
-        super().__init__(folder, result, folder.records(), reporter, fail_fast=spec.fail_fast)
-        self.spec, self.found, self.folder = spec, found, folder
-        self.names = allot_names(found.sources, standing_names(self.records, found.usable))
+def _run(
+    spec: DetectSpec,
+    model: DetectorModel,
+    found: FoundSlides,
+    folder: CandidateFolder,
+    execute: Executor,
+    reporter: Reporter,
+) -> DetectResult:
+    """Plan, process and write, and leave the folder consistent whatever happens."""
+    records = folder.records()
+    names = names_in_folder(found.sources, found.usable, records)
+    tasks = plan_detection(found.usable, names, records, overwrite=spec.overwrite)
+    result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256, candidates={})
+    facts = {"model": model.name, "weights_sha256": model.sha256, "parameters": spec.model_dump(mode="json")}
+    sources = {name: source for source, name in names.items()}
+    ledger = Ledger(folder, result, reporter, sources, facts)
 
-    def tasks(self) -> list[DetectTask]:
-        """Every slide that can be opened; how large the files are tells how long they take."""
-        largest_first = sorted(self.found.usable, key=size_bytes, reverse=True)
-        return [DetectTask(source, name := self.names[source], self._known(name)) for source in largest_first]
-
-    def _known(self, name: str) -> str | None:
-        record = self.records.get(name)
-        return None if record is None or self.spec.overwrite else record.key
-
-    def begin(self, tasks: Sequence[DetectTask]) -> None:
-        """Tell what there is to do."""
-        self.result.statuses |= {task.name: "pending" for task in tasks}
-        self.folder.log("start", program=__version__, slides=len(tasks), model=self.result.model)
-        for note in notes_of(self.found):
-            self.warn(note)
-        self.reporter.start(len(tasks) + len(self.found.faults), None)
-        for source, fault in self.found.faults.items():
-            self.take(SlideOutcome(self.names[source], "failed", error=fault))
-        self._write_run(None)
-
-    def keep(self, outcome: SlideOutcome[SlideCandidates]) -> dict[str, float]:
-        """Write a slide's table, which takes the place of an earlier one."""
+    def write(outcome: SlideOutcome[SlideCandidates]) -> tuple[SlideRecord, dict[str, float]]:
         if outcome.result is not None:
-            self.folder.write_slide(outcome.result.record, outcome.result.candidates)
-            self.records[outcome.name] = outcome.result.record
-        return {}
+            folder.write_slide(outcome.result.record, outcome.result.candidates)
+            records[outcome.name] = outcome.result.record
+        return records[outcome.name], {}
 
-    def end(self) -> None:
-        """Write the CSV of every slide in the folder whose last word is not a failure."""
-        statuses = self.result.statuses
-        self.result.candidates = {
-            name: self.records[name].candidates for name, status in statuses.items() if status == "done"
-        }
-        self._tell_of_mixture()
-        self.folder.write_csv(self._names_in_csv())
-        self._write_run(datetime.now(UTC))
-        self.folder.log("end", exit_status=self.result.exit_status)
+    try:
+        _start(ledger, reporter, tasks, found, names)
+        process(tasks, lambda t: execute(t, model, spec, reporter), write, ledger, fail_fast=spec.fail_fast)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    finally:
+        _finish(ledger, result, folder, records, sources)
+    return result
 
-    def _tell_of_mixture(self) -> None:
-        """A second run adds to the CSV, and no column says how a slide was searched."""
-        ways = {(record.model, record.weights_sha256, record.min_score) for record in self.records.values()}
-        if len(ways) > 1:
-            self.warn(f"{self.folder.out.name} mixes candidates of {len(ways)} weights or least scores")
 
-    def _names_in_csv(self) -> dict[str, str]:
-        """Names by which `classify` tells the slides apart, by those in the folder.
+def _start(
+    ledger: Ledger,
+    reporter: Reporter,
+    tasks: Sequence[SlideTask],
+    found: FoundSlides,
+    names: Mapping[SlideSource, str],
+) -> None:
+    """Enter what is known before the first slide: what is to do, and what cannot be done."""
+    pending = [task.name for task in tasks]
+    ledger.open(pending, notes_of(found), slides=len(tasks), model=ledger.facts["model"])
+    reporter.start(len(tasks) + len(found.faults), None)
+    for source, fault in found.faults.items():
+        ledger.enter(SlideOutcome(names[source], "failed", error=fault), None, {})
+    ledger.write_run(ended=False)
 
-        The folder's names stay as they are from run to run; a plain `a.svs` among them is ambiguous once
-        another `a.svs` has come.
-        """
-        here = {name: source.path for source, name in self.names.items()}
-        paths = {
-            name: here.get(name, Path(record.source))
-            for name, record in self.records.items()
-            if self.result.statuses.get(name) != "failed"
-        }
-        sources = {name: SlideSource(path, path.name) for name, path in paths.items()}
-        told = allot_names(tuple(sources.values()), {}, most_bytes=None)
-        return {name: told[source] for name, source in sources.items()}
 
-    def _write_run(self, ended: datetime | None) -> None:
-        self.write_run(
-            ended,
-            model=self.result.model,
-            weights_sha256=self.result.weights_sha256,
-            parameters=self.spec.model_dump(mode="json"),
-            slides=[self.described(name, source) for source, name in self.names.items()],
-        )
+def _finish(
+    ledger: Ledger,
+    result: DetectResult,
+    folder: CandidateFolder,
+    records: Mapping[str, SlideRecord],
+    sources: Mapping[str, SlideSource],
+) -> None:
+    """Write the CSV of every slide in the folder that did not fail in this run."""
+    done = [name for name, status in result.statuses.items() if status == "done"]
+    result.candidates = {name: records[name].counts.candidates for name in done}
+    models = {record.model for record in records.values()}
+    if len(models) > 1:  # a second run adds to the CSV, and no column says how a slide was searched
+        ledger.warn(f"{folder.out.name} mixes candidates of {len(models)} weights or least scores")
+    paths = {
+        name: sources[name].path if name in sources else Path(record.slide.path)
+        for name, record in records.items()
+        if result.statuses.get(name) != "failed"
+    }
+    folder.write_csv(_names_in_csv(paths))
+    ledger.write_run(ended=True)
+    ledger.log("end", exit_status=result.exit_status)
+
+
+def _names_in_csv(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Return the names by which `classify` distinguishes the slides, by those in the folder.
+
+    The folder's names stay the same from run to run. A plain `a.svs` among them becomes ambiguous when
+    another `a.svs` is added.
+    """
+    sources = {name: SlideSource(path, path.name) for name, path in paths.items()}
+    names = allot_names(tuple(sources.values()), {}, most_bytes=None)
+    return {name: names[source] for name, source in sources.items()}

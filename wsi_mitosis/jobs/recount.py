@@ -1,17 +1,16 @@
-"""Count again after a review in QuPath: the machine's files stay, the reviewed numbers stand beside them."""
+"""Recount slides after a review in QuPath: the ensemble's files stay, reviewed counts are written beside."""
 
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_mitosis.core.hotspots import HotspotShape
+from wsi_mitosis.core.assessments import assess_places
 from wsi_mitosis.core.qupath import figure_ids, other_frame
-from wsi_mitosis.core.reading import Reading, read_places
 from wsi_mitosis.core.recount import (
     CHANGES,
     Review,
@@ -22,22 +21,13 @@ from wsi_mitosis.core.recount import (
     near_share,
     reviewed_figures,
 )
-from wsi_mitosis.errors import DetectionsError, InputError, OutputError, SlideError, WsiMitosisError
+from wsi_mitosis.errors import DetectionsError, InputError, SlideError, WsiMitosisError
 from wsi_mitosis.io.detections.folder import the_one
-from wsi_mitosis.io.detections.reviews import (
-    FOLDER,
-    REGION_COUNTS,
-    digest_of,
-    drawn_as,
-    find_reviews,
-    is_our_own,
-    read_review,
-    strangers,
-    write_recount,
-)
-from wsi_mitosis.io.results.folder import ResultFolder, SlideRecord, read_figures
-from wsi_mitosis.tables import CHANGE_COLUMNS, MATCH_UM, SUMMARY_COLUMNS, SlideSource
-from wsi_mitosis.units import Bounds, Mpp
+from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
+from wsi_mitosis.io.results.folder import open_results
+from wsi_mitosis.io.results.geojson import read_provenance
+from wsi_mitosis.io.results.recounts import FOLDER, REGION_COUNTS, digest_of, write_recount
+from wsi_mitosis.tables import CHANGE_COLUMNS, MATCH_UM, SlideSource
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
@@ -45,8 +35,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from wsi_mitosis.core.regions import Region
-    from wsi_mitosis.core.summary import Counts
+    from wsi_mitosis.core.assessments import AssessedSlide
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.core.states import SlideState
+    from wsi_mitosis.io.detections.folder import FoundFiles
+    from wsi_mitosis.io.results.folder import ResultFolder
     from wsi_mitosis.tables import ReviewLabel
     from wsi_mitosis.units import Frame
 
@@ -54,8 +47,22 @@ STAGE = "recounting"
 NOT_BLIND = (
     "The reviewer saw the ensemble's labels: this is not the agreement of two who decided independently."
 )
-_HOTSPOT = tuple(name for name in SUMMARY_COLUMNS if name.startswith("hotspot_"))
 UNTRAINED = "The bundle is UNTRAINED: the ensemble's labels, and so this agreement, mean nothing."
+
+
+@dataclass(frozen=True)
+class RecountOptions:
+    """How reviews are read.
+
+    Attributes:
+        distance_um: A reviewed object this near to a figure is that figure, unless its id says otherwise.
+        frame: Frame of the reviewed coordinates; None for the frame of the slide's GeoJSON.
+        labels: Meanings of further classes, by `core.recount.class_key`.
+    """
+
+    distance_um: float = MATCH_UM
+    frame: Frame | None = None
+    labels: Mapping[str, ReviewLabel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,17 +70,17 @@ class SlideRecount:
     """One reviewed slide.
 
     Attributes:
+        record: The slide's record, with the ensemble's counts.
         table: As from `core.recount.compare`.
-        counts: The reviewed numbers.
-        reading: The reviewed hotspot and regions.
+        state: The slide's state with the reviewed counts, hotspot and regions.
         path: The reviewed file.
-        frame: The frame that its coordinates were taken in.
+        frame: Frame that its coordinates were taken in.
         notes: What the user should know.
     """
 
+    record: SlideRecord
     table: pd.DataFrame
-    counts: Counts
-    reading: Reading
+    state: SlideState
     path: Path
     frame: Frame
     notes: tuple[str, ...]
@@ -81,17 +88,17 @@ class SlideRecount:
 
 @dataclass
 class RecountResult:
-    """A recount's end.
+    """The result of a recount.
 
     Attributes:
         folder: Where it was written.
         rows: The rows of `summary.csv`.
         changes: The rows of `changes.csv`.
-        regions: The rows of `regions.csv`; none where no slide has regions.
+        regions: The rows of `regions.csv`; empty if no slide has regions.
         agreement: `agreement.json`.
         errors: One line for each slide whose review cannot be used.
         details: Tracebacks of errors that no input explains, by slide.
-        warnings: All that the user was told.
+        warnings: All warnings.
     """
 
     folder: Path
@@ -105,7 +112,7 @@ class RecountResult:
 
     @property
     def exit_status(self) -> int:
-        """0 where every review was counted, 1 where some could not be used."""
+        """0 if every review was counted, 1 if some could not be used."""
         return int(bool(self.errors))
 
 
@@ -116,304 +123,286 @@ def recount(
     distance_um: float = MATCH_UM,
     frame: Frame | None = None,
     labels: Mapping[str, ReviewLabel] | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> RecountResult:
-    """Count the slides of a folder of results again, as a reviewer left them.
+    """Recount the slides of a folder of results as a reviewer left them.
 
-    Only the folder's `reviewed/` is written. A slide without a reviewed file keeps the machine's numbers, and
-    its row says so. One whose review cannot be used fails alone.
+    Only the folder's `reviewed/` is written. A slide without a reviewed file keeps the ensemble's counts, and
+    its row says so. A slide whose review cannot be used fails alone.
 
     Args:
-        results: What `classify` wrote.
+        results: A folder that `classify` wrote.
         reviewed: A folder with GeoJSON from QuPath, named after the slides.
-        distance_um: A reviewed object this near to a figure is that figure, where ids do not say so.
-        frame: Frame of the reviewed coordinates; that in which the slide was drawn for QuPath where None.
-        labels: Meanings of further classes, by `core.recount.class_key`.
-        tell: Takes what the user should know.
+        distance_um: As for `RecountOptions`.
+        frame: Likewise.
+        labels: Likewise.
+        warn: Takes what the user should know.
 
     Raises:
-        InputError: where nothing can be started.
+        InputError: if nothing can be started.
     """
-    if not (results / "figures").is_dir():
-        raise InputError(
-            "no results of `classify` are there",
-            subject=results,
-            stage=STAGE,
-            remedy="Give the folder that `classify` wrote to",
-        )
-    with _held(results) as folder:
-        return _Recount(folder, reviewed, distance_um, frame, labels or {}, tell).through()
-
-
-def _held(results: Path) -> ResultFolder:
-    try:
-        return ResultFolder(results)
-    except OutputError as error:
-        remedy = "Wait for the other run, or make the folder writable"
-        raise OutputError(error.cause, subject=results, stage=STAGE, remedy=remedy) from error
-
-
-class _Recount:
-    """One recount's state."""
-
-    def __init__(
-        self,
-        folder: ResultFolder,
-        reviewed: Path,
-        distance_um: float,
-        frame: Frame | None,
-        labels: Mapping[str, ReviewLabel],
-        tell: Callable[[str], None],
-    ) -> None:
-        self.folder, self.reviewed = folder, reviewed
-        self.distance_um, self.frame, self.labels, self.tell = distance_um, frame, labels, tell
-        self.records = folder.records()
-        self.machine = _machine_rows(folder.earlier_rows(), self.records)
-        self.readings = {
-            name: reading
-            for name, row in self.machine.items()
-            if row["status"] == "done" and (reading := folder.reading(name)) is not None
-        }
-        for name, reading in self.readings.items():
-            self.machine[name].update(reading.hotspot_columns())
-        self.result = RecountResult(folder.folder / FOLDER)
-        self.done: dict[str, SlideRecount] = {}
-
-    def through(self) -> RecountResult:
-        """Do every slide, then write."""
-        if not self.records:
+    options = RecountOptions(distance_um, frame, labels or {})
+    with open_results(results, STAGE) as folder:
+        states = folder.states()
+        records = {name: record for name, record in folder.records().items() if name in states}
+        if not records:
             raise InputError(
-                "no slide is done there",
-                subject=self.folder.folder,
-                stage=STAGE,
-                remedy="Run `classify` first",
+                "no slide of this folder is done", subject=results, stage=STAGE, remedy="Run `classify` first"
             )
-        sources = {SlideSource(Path(r.source), name): r for name, r in self.records.items()}
-        reviews = find_reviews(self.reviewed, list(sources))
-        for name in strangers(self.reviewed, reviews):
-            self._warn(f"{name}: fits no slide of {self.folder.folder}, and is not counted")
-        for source, error in reviews.refused.items():
-            self.result.errors[sources[source].slide] = str(error)
-        for source, paths in reviews.of_slide.items():
-            if paths:
-                self._try(sources[source], paths)
-        self._finish()
-        return self.result
+        result = RecountResult(folder.folder / FOLDER)
+        reviews = find_reviews(reviewed, [_source(record) for record in records.values()])
+        done = dict(_recounted(folder, states, records, reviews, options, result))
+        strange = strangers(reviewed, reviews)
+        unknown = [f"{name}: fits no slide of {results}, and is not counted" for name in strange]
+        result.warnings = [*unknown, *(note for name in done for note in done[name].notes)]
+        for warning in result.warnings:
+            warn(warning)
+        _write(result, states, done, reviewed, options)
+    return result
 
-    def _try(self, record: SlideRecord, paths: Sequence[Path]) -> None:
-        """One slide; whatever goes wrong with it is its own."""
+
+def _source(record: SlideRecord) -> SlideSource:
+    return SlideSource(Path(record.slide.path), record.name)
+
+
+def _recounted(
+    folder: ResultFolder,
+    states: Mapping[str, SlideState],
+    records: Mapping[str, SlideRecord],
+    reviews: FoundFiles,
+    options: RecountOptions,
+    result: RecountResult,
+) -> Iterator[tuple[str, SlideRecount]]:
+    """Recount each reviewed slide; the failure of a slide is its own and goes to the result."""
+    for source, refusal in reviews.refused.items():
+        result.errors[source.relative] = str(refusal)
+    for source, paths in reviews.of_slide.items():
+        if not paths:
+            continue
+        name = source.relative
         try:
-            one = self._slide(record, paths)
+            yield name, _recount_slide(folder, states[name], records[name], paths, options)
         except WsiMitosisError as failure:
-            self.result.errors[record.slide] = str(failure)
-        except Exception as failure:  # noqa: BLE001 - a slide's failure is that slide's alone; the traceback is kept
-            told = f"{record.slide}: {STAGE}: unexpected {type(failure).__name__}: {failure}"
-            self.result.errors[record.slide] = f"{told}. -v shows where"
-            self.result.details[record.slide] = traceback.format_exc()
-        else:
-            self.done[record.slide] = one
-            for note in one.notes:
-                self._warn(note)
-
-    def _slide(self, record: SlideRecord, paths: Sequence[Path]) -> SlideRecount:
-        path = the_one(paths, record.slide, STAGE)
-        status = self.machine[record.slide]["status"]
-        if status != "done":
-            raise SlideError(
-                f"`classify` has left this slide {status}",
-                subject=record.slide,
-                stage=STAGE,
-                remedy="Run `classify` again, then recount",
-            )
-        mpp = Mpp(*record.mpp)
-        figures = read_figures(self.folder.figures_path(record.slide))
-        drawn = drawn_as(self.folder.folder, record.slide)
-        frame: Frame = self.frame or ("slide" if drawn.get("frame") == "slide" else "qupath")
-        review = self._review(record, path, frame, figures)
-        table = compare(figures, review, mpp=mpp, distance_um=self.distance_um)
-        machine = self.readings.get(record.slide, Reading())
-        reading = _read(record, table, drawn, machine.drawn)
-        why = reading.hotspot_reason
-        reason = () if why is None else (f"{record.slide}: no hotspot: {why}",)
-        notes = (*review.notes, *self._doubts(record, path, table, mpp), *reason)
-        return SlideRecount(table, counted(table, record.counts), reading, path, frame, notes)
-
-    def _review(self, record: SlideRecord, path: Path, frame: Frame, figures: pd.DataFrame) -> Review:
-        detections, mpp = read_review(path), Mpp(*record.mpp)
-        bounds = None if record.bounds is None else Bounds(*record.bounds)
-
-        def taken_in(frame: Frame) -> Review:
-            return reviewed_figures(
-                detections, record.slide, frame=frame, mpp=mpp, bounds=bounds, labels=self.labels
-            )
-
-        review = taken_in(frame)
-        if self.frame is None and bounds is not None and bounds[:2] != (0, 0):
-            other = other_frame(frame)
-            _check_frame(record.slide, figures, review, taken_in(other), other, mpp, self.distance_um)
-        _check_inside(record, review)
-        return review
-
-    def _doubts(self, record: SlideRecord, path: Path, table: pd.DataFrame, mpp: Mpp) -> Iterator[str]:
-        """What looks like a mistake and may be none."""
-        name, changes = record.slide, set(table["change"])
-        if changes == {"kept"} and is_our_own(path):
-            yield f"{name}: nothing was changed, and the file is not from QuPath: is it the reviewed one?"
-        if "removed" in changes and table["label_reviewed"].isna().all():
-            yield f"{name}: the review has no figure; were all objects exported, not only some?"
-        elif "removed" in changes and table["matched_by"].isna().all():
-            yield f"{name}: no figure of the review is one of the ensemble's: is the file this slide's?"
-        over = drawn_over(table, mpp=mpp, distance_um=self.distance_um)
-        if over:
-            yield (
-                f"{name}: {over} added figures lie within {self.distance_um:g} um of another one, and both "
-                "count: if they were drawn to correct it, delete the other in QuPath"
-            )
-
-    def _finish(self) -> None:
-        result = self.result
-        result.rows = [self._row(name) for name in sorted(self.machine)]
-        result.changes = [row for name in sorted(self.done) for row in _changes(name, self._identified(name))]
-        result.regions = [row for name in sorted(self.readings) for row in self._regions(name)]
-        result.agreement = self._agreement()
-        write_recount(result.folder, result.rows, result.changes, result.regions, result.agreement)
-
-    def _identified(self, name: str) -> pd.DataFrame:
-        """The slide's table, where an added figure whose object has no id is called by its place."""
-        table = self.done[name].table.copy()
-        nameless = table["figure_id"].isna()
-        places = table.loc[nameless, ["x_px0", "y_px0"]].to_numpy(np.float64)
-        table.loc[nameless, "figure_id"] = figure_ids(self.records[name].identity, *places.T)
-        return table
-
-    def _row(self, name: str) -> dict[str, Any]:
-        machine = self.machine[name]
-        row, told = dict(machine), {"reviewed": "false"}
-        if name in self.result.errors:
-            row = {"slide": name, "status": "failed", "error": self.result.errors[name]}
-        elif name in self.done:
-            one = self.done[name]
-            changes = one.table["change"].value_counts()
-            told = {"reviewed": "true", **{change: str(changes.get(change, 0)) for change in CHANGES}}
-            # neither the time nor the hotspot of the machine is the review's
-            row |= dict.fromkeys(("seconds", *_HOTSPOT), "") | one.counts.columns()
-            row |= one.reading.hotspot_columns()
-        beside = {f"machine_{key}": value for key, value in machine.items() if key != "slide"}
-        return {**row, **beside, **told}
-
-    def _regions(self, name: str) -> Iterator[dict[str, Any]]:
-        """The slide's regions as reviewed, the machine's numbers beside them."""
-        if name in self.result.errors:
-            return
-        machine = self.readings[name].regions
-        reviewed = self.done[name].reading.regions if name in self.done else machine
-        told = {"reviewed": str(name in self.done).lower()}
-        for row, before in zip(reviewed, machine, strict=True):
-            beside = {f"machine_{column}": before[column] for column in REGION_COUNTS}
-            yield {"slide": name, **row, **beside, **told}
-
-    def _agreement(self) -> dict[str, Any]:
-        records = self.records.values()
-        bundles = {(r.bundle, r.bundle_digest, r.trained) for r in records if r.slide in self.done}
-        notes = [NOT_BLIND] if all(trained for *_, trained in bundles) else [NOT_BLIND, UNTRAINED]
-        return {
-            "program": f"wsi-mitosis {__version__}",
-            "use": "research use only",
-            "notes": notes,
-            "bundles": [
-                dict(zip(("bundle", "bundle_digest", "trained"), bundle, strict=True))
-                for bundle in sorted(bundles)
-            ],
-            "distance_um": self.distance_um,
-            "confusion_is": "label of the ensemble, then label of the reviewer, over the matched figures",
-            **agreement_of(one.table for one in self.done.values()),
-            "slides": {name: self._slide_agreement(self.done[name]) for name in sorted(self.done)},
-            "not_reviewed": sorted(set(self.machine) - set(self.done) - set(self.result.errors)),
-            "failed": dict(sorted(self.result.errors.items())),
-            "warnings": self.result.warnings,
-        }
-
-    def _slide_agreement(self, one: SlideRecount) -> dict[str, Any]:
-        return {
-            "file": one.path.relative_to(self.reviewed).as_posix(),
-            "sha256": digest_of(one.path),
-            "frame": one.frame,
-            **agreement_of([one.table]),
-        }
-
-    def _warn(self, message: str) -> None:
-        self.result.warnings.append(message)
-        self.tell(message)
+            result.errors[name] = str(failure)
+        except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
+            error = f"{name}: {STAGE}: unexpected {type(failure).__name__}: {failure}"
+            result.errors[name] = f"{error}. -v shows where"
+            result.details[name] = traceback.format_exc()
 
 
-def _machine_rows(
-    rows: Mapping[str, Mapping[str, Any]], records: Mapping[str, SlideRecord]
-) -> dict[str, dict[str, Any]]:
-    """The machine's rows by slide: of `summary.csv`, its numbers as the figures tables have them."""
-    machine = {name: dict(row) for name, row in rows.items()}
-    for name, record in records.items():
-        row = machine.setdefault(name, {"status": "done"})
-        if row["status"] == "done":
-            row.update(record.summary_row())
-    return machine
+def _recount_slide(
+    folder: ResultFolder,
+    state: SlideState,
+    record: SlideRecord,
+    paths: Sequence[Path],
+    options: RecountOptions,
+) -> SlideRecount:
+    path = the_one(paths, record.name, STAGE)
+    assessed = _checked(state)
+    figures = folder.figures(record.name)
+    frame = options.frame or folder.drawn_frame(record.name)
+    review = _review(record, path, frame, figures, options)
+    table = compare(figures, review, mpp=record.scale.mpp, distance_um=options.distance_um)
+    reviewed = _reviewed_state(state, record, assessed, table)
+    reason = () if reviewed.no_hotspot is None else (f"{record.name}: no hotspot: {reviewed.no_hotspot}",)
+    notes = (*review.notes, *_doubts(record, path, table, options.distance_um), *reason)
+    return SlideRecount(record, table, reviewed, path, frame, notes)
 
 
-def _read(
-    record: SlideRecord, table: pd.DataFrame, drawn: Mapping[str, Any], regions: Sequence[Region] | None
-) -> Reading:
-    """The reviewed figures' hotspot and regions, as the slide was drawn with them."""
-    area_mm2, aspect = drawn.get("hotspot_area_mm2"), drawn.get("hotspot_aspect")
-    left = table[table["label_reviewed"].notna()]
-    return read_places(
-        left["x_px0"].to_numpy(np.float64),
-        left["y_px0"].to_numpy(np.float64),
-        (left["label_reviewed"] == "atypical").to_numpy(bool),
-        size_px0=record.size_px0,
-        mpp=Mpp(*record.mpp),
-        shape=HotspotShape(area_mm2, (aspect[0], aspect[1])) if area_mm2 and aspect else None,
-        regions=regions,
+def _checked(state: SlideState) -> AssessedSlide:
+    """Return the assessment of a done slide.
+
+    Raises:
+        SlideError: if the slide is not done, or has no valid assessment.
+    """
+    if state.status != "done":
+        cause = f"its status after `classify` is {state.status}"
+    elif state.assessed is None:
+        cause = "its assessment is missing or damaged"
+    else:
+        return state.assessed
+    raise SlideError(cause, subject=state.name, stage=STAGE, remedy="Run `classify` again, then recount")
+
+
+def _reviewed_state(
+    state: SlideState, record: SlideRecord, assessed: AssessedSlide, table: pd.DataFrame
+) -> SlideState:
+    """Return the slide's state with the counts, the hotspot and the regions of the reviewed figures."""
+    figures = table[table["label_reviewed"].notna()]
+    assessment = assess_places(
+        figures["x_px0"].to_numpy(np.float64),
+        figures["y_px0"].to_numpy(np.float64),
+        (figures["label_reviewed"] == "atypical").to_numpy(bool),
+        record.scale,
+        assessed.options.model_copy(update={"hotspots": 1}),
+        assessed.assessment.regions,
     )
+    return replace(
+        state,
+        record=record.model_copy(update={"counts": counted(table, record.counts)}),
+        assessed=assessed.model_copy(update={"assessment": assessment}),
+    )
+
+
+def _review(
+    record: SlideRecord, path: Path, frame: Frame, figures: pd.DataFrame, options: RecountOptions
+) -> Review:
+    detections, scale = read_review(path), record.scale
+
+    def in_frame(frame: Frame) -> Review:
+        return reviewed_figures(
+            detections,
+            record.name,
+            frame=frame,
+            mpp=scale.mpp,
+            bounds=scale.bounds,
+            labels=options.labels,
+        )
+
+    review = in_frame(frame)
+    if options.frame is None and scale.bounds is not None and scale.bounds[:2] != (0, 0):
+        other = other_frame(frame)
+        _check_frame(record, figures, review, in_frame(other), other, options.distance_um)
+    _check_inside(record, review)
+    return review
+
+
+def _doubts(record: SlideRecord, path: Path, table: pd.DataFrame, distance_um: float) -> Iterator[str]:
+    """Yield warnings about what looks like a mistake and may not be one."""
+    name, changes = record.name, set(table["change"])
+    if changes == {"kept"} and read_provenance(path) is not None:  # QuPath's export loses the provenance
+        yield f"{name}: nothing was changed, and the file is not from QuPath: is it the reviewed one?"
+    if "removed" in changes and table["label_reviewed"].isna().all():
+        yield f"{name}: the review has no figure; were all objects exported, not only some?"
+    elif "removed" in changes and table["matched_by"].isna().all():
+        yield f"{name}: no figure of the review is one of the ensemble's: is the file this slide's?"
+    if over := drawn_over(table, mpp=record.scale.mpp, distance_um=distance_um):
+        yield (
+            f"{name}: {over} added figures lie within {distance_um:g} um of another one, and both "
+            "count: if they were drawn to correct it, delete the other in QuPath"
+        )
+
+
+def _write(
+    result: RecountResult,
+    states: Mapping[str, SlideState],
+    done: Mapping[str, SlideRecount],
+    reviewed: Path,
+    options: RecountOptions,
+) -> None:
+    result.rows = [_row(state, done.get(name), result.errors.get(name)) for name, state in states.items()]
+    result.changes = [row for name in sorted(done) for row in _changes(name, done[name])]
+    result.regions = [
+        row
+        for name, state in states.items()
+        if name not in result.errors
+        for row in _region_rows(state, done.get(name))
+    ]
+    result.agreement = {
+        **_agreement(done, options.distance_um),
+        "slides": {name: _slide_agreement(done[name], reviewed) for name in sorted(done)},
+        "not_reviewed": sorted(set(states) - set(done) - set(result.errors)),
+        "failed": dict(sorted(result.errors.items())),
+        "warnings": result.warnings,
+    }
+    write_recount(result.folder, result.rows, result.changes, result.regions, result.agreement)
+
+
+def _row(state: SlideState, one: SlideRecount | None, error: str | None) -> dict[str, Any]:
+    """Return the slide's row of `summary.csv`, with the ensemble's own numbers beside the reviewed ones."""
+    machine = state.row()
+    row, review = dict(machine), {"reviewed": "false"}
+    if error is not None:
+        row = {"slide": state.name, "status": "failed", "error": error}
+    elif one is not None:
+        changes = one.table["change"].value_counts()
+        review = {"reviewed": "true", **{change: str(changes.get(change, 0)) for change in CHANGES}}
+        row = {**one.state.row(), "seconds": None}  # the time is the ensemble's
+    beside = {f"machine_{key}": value for key, value in machine.items() if key != "slide"}
+    return {**row, **beside, **review}
+
+
+def _region_rows(state: SlideState, one: SlideRecount | None) -> Iterator[dict[str, Any]]:
+    """Yield the slide's rows of `regions.csv`, with the ensemble's own counts beside the reviewed ones."""
+    machine = state.assessment.region_counts if state.assessment is not None else ()
+    reviewed = machine
+    if one is not None and one.state.assessment is not None:
+        reviewed = one.state.assessment.region_counts
+    flag = {"reviewed": str(one is not None).lower()}
+    for after, before in zip(reviewed, machine, strict=True):
+        beside = {f"machine_{name}": getattr(before, name) for name in REGION_COUNTS}
+        yield {"slide": state.name, **after.model_dump(by_alias=True), **beside, **flag}
+
+
+def _agreement(done: Mapping[str, SlideRecount], distance_um: float) -> dict[str, Any]:
+    models = {one.record.model for one in done.values()}
+    ordered = sorted(models, key=lambda model: (model.name, model.digest))
+    bundles = [{"bundle": m.name, "bundle_digest": m.digest, "trained": m.trained} for m in ordered]
+    return {
+        "program": f"wsi-mitosis {__version__}",
+        "use": "research use only",
+        "notes": [NOT_BLIND] if all(model.trained for model in models) else [NOT_BLIND, UNTRAINED],
+        "bundles": bundles,
+        "distance_um": distance_um,
+        "confusion_is": "label of the ensemble, then label of the reviewer, over the matched figures",
+        **agreement_of(one.table for one in done.values()),
+    }
+
+
+def _slide_agreement(one: SlideRecount, reviewed: Path) -> dict[str, Any]:
+    return {
+        "file": one.path.relative_to(reviewed).as_posix(),
+        "sha256": digest_of(one.path),
+        "frame": one.frame,
+        **agreement_of([one.table]),
+    }
 
 
 def _check_inside(record: SlideRecord, review: Review) -> None:
     """Refuse figures that do not lie on the slide."""
     centres = review.figures[["x_px0", "y_px0"]].to_numpy(np.float64)
-    outside = ((centres < 0) | (centres >= np.array(record.size_px0))).any(axis=1)
+    outside = ((centres < 0) | (centres >= np.array(record.scale.size_px0))).any(axis=1)
     if outside.any():
         x, y = centres[outside][0]
         raise DetectionsError(
             f"{outside.sum()} of its figures lie outside the slide, the first at ({x:.2f}, {y:.2f}) px",
-            subject=record.slide,
+            subject=record.name,
             stage=STAGE,
             remedy="Check that the file is this slide's, or name its frame with --frame",
         )
 
 
 def _check_frame(
-    slide: str,
+    record: SlideRecord,
     figures: pd.DataFrame,
     review: Review,
     other_review: Review,
     other: Frame,
-    mpp: Mpp,
     distance_um: float,
 ) -> None:
     """Refuse coordinates that fit the figures better in the other frame."""
     machine, taken, instead = (
-        table[["x_px0", "y_px0"]].to_numpy(np.float64) * np.array(mpp)
+        table[["x_px0", "y_px0"]].to_numpy(np.float64) * np.array(record.scale.mpp)
         for table in (figures[figures["label"].notna()], review.figures, other_review.figures)
     )
     if near_share(machine, instead, distance_um) > near_share(machine, taken, distance_um):
         raise DetectionsError(
             f"its coordinates fit the figures in the frame '{other}', not in that of the slide's GeoJSON",
-            subject=slide,
+            subject=record.name,
             stage=STAGE,
             remedy=f"Give --frame {other}; the two differ by the corner of the slide's bounds",
         )
 
 
-def _changes(slide: str, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `changes.csv` of one slide, by kind of change and place."""
+def _changes(slide: str, one: SlideRecount) -> list[dict[str, Any]]:
+    """Return the slide's rows of `changes.csv`, by kind of change and place.
+
+    An added figure whose object has no id gets the id of its place.
+    """
+    table = one.table.copy()
+    nameless = table["figure_id"].isna()
+    places = table.loc[nameless, ["x_px0", "y_px0"]].to_numpy(np.float64)
+    table.loc[nameless, "figure_id"] = figure_ids(one.record.slide.digest, *places.T)
     changed = table[table["change"] != "kept"]
     rows = [{"slide": slide, **row} for row in changed.to_dict("records")]
     rows.sort(key=lambda row: (CHANGES.index(row["change"]), row["y_px0"], row["x_px0"]))

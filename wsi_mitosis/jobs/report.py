@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from wsi_mitosis.core.reading import Reading
+from wsi_mitosis.core.assessments import Assessment
 from wsi_mitosis.core.report import (
     Coordinates,
     Limits,
@@ -29,18 +29,21 @@ from wsi_mitosis.core.report import (
     table_row,
     vote_bars,
 )
-from wsi_mitosis.errors import InputError, OutputError, WsiMitosisError
-from wsi_mitosis.io.detections.reviews import drawn_as, read_recount
+from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
 from wsi_mitosis.io.pages.report import write_report
-from wsi_mitosis.io.results.folder import ResultFolder, SlideRecord, read_figures
-from wsi_mitosis.units import Mpp
+from wsi_mitosis.io.results.folder import open_results
+from wsi_mitosis.io.results.recounts import read_recount
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pandas as pd
+
+    from wsi_mitosis.core.assessments import AssessedSlide
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.io.results.folder import ResultFolder
 
 FILE = "report.html"
 STAGE = "making the report"
@@ -94,19 +97,7 @@ def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
     Raises:
         InputError: where there are no results, no slide fits, or the folder cannot be written.
     """
-    if not (results / "figures").is_dir() and not (results / "summary.csv").is_file():
-        raise InputError(
-            "no results of `classify` are there",
-            subject=results,
-            stage=STAGE,
-            remedy="Give the folder that `classify` wrote to",
-        )
-    try:
-        folder = ResultFolder(results)
-    except OutputError as error:
-        remedy = "Wait for the other run, or make the folder writable"
-        raise OutputError(error.cause, subject=results, stage=STAGE, remedy=remedy) from error
-    with folder:
+    with open_results(results, STAGE) as folder:
         return make_report(folder, globs)
 
 
@@ -130,8 +121,9 @@ class _Report:
 
     def __init__(self, folder: ResultFolder, globs: Sequence[str]) -> None:
         self.folder, self.started = folder, perf_counter()
-        self.records = folder.records()
-        self.rows = _standing_rows(folder, self.records)
+        self.states = folder.states()
+        self.records = {name: s.record for name, s in self.states.items() if s.record is not None}
+        self.rows = {name: state.row() for name, state in self.states.items()}
         self.run, self.recounted = _last_run(folder.folder), read_recount(folder.folder)
         done = [name for name, row in self.rows.items() if row["status"] == "done" and name in self.records]
         chosen = self._chosen(done, globs)
@@ -196,13 +188,13 @@ class _Report:
         return told if more <= 0 else [*told[:MOST_WARNINGS], f"and {more} more, in run.json"]
 
     def _section(self, record: SlideRecord, row: Row) -> Section:
-        mpp = Mpp(*record.mpp)
-        figures = read_figures(self.folder.figures_path(record.slide))
+        mpp, scale = record.scale.mpp, record.scale
+        figures = self.folder.figures(record.name)
         classified = figures[figures["label"].notna()]
-        reading = self.folder.reading(record.slide) or Reading()
-        drawn = drawn_as(self.folder.folder, record.slide)
-        view = View.of(record.size_px0, record.bounds, mpp)
-        shown = gallery(classified, reading.review, self.limits.crops)
+        state = self.states[record.name]
+        assessment = state.assessment or Assessment()
+        view = View.of(scale.size_px0, scale.bounds, mpp)
+        shown = gallery(classified, assessment.review, self.limits.crops)
         picture, pictures, reason = self._pictures(record, view, shown)
         in_order = gallery(classified, (), len(classified))
         drawn_marks = in_order.head(self.limits.marks)
@@ -212,9 +204,9 @@ class _Report:
         }
         return Section(
             row=row,
-            reading=reading,
+            assessment=assessment,
             view=view,
-            coordinates=Coordinates.drawn(str(drawn.get("frame", "qupath")), record.bounds, mpp),
+            coordinates=Coordinates.drawn(self.folder.drawn_frame(record.name), scale.bounds, mpp),
             overview=picture,
             no_picture=reason,
             **places,
@@ -226,8 +218,8 @@ class _Report:
             probabilities=probability_bars(classified),
             votes=vote_bars(classified),
             excluded={str(k): int(n) for k, n in figures["excluded_reason"].value_counts().items()},
-            reviewed=reviewed_of(self.rows[record.slide], self.recounted.get(record.slide)),
-            facts=_facts(record, drawn),
+            reviewed=reviewed_of(self.rows[record.name], self.recounted.get(record.name)),
+            facts=_facts(record, state.assessed),
             warnings=record.warnings,
         )
 
@@ -238,9 +230,9 @@ class _Report:
         blank: list[str | None] = [None] * len(shown)
         if perf_counter() - self.started > MOST_SECONDS:
             reason = f"no picture: reading the slides before took over {MOST_SECONDS / 60:g} minutes"
-            self.without_picture[record.slide] = reason
+            self.without_picture[record.name] = reason
             return None, blank, reason
-        slide, reason = _tried(lambda: open_classified(Path(record.source), record.identity))
+        slide, reason = _tried(lambda: open_classified(Path(record.slide.path), record.slide.digest))
         whole, each = None, None
         if slide is not None:
             with slide:
@@ -250,7 +242,7 @@ class _Report:
                 )
             reason = "; ".join(dict.fromkeys(filter(None, (reason, reason_of_crops))))
         if reason:
-            self.without_picture[record.slide] = reason
+            self.without_picture[record.name] = reason
         return whole, blank if each is None else each, f"no picture: {reason}" if reason else ""
 
 
@@ -262,15 +254,6 @@ def _tried(make: Callable[[], Made]) -> tuple[Made | None, str]:
         return None, str(error)
     except Exception as error:  # noqa: BLE001 - the reason stands in the picture's place
         return None, f"unexpected {type(error).__name__}: {error}"
-
-
-def _standing_rows(folder: ResultFolder, records: dict[str, SlideRecord]) -> dict[str, dict[str, Any]]:
-    """The rows of `summary.csv`, sorted; where it lacks a slide, for a run was killed, what its files say."""
-    rows: dict[str, dict[str, Any]] = {name: dict(row) for name, row in folder.earlier_rows().items()}
-    for name, record in records.items():
-        if name not in rows:
-            rows[name] = record.summary_row() | (folder.reading(name) or Reading()).hotspot_columns()
-    return dict(sorted(rows.items()))
 
 
 def _last_run(folder: Path) -> dict[str, Any]:
@@ -290,22 +273,23 @@ def _centres(figures: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     return figures["x_px0"].to_numpy(np.float64), figures["y_px0"].to_numpy(np.float64)
 
 
-def _facts(record: SlideRecord, drawn: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    width, height = record.size_px0
-    mm = f"{width * record.mpp[0] / 1000:.2f} x {height * record.mpp[1] / 1000:.2f} mm"
-    pixel = " x ".join(dict.fromkeys(f"{axis:g}" for axis in record.mpp))
+def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[str, str], ...]:
+    scale, model = record.scale, record.model
+    width, height = scale.size_px0
+    mm = f"{width * scale.mpp.x / 1000:.2f} x {height * scale.mpp.y / 1000:.2f} mm"
+    pixel = " x ".join(dict.fromkeys(f"{axis:g}" for axis in scale.mpp))
     hotspot = "none"
-    if drawn.get("hotspot_area_mm2") and drawn.get("hotspot_aspect"):
-        across, down = drawn["hotspot_aspect"]
-        hotspot = f"{drawn['hotspot_area_mm2']:g} mm², {across:g}:{down:g}, at most {drawn['hotspots']}"
+    if assessed is not None and (options := assessed.options).shape is not None:
+        across, down = options.hotspot_aspect
+        hotspot = f"{options.hotspot_area_mm2:g} mm², {across:g}:{down:g}, at most {options.hotspots}"
     return (
-        ("bundle", record.bundle),
-        ("its digest", record.bundle_digest),
-        ("trained", "yes" if record.trained else "NO: the labels mean nothing"),
+        ("bundle", model.name),
+        ("its digest", model.digest),
+        ("trained", "yes" if model.trained else "NO: the labels mean nothing"),
         ("classified by", f"wsi-mitosis {record.program}"),
         ("size", f"{width} x {height} px, {mm}"),
-        ("pixel size", f"{pixel} µm, from: {record.mpp_source}"),
+        ("pixel size", f"{pixel} µm, from: {scale.mpp_source}"),
         ("hotspots asked for", hotspot),
-        ("slide's identity", record.identity),
+        ("slide's identity", record.slide.digest),
         ("result's key", record.key),
     )

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 from tests.dicom_files import complaints, dicom_slide
+from tests.records import slide_record
 from tests.slide_files import textured
+from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.errors import SlideError, SpecError, UnreadableSlideError
 from wsi_mitosis.io.results.dicom import MAY_BE_EMPTY, check_installed, is_of, write_dicom
-from wsi_mitosis.io.results.folder import SlideRecord
 from wsi_mitosis.io.slides import find_slides, open_slide
 from wsi_mitosis.io.slides.dicom import is_annotations, is_dicom
 
@@ -33,26 +34,9 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dicom_slide(tmp_path_factory.mktemp("series"), textured(*SIZE_PX))
 
 
-def record(slide: Path, **changes: object) -> SlideRecord:
-    return dataclasses.replace(
-        SlideRecord(
-            slide=slide.name,
-            source=str(slide),
-            key="k" * 64,
-            identity="i" * 64,
-            size_px0=SIZE_PX,
-            mpp=(0.25, 0.25),
-            mpp_source="slide",
-            bounds=None,
-            bundle="nano",
-            bundle_digest="d" * 64,
-            trained=True,
-            program="1.2.3",
-            counts={},
-            seconds=1.0,
-        ),
-        **changes,
-    )
+def record(slide: Path, **changes: Any) -> SlideRecord:
+    given = {"size_px0": SIZE_PX, "bundle": "nano", "program": "1.2.3"} | changes
+    return slide_record(slide.name, path=str(slide), **given)
 
 
 def figures(

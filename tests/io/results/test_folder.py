@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,38 +15,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.records import assessed_slide, slide_record
+from wsi_mitosis.core.assessments import AssessedSlide, AssessmentOptions
+from wsi_mitosis.core.records import SlideRecord
+from wsi_mitosis.core.states import SlideState
+from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
-from wsi_mitosis.io.results.folder import Drawing, ResultFolder, SlideRecord, read_figures, read_record
+from wsi_mitosis.io.results.figures import read_figures, read_record
+from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.results.geojson import read_provenance
 from wsi_mitosis.tables import FIGURE_COLUMNS, SUMMARY_COLUMNS
 
 DRAWING = Drawing("detection", "qupath")
+OPTIONS = AssessmentOptions(hotspot_area_mm2=0.01)
+"""115 x 87 um, which hold both figures."""
 OURS = [name for name in FIGURE_COLUMNS if name != "geometry"]
 
 
-def record(slide: str = "a.svs", **changes: object) -> SlideRecord:
-    return dataclasses.replace(
-        SlideRecord(
-            slide=slide,
-            source=f"/data/{slide}",
-            key="k" * 64,
-            identity="i" * 64,
-            size_px0=(1400, 1000),
-            mpp=(0.25, 0.251),
-            mpp_source="slide",
-            bounds=(300, 160, 1000, 800),
-            bundle="nano µ",
-            bundle_digest="d" * 64,
-            trained=False,
-            program="1.0",
-            counts={"candidates": 3, "classified": 2, "atypical": 1, "typical": 1, "excluded": 1}
-            | {"atypical_fraction": 0.5, "mean_agreement": None},
-            seconds=1.23456,
-            warnings=("a warning",),
-        ),
-        **changes,
-    )
+COUNTS = Counts(candidates=3, classified=2, atypical=1, typical=1, excluded=1)
+
+
+def record(name: str = "a.svs", **changes: Any) -> SlideRecord:
+    given = {"mpp": (0.25, 0.251), "bounds": (300, 160, 1000, 800), "trained": False, "counts": COUNTS}
+    return slide_record(name, **given | {"seconds": 1.23456, "warnings": ("a warning",)} | changes)
+
+
+def assessed(
+    one: SlideRecord | None = None, table: pd.DataFrame | None = None, **changes: Any
+) -> AssessedSlide:
+    table = figures() if table is None else table
+    return assessed_slide(record(**changes) if one is None else one, table, OPTIONS)
 
 
 def figures() -> pd.DataFrame:
@@ -68,6 +67,12 @@ def figures() -> pd.DataFrame:
     )
 
 
+def write(
+    results: ResultFolder, table: pd.DataFrame, one: SlideRecord | None = None, drawing: Drawing = DRAWING
+) -> None:
+    results.write_slide(table, assessed(one, table), drawing)
+
+
 def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
@@ -84,7 +89,7 @@ def test_a_figures_table_comes_back_as_it_was(tmp_path: Path) -> None:
         input_slide=["A", "B", "C", "D"],
     )
     with ResultFolder(tmp_path / "out") as results:
-        results.write_slide(record(), table, DRAWING)
+        write(results, table)
         back = read_figures(results.figures_path("a.svs"))
     assert list(back.columns) == [*OURS, "cell_area", "count", "note", "flag", "input_slide"]
     pd.testing.assert_frame_equal(back, table, check_dtype=False)
@@ -98,7 +103,7 @@ def test_a_figures_table_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_columns_stand_in_the_documented_order_whatever_the_input(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures()[OURS[::-1]].assign(z=1, a=2), DRAWING)
+        write(results, figures()[OURS[::-1]].assign(z=1, a=2))
         names = pq.read_schema(results.figures_path("a.svs")).names
     assert tuple(names) == (*FIGURE_COLUMNS, "z", "a")
 
@@ -114,7 +119,7 @@ def test_columns_stand_in_the_documented_order_whatever_the_input(tmp_path: Path
 )
 def test_a_column_of_several_kinds_is_kept_as_text(tmp_path: Path, values: list, expected: list) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures().assign(extra=pd.Series(values, dtype=object)), DRAWING)
+        write(results, figures().assign(extra=pd.Series(values, dtype=object)))
         back = read_figures(results.figures_path("a.svs"))["extra"]
     assert [None if missing else value for value, missing in zip(back, back.isna(), strict=True)] == expected
 
@@ -138,24 +143,24 @@ def test_a_column_of_several_kinds_is_kept_as_text(tmp_path: Path, values: list,
 def test_any_carried_column_can_be_written_and_keeps_what_is_missing(tmp_path: Path, values: list) -> None:
     column = pd.Series(values, dtype=object)
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures().assign(extra=column), DRAWING)
+        write(results, figures().assign(extra=column))
         back = read_figures(results.figures_path("a.svs"))["extra"]
     assert back.isna().tolist() == column.isna().tolist()
 
 
 def test_a_slide_without_candidates_has_an_empty_table(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures().iloc[:0], DRAWING)
+        write(results, figures().iloc[:0])
         assert read_figures(results.figures_path("a.svs")).shape == (0, len(OURS))
         assert results.records() == {"a.svs": record()}
-        assert results.is_drawn(record(), DRAWING)
+        assert results.is_drawn(assessed(), DRAWING)
 
 
 def test_geopandas_reads_the_points(tmp_path: Path) -> None:
     import geopandas
 
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         frame = geopandas.read_parquet(results.figures_path("a.svs"))
     assert frame.crs is None
     assert frame.geometry.name == "geometry"
@@ -167,7 +172,7 @@ def test_geopandas_reads_the_points(tmp_path: Path) -> None:
 def test_equal_results_are_equal_files(tmp_path: Path) -> None:
     for name in ("one", "other"):
         with ResultFolder(tmp_path / name) as results:
-            results.write_slide(record(), figures(), DRAWING)
+            write(results, figures())
     for path in ("figures/a.svs.parquet", "geojson/a.svs.geojson"):
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "other" / path).read_bytes()
 
@@ -180,22 +185,22 @@ def test_equal_results_are_equal_files(tmp_path: Path) -> None:
     [
         record(),
         record(bounds=None, warnings=()),
-        record("left/b µ.svs", trained=True, counts={}, mpp=(0.5, 0.5)),
+        record("left/b µ.svs", trained=True, counts=Counts(candidates=0), mpp=(0.5, 0.5)),
     ],
 )
 def test_a_table_says_what_it_is(tmp_path: Path, one: SlideRecord) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(one, figures(), DRAWING)
-        assert read_record(results.figures_path(one.slide)) == one
-        assert results.records() == {one.slide: one}
+        write(results, figures(), one)
+        assert read_record(results.figures_path(one.name)) == one
+        assert results.records() == {one.name: one}
 
 
 def test_records_are_read_from_all_folders_and_not_from_temporary_files(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
         assert results.records() == {}
         for slide in ("b.svs", "a/x.svs", "c/x.svs"):
-            results.write_slide(record(slide), figures(), DRAWING)
-        results.write_slide(record("z.svs"), figures(), DRAWING)
+            write(results, figures(), record(slide))
+        write(results, figures(), record("z.svs"))
         path = results.figures_path("z.svs")
         path.rename(path.with_name(f".77-{path.name}"))
         assert set(results.records()) == {"b.svs", "a/x.svs", "c/x.svs"}
@@ -204,7 +209,7 @@ def test_records_are_read_from_all_folders_and_not_from_temporary_files(tmp_path
 @pytest.mark.parametrize("kept", [0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_table_is_no_record(tmp_path: Path, kept: float) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         path = results.figures_path("a.svs")
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
         assert read_record(path) is None
@@ -222,21 +227,87 @@ def test_other_peoples_tables_are_no_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"slide": "a.svs"}'])
 def test_a_table_whose_record_lacks_parts_is_no_record(tmp_path: Path, text: str) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         path = results.figures_path("a.svs")
         table = pq.read_table(path)
         pq.write_table(table.replace_schema_metadata({b"wsi_mitosis": text.encode()}), path)
         assert read_record(path) is None
 
 
-def test_a_record_with_parts_of_a_later_version_is_read(tmp_path: Path) -> None:
+def test_a_table_of_the_version_before_is_taken_up(tmp_path: Path) -> None:
+    flat = {
+        "slide": "a.svs",
+        "source": "/data/a.svs",
+        "identity": "i" * 64,
+        "size_px0": [1400, 1000],
+        "mpp": [0.25, 0.251],
+        "mpp_source": "slide",
+        "bounds": [300, 160, 1000, 800],
+        "bundle": "nano µ",
+        "bundle_digest": "d" * 64,
+        "trained": False,
+        "key": "k" * 64,
+        "program": "0.1.0",
+        "seconds": 1.23456,
+        "warnings": ["a warning"],
+        "counts": COUNTS.model_dump(),
+    }
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         path = results.figures_path("a.svs")
         table = pq.read_table(path)
-        fields = json.loads(table.schema.metadata[b"wsi_mitosis"]) | {"mood": "good"}
-        pq.write_table(table.replace_schema_metadata({b"wsi_mitosis": json.dumps(fields).encode()}), path)
-        assert read_record(path) == record()
+        pq.write_table(table.replace_schema_metadata({b"wsi_mitosis": json.dumps(flat).encode()}), path)
+        assert results.records() == {"a.svs": record()}
+
+
+# --- assessments
+
+
+def test_an_assessment_comes_back_as_it_was(tmp_path: Path) -> None:
+    with ResultFolder(tmp_path) as results:
+        assert results.assessed(record()) is None
+        write(results, figures())
+        found = results.assessed(record())
+    assert found == assessed()
+    assert found is not None
+    assert [spot.mitoses for spot in found.assessment.hotspots] == [2]
+    document = json.loads((tmp_path / "assessments/a.svs.json").read_text(encoding="utf-8"))
+    assert document["schema"] == 1
+    assert document["use"] == "untrained: the labels mean nothing"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"mitoses": 2', '"mitoses": 99'),
+        ('"p_atypical": 0.75', '"p_atypical": 0.74'),
+        ('"atypical": 1', '"atypical": 2'),
+        ('"schema": 1', '"schema": 2'),
+        ('"key"', '"mood"'),
+        ("}", ""),
+    ],
+)
+def test_an_edited_or_damaged_assessment_is_none(tmp_path: Path, before: str, after: str) -> None:
+    with ResultFolder(tmp_path) as results:
+        write(results, figures())
+        path = results.assessment_path("a.svs")
+        text = path.read_text(encoding="utf-8")
+        assert before in text
+        path.write_text(text.replace(before, after, 1), encoding="utf-8")
+        assert results.assessed(record()) is None
+        path.write_text(text, encoding="utf-8")
+        assert results.assessed(record()) == assessed()
+
+
+def test_an_assessment_of_another_result_is_none(tmp_path: Path) -> None:
+    with ResultFolder(tmp_path) as results:
+        write(results, figures())
+        for other in (
+            record(key="l" * 64),
+            record(bundle_digest="e" * 64),
+            record(counts=Counts(candidates=9)),
+        ):
+            assert results.assessed(other) is None
 
 
 # --- drawings
@@ -244,9 +315,9 @@ def test_a_record_with_parts_of_a_later_version_is_read(tmp_path: Path) -> None:
 
 def test_a_drawing_is_known_again(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
-        assert not results.is_drawn(record(), DRAWING)
-        results.write_slide(record(), figures(), DRAWING)
-        assert results.is_drawn(record(), DRAWING)
+        assert not results.is_drawn(assessed(), DRAWING)
+        write(results, figures())
+        assert results.is_drawn(assessed(), DRAWING)
         provenance = read_provenance(tmp_path / "geojson" / "a.svs.geojson")
     assert provenance is not None
     assert provenance["bundle"] == "nano µ"
@@ -262,34 +333,53 @@ def test_a_drawing_is_known_again(tmp_path: Path) -> None:
         ({"key": "other"}, DRAWING),
         ({"bundle_digest": "other"}, DRAWING),
         ({"trained": True}, DRAWING),
-        ({"slide": "b.svs"}, DRAWING),
+        ({"name": "b.svs"}, DRAWING),
     ],
 )
 def test_another_drawing_or_result_is_not_drawn(tmp_path: Path, change: dict, drawing: Drawing) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
-        assert not results.is_drawn(record(**change), drawing)
+        write(results, figures())
+        assert not results.is_drawn(assessed(**change), drawing)
 
 
 def test_a_slide_with_both_files_is_not_drawn(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         (tmp_path / "geojson" / "a.svs.geojson.gz").write_bytes(b"")
-        assert not results.is_drawn(record(), DRAWING)
-        results.redraw(record(), DRAWING)
-        assert results.is_drawn(record(), DRAWING)
+        assert not results.is_drawn(assessed(), DRAWING)
+        results.draw(assessed(), DRAWING)
+        assert results.is_drawn(assessed(), DRAWING)
 
 
 def test_drawing_again_from_the_table_gives_what_writing_gave(tmp_path: Path) -> None:
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
+        write(results, figures())
         path = tmp_path / "geojson" / "a.svs.geojson"
         table, before = results.figures_path("a.svs").read_bytes(), path.read_bytes()
-        results.redraw(record(), Drawing("annotation", "slide"))
+        results.draw(assessed(), Drawing("annotation", "slide"))
         assert path.read_bytes() != before
-        results.redraw(record(), DRAWING)
+        results.draw(assessed(), DRAWING)
         assert path.read_bytes() == before
         assert results.figures_path("a.svs").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    "change", [(b'"Votes cast":5', b'"Votes cast":6'), (b'"frame":"qupath"', b'"frame":"slide"'), (b"}", b"")]
+)
+def test_an_edited_geojson_is_not_drawn_and_says_nothing(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    with ResultFolder(tmp_path) as results:
+        write(results, figures(), drawing=Drawing("detection", "slide"))
+        assert results.drawn_frame("a.svs") == "slide"
+        write(results, figures())
+        assert results.drawn_frame("a.svs") == "qupath"
+        path = tmp_path / "geojson" / "a.svs.geojson"
+        whole = path.read_bytes()
+        assert change[0] in whole
+        path.write_bytes(whole.replace(*change, 1))
+        assert not results.is_drawn(assessed(), DRAWING)
+        assert results.drawn_frame("a.svs") == "qupath"
+        results.draw(assessed(), DRAWING)
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -305,7 +395,7 @@ def test_geojson_is_in_the_frame_asked_for_and_the_table_in_the_slides(
 ) -> None:
     one = record(bounds=bounds, mpp=(0.25, 0.25))
     with ResultFolder(tmp_path) as results:
-        results.write_slide(one, figures(), Drawing("detection", frame))
+        write(results, figures(), one, Drawing("detection", frame))
         document = json.loads((tmp_path / "geojson" / "a.svs.geojson").read_text(encoding="utf-8"))
         assert document["features"][0]["geometry"]["coordinates"][0][0][0] == left
         assert read_figures(results.figures_path("a.svs"))["x_px0"][0] == 400.25
@@ -337,7 +427,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path, inside: bool)
         ResultFolder(tmp_path / "out" / "deep" if inside else tmp_path / "out")
 
 
-@pytest.mark.parametrize("stage", ["geojson", "table"])
+@pytest.mark.parametrize("stage", ["assessment", "geojson", "table"])
 def test_a_slide_whose_writing_fails_is_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -345,31 +435,31 @@ def test_a_slide_whose_writing_fails_is_not_done(
         raise OSError("disk full")
 
     with ResultFolder(tmp_path) as results:
-        monkeypatch.setattr(
-            f"wsi_mitosis.io.results.folder.{'write_geojson' if stage == 'geojson' else 'pq.write_table'}",
-            fails,
-        )
+        function = {"assessment": "assessment", "geojson": "slide_geojson", "table": "figures"}[stage]
+        monkeypatch.setattr(f"wsi_mitosis.io.results.folder.write_{function}", fails)
         with pytest.raises(OSError, match="disk full"):
-            results.write_slide(record(), figures(), DRAWING)
+            write(results, figures())
         assert results.records() == {}
     there = files(tmp_path)
-    assert [name for name in there if "lock" not in name] == (
-        [] if stage == "geojson" else ["geojson/a.svs.geojson"]
-    )
+    written = {"assessment": 0, "geojson": 1, "table": 2}[stage]
+    assert [name for name in there if "lock" not in name] == [
+        "assessments/a.svs.json",
+        "geojson/a.svs.geojson",
+    ][:written]
 
 
 def test_the_table_is_the_last_of_a_slides_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    write = pq.write_table
+    write_table = pq.write_table
 
     def spy(*args: object, **options: object) -> None:
         seen.append([name for name in files(tmp_path) if "lock" not in name])
-        write(*args, **options)
+        write_table(*args, **options)
 
-    monkeypatch.setattr("wsi_mitosis.io.results.folder.pq.write_table", spy)
+    monkeypatch.setattr(pq, "write_table", spy)
     with ResultFolder(tmp_path) as results:
-        results.write_slide(record(), figures(), DRAWING)
-    assert seen == [["geojson/a.svs.geojson"]]
+        write(results, figures())
+    assert seen == [["assessments/a.svs.json", "geojson/a.svs.geojson"]]
 
 
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
@@ -432,30 +522,48 @@ def test_text_is_written_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_summary_is_sorted_and_has_its_columns_in_order(tmp_path: Path) -> None:
-    failed = {"slide": "b.svs", "status": "failed", "error": 'broken, "very"\nbroken'}
+    failed = SlideState("b.svs", "failed", error='broken, "very"\nbroken')
     with ResultFolder(tmp_path) as results:
         assert results.earlier_rows() == {}
-        results.write_summary([record("c µ.svs").summary_row(), failed, record("a/x.svs").summary_row()])
+        done = [SlideState(name, "done", record(name)) for name in ("c µ.svs", "a/x.svs")]
+        results.write_summary([done[0], failed, done[1]])
         rows = results.earlier_rows()
     with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:
         assert tuple(next(csv.reader(file))) == SUMMARY_COLUMNS
     assert list(rows) == ["a/x.svs", "b.svs", "c µ.svs"]
-    assert rows["b.svs"]["error"] == failed["error"]
+    assert rows["b.svs"]["error"] == failed.error
     assert rows["b.svs"]["candidates"] == ""
-    done = rows["c µ.svs"]
-    assert done["status"] == "done"
-    assert done["candidates"] == "3"
-    assert done["mean_agreement"] == ""  # None: its denominator is zero
-    assert done["mpp_um"] == "0.2505"
-    assert done["trained"] == "false"
-    assert done["seconds"] == "1.235"
+    row = rows["c µ.svs"]
+    assert row["status"] == "done"
+    assert row["candidates"] == "3"
+    assert row["mean_agreement"] == ""  # None: its denominator is zero
+    assert row["mpp_um"] == "0.2505"
+    assert row["trained"] == "false"
+    assert row["seconds"] == "1.235"
     assert b"\r" not in (tmp_path / "summary.csv").read_bytes()
 
 
-def test_a_column_that_is_not_of_the_summary_is_a_bug(tmp_path: Path) -> None:
-    with ResultFolder(tmp_path) as results, pytest.raises(ValueError, match="mood"):
-        results.write_summary([{"slide": "a", "mood": "good"}])
-    assert "summary.csv" not in files(tmp_path)
+def test_states_are_those_of_the_summary_and_of_tables_that_it_lacks(tmp_path: Path) -> None:
+    with ResultFolder(tmp_path) as results:
+        for name in ("a.svs", "b.svs", "c.svs"):
+            write(results, figures(), record(name))
+        results.write_summary(
+            [
+                SlideState("gone.svs", "done", record("gone.svs")),
+                SlideState("b.svs", "failed", error="b.svs: broken"),
+                SlideState("x.svs", "no_detections"),
+                SlideState("a.svs", "done", record("a.svs")),
+            ]
+        )
+        states = results.states()
+    assert {name: state.status for name, state in states.items()} == {
+        "a.svs": "done",
+        "b.svs": "failed",
+        "c.svs": "done",
+        "x.svs": "no_detections",
+    }
+    assert states["a.svs"] == SlideState("a.svs", "done", record("a.svs"), assessed(record("a.svs")))
+    assert states["b.svs"] == SlideState("b.svs", "failed", error="b.svs: broken")
 
 
 def test_run_json_is_json(tmp_path: Path) -> None:

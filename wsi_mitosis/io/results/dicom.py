@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
     from pydicom.dataset import Dataset
 
-    from wsi_mitosis.io.results.folder import SlideRecord
+    from wsi_mitosis.core.records import SlideRecord
 
 SCHEME = "99WSIMITOSIS"
 """Designator of this program's private codes, which must begin with 99 (PS3.16 8). DICOM's context group for
@@ -90,13 +90,13 @@ def write_dicom(path: Path, slide: Path, figures: pd.DataFrame, record: SlideRec
 
     # Values of the slide are copied unchanged, including those that break a rule.
     with disable_value_validation():
-        source = _source(slide, record.size_px0)
+        source = _source(slide, record.scale.size_px0)
         try:
             annotations = _annotations(source, figures, record)
         except (AttributeError, TypeError, ValueError) as error:
             raise SlideError(
                 f"annotations cannot be derived from its DICOM header: {error}",
-                subject=record.slide,
+                subject=record.name,
                 stage="writing DICOM annotations",
                 remedy="Repair the header, or run without --dicom",
             ) from error
@@ -121,7 +121,7 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    use = "Research use only" if record.trained else "UNTRAINED, labels mean nothing"
+    use = "Research use only" if record.model.trained else "UNTRAINED, labels mean nothing"
     found = [label for label in FIGURE_COLOURS if (figures["label"] == label).any()]
     groups = [
         _group(number, label, figures[figures["label"] == label], record)
@@ -134,13 +134,13 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
         annotation_groups=groups,
         series_instance_uid=_uid(record, "series"),
         series_number=SERIES_NUMBER,
-        series_description=f"{use}: wsi-mitosis {record.bundle}"[:LONG_STRING],
+        series_description=f"{use}: wsi-mitosis {record.model.name}"[:LONG_STRING],
         sop_instance_uid=_uid(record, "instance"),
         instance_number=1,
         manufacturer="wsi-mitosis",
-        manufacturer_model_name=record.bundle[:LONG_STRING],
+        manufacturer_model_name=record.model.name[:LONG_STRING],
         software_versions=record.program,
-        device_serial_number=record.bundle_digest,
+        device_serial_number=record.model.digest,
         content_label="MITOTIC_FIGURES",
         content_description=f"{use}: mitotic figures by label",
         content_qualification="RESEARCH",
@@ -157,24 +157,24 @@ def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) 
     # A typical mitosis is not abnormal. Categories: PS3.16 CID 7150; for the type see SCHEME.
     abnormal, normal = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.AnatomicalStructure
     algorithm = AlgorithmIdentificationSequence(
-        name=f"wsi-mitosis {record.bundle}"[:LONG_STRING],
+        name=f"wsi-mitosis {record.model.name}"[:LONG_STRING],
         family=codes.DCM.ArtificialIntelligence,
         version=record.program,
         source="wsi-mitosis",
         parameters={
-            "bundle": record.bundle,
-            "bundle_digest": record.bundle_digest,
-            "trained": str(record.trained).lower(),
+            "bundle": record.model.name,
+            "bundle_digest": record.model.digest,
+            "trained": str(record.model.trained).lower(),
             "result_key": record.key,
         },
     )
     # A search by code alone must not find the labels of an untrained bundle.
-    code = label if record.trained else f"void_{label}"
-    meaning = f"{'' if record.trained else 'Untrained, no finding: '}{label} mitotic figure"
+    code = label if record.model.trained else f"void_{label}"
+    meaning = f"{'' if record.model.trained else 'Untrained, no finding: '}{label} mitotic figure"
     return AnnotationGroup(
         number=number,
         uid=_uid(record, label),
-        label=figure_class(label, trained=record.trained),
+        label=figure_class(label, trained=record.model.trained),
         description=f"{meaning}, by vote of the ensemble. Research use only.",
         annotated_property_category=abnormal if label == "atypical" else normal,
         annotated_property_type=_code(code, meaning),

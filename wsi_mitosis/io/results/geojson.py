@@ -6,6 +6,7 @@ The files follow the rules of the importer in QuPath 0.4 to 0.7, which `tests/ch
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import zlib
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsi_mitosis.core.assessments import Assessment
     from wsi_mitosis.core.hotspots import Hotspot
-    from wsi_mitosis.units import Mpp
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.units import Frame, Mpp
 
 MOST_PLAIN_OBJECTS = 20_000
 """A file with more figures is compressed with gzip."""
@@ -31,6 +34,8 @@ COLUMNS = (
     *("p_atypical", "votes_atypical", "votes_cast", "detector_score"),
 )
 """The columns of a figures table that are written."""
+SEAL = f'\n],"{qupath.PROVENANCE_MEMBER}_sha256":"'.encode()
+"""What follows the features, before the SHA-256 of everything up to here, by which an edit is noticed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def write_geojson(
     plain, compressed = geojson_paths(stem)
     path, other = (compressed, plain) if len(classified) > MOST_PLAIN_OBJECTS else (plain, compressed)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        lines = _document(classified, mpp, style, hotspots)
+        lines = _sealed(_document(classified, mpp, style, hotspots))
         if path is compressed:
             # Without a name and a time in the header, equal results give equal files.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
@@ -85,6 +90,56 @@ def write_geojson(
             file.writelines(lines)
     other.unlink(missing_ok=True)
     return path
+
+
+def write_slide_geojson(
+    stem: Path,
+    figures: pd.DataFrame,
+    assessment: Assessment,
+    record: SlideRecord,
+    *,
+    objects: qupath.ObjectType,
+    frame: Frame,
+    assessment_key: str | None = None,
+) -> Path:
+    """Write the figures and the hotspots of a slide, with their provenance.
+
+    Args:
+        stem: As for `write_geojson`.
+        figures: Likewise.
+        assessment: The slide's assessment.
+        record: The slide's record.
+        objects: What figures are in QuPath.
+        frame: Frame of the coordinates.
+        assessment_key: Key of the assessment, if it has one.
+
+    Returns:
+        The file written.
+    """
+    scale = record.scale
+    provenance = provenance_of(record, objects=objects, frame=frame, assessment_key=assessment_key)
+    style = GeojsonStyle(objects, scale.origin_px0(frame), record.model.trained, provenance)
+    spots = enumerate(assessment.hotspots, start=1)
+    named = [(qupath.hotspot_id(record.slide.digest, number), spot) for number, spot in spots]
+    return write_geojson(stem, figures, scale.mpp, style, named)
+
+
+def provenance_of(
+    record: SlideRecord, *, objects: qupath.ObjectType, frame: Frame, assessment_key: str | None
+) -> dict[str, Any]:
+    """Return what a slide's GeoJSON states about itself. Arguments are as for `write_slide_geojson`."""
+    return {
+        "bundle": record.model.name,
+        "bundle_digest": record.model.digest,
+        "trained": record.model.trained,
+        "program": record.program,
+        "result_key": record.key,
+        "assessment_key": assessment_key,
+        "objects": objects,
+        "frame": frame,
+        qupath.IMAGE_SIZE_KEY: list(record.scale.image_px(frame)),
+        "use": record.model.use,
+    }
 
 
 def geojson_paths(stem: Path) -> tuple[Path, Path]:
@@ -104,6 +159,27 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return provenance if isinstance(provenance, dict) else None
 
 
+def read_sealed_provenance(path: Path) -> dict[str, Any] | None:
+    """As `read_provenance`, but None also for a file that was edited or damaged after it was written."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            content, seal, digest = file.read().rpartition(SEAL)
+    except (OSError, EOFError, zlib.error):
+        return None
+    if not seal or digest != hashlib.sha256(content).hexdigest().encode() + b'"}\n':
+        return None
+    return read_provenance(path)
+
+
+def _sealed(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, then the end of the document with their SHA-256."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    yield SEAL + digest.hexdigest().encode() + b'"}\n'
+
+
 def _document(
     figures: pd.DataFrame, mpp: Mpp, style: GeojsonStyle, hotspots: Sequence[tuple[str, Hotspot]]
 ) -> Iterator[bytes]:
@@ -111,7 +187,6 @@ def _document(
     yield _json(header).removesuffix(b"}") + b',"features":[\n'
     for number, feature in enumerate(_features(figures, mpp, style, hotspots)):
         yield (b",\n" if number else b"") + _json(feature)
-    yield b"\n]}\n"
 
 
 def _features(

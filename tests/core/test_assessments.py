@@ -11,14 +11,14 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.hotspots import HotspotShape
-from wsi_mitosis.core.reading import REVIEW_MOST, Reading, read_slide, review_list
+from wsi_mitosis.core.assessments import REVIEW_MOST, Assessment, AssessmentOptions, assess, review_list
+from wsi_mitosis.core.records import SlideScale
 from wsi_mitosis.core.regions import Region
-from wsi_mitosis.tables import REVIEW_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.tables import REVIEW_COLUMNS
 from wsi_mitosis.units import Mpp
 
-SHAPE = HotspotShape(40 * 30 / 1e6)
-SLIDE = {"size_px0": (1000, 1000), "mpp": Mpp(1, 1)}
+OPTIONS = AssessmentOptions(hotspot_area_mm2=40 * 30 / 1e6)
+SCALE = SlideScale(size_px0=(1000, 1000), mpp=Mpp(1, 1), mpp_source="slide")
 
 
 def figures(*rows: tuple[float, float, float | None], cast: int = 5) -> pd.DataFrame:
@@ -41,44 +41,36 @@ def figures(*rows: tuple[float, float, float | None], cast: int = 5) -> pd.DataF
 
 def test_excluded_candidates_count_in_no_hotspot() -> None:
     table = figures((100, 100, None), (101, 101, None), (102, 102, None), (500, 500, 0.9), (501, 501, 0.1))
-    reading = read_slide(table, shape=SHAPE, **SLIDE)
-    (spot,) = reading.hotspots
+    assessment = assess(table, SCALE, OPTIONS)
+    (spot,) = assessment.hotspots
     assert (spot.mitoses, spot.atypical) == (2, 1)
-    assert reading.hotspot_reason is None
-    assert reading.hotspot_columns() == {
-        "hotspot_area_mm2": 0.0012,
-        "hotspot_mitoses": 2,
-        "hotspot_atypical": 1,
-        "hotspot_mitoses_per_mm2": pytest.approx(2 / 0.0012),
-        "hotspot_x_px0": spot.x_px0,
-        "hotspot_y_px0": spot.y_px0,
-    }
-    assert set(reading.hotspot_columns()) < set(SUMMARY_COLUMNS)
+    assert assessment.hotspot_reason is None
 
 
 def test_hotspots_can_be_left_out() -> None:
-    reading = read_slide(figures((100, 100, 0.9)), shape=None, **SLIDE)
-    assert (reading.hotspots, reading.hotspot_reason, reading.hotspot_columns()) == ((), None, {})
-    assert [row["in_hotspot"] for row in reading.review] == [False]
+    assessment = assess(figures((100, 100, 0.9)), SCALE, AssessmentOptions(hotspot_area_mm2=0))
+    assert (assessment.hotspots, assessment.hotspot_reason) == ((), None)
+    assert [item.in_hotspot for item in assessment.review] == [False]
 
 
 def test_hotspots_count_inside_the_regions_only() -> None:
     table = figures((100, 100, 0.9), (101, 101, 0.9), (102, 102, 0.9), (500, 500, 0.1), (510, 510, 0.1))
     region = Region("Region 1", "Tumor", shapely.box(101.5, 0, 505, 1000))
-    reading = read_slide(table, shape=SHAPE, hotspots=3, regions=[region], **SLIDE)
-    assert [spot.mitoses for spot in reading.hotspots] == [1, 1]
-    assert [row["in_hotspot"] for row in sorted(reading.review, key=lambda row: row["figure_id"])] == [
+    options = OPTIONS.model_copy(update={"hotspots": 3})
+    assessment = assess(table, SCALE, options, [region])
+    assert [spot.mitoses for spot in assessment.hotspots] == [1, 1]
+    assert [item.in_hotspot for item in sorted(assessment.review, key=lambda item: item.figure_id)] == [
         *(False, False, True),
         *(True, False),
     ]
-    assert [(row["region"], row["mitoses"]) for row in reading.regions] == [
+    assert [(count.region, count.mitoses) for count in assessment.region_counts] == [
         ("Region 1", 2),
         ("all regions", 2),
     ]
 
 
 def test_regions_are_counted_only_where_given() -> None:
-    assert read_slide(figures((1, 1, 0.5)), shape=SHAPE, **SLIDE).regions == ()
+    assert assess(figures((1, 1, 0.5)), SCALE, OPTIONS).region_counts == ()
 
 
 def test_the_review_list_is_ranked_by_the_change_to_be_expected() -> None:
@@ -87,31 +79,33 @@ def test_the_review_list_is_ranked_by_the_change_to_be_expected() -> None:
     rows = review_list(table, held)
     # of 4 figures, 2 in the hotspot: doubt * (1/4 + 1/2 in the hotspot)
     expected = {"f0": 0.1 / 4, "f1": 0.45 / 4, "f2": 0.2 * 3 / 4, "f3": 0.4 * 3 / 4}
-    assert [row["figure_id"] for row in rows] == sorted(expected, key=expected.__getitem__, reverse=True)
-    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    assert [row.figure_id for row in rows] == sorted(expected, key=expected.__getitem__, reverse=True)
+    assert [row.rank for row in rows] == [1, 2, 3, 4]
     for row in rows:
-        assert row["expected_change"] == pytest.approx(expected[row["figure_id"]], abs=1e-6)
-        assert tuple(row) == tuple(name for name in REVIEW_COLUMNS if name != "slide")
-    assert rows[0]["agreement"] == 0.6
-    assert rows[0]["in_hotspot"] is True
+        assert row.expected_change == pytest.approx(expected[row.figure_id], abs=1e-6)
+        assert tuple(row.model_dump()) == tuple(name for name in REVIEW_COLUMNS if name != "slide")
+    assert rows[0].agreement == 0.6
+    assert rows[0].in_hotspot is True
 
 
 def test_ties_in_the_review_list_go_by_agreement_then_position() -> None:
     table = figures((5, 9, 0.4), (5, 2, 0.4), (1, 9, 0.4), (7, 1, 0.4))
     table.loc[0, "votes_atypical"] = 0
-    ids = [row["figure_id"] for row in review_list(table, np.zeros((1, 4), dtype=bool))]
+    ids = [row.figure_id for row in review_list(table, np.zeros((1, 4), dtype=bool))]
     assert ids == ["f3", "f1", "f2", "f0"]
 
 
 def test_the_review_list_is_bounded() -> None:
     table = figures(*((i, i, 0.5 + i / 1000) for i in range(REVIEW_MOST + 20)))
     rows = review_list(table, np.zeros((1, len(table)), dtype=bool))
-    assert [row["figure_id"] for row in rows] == [f"f{i}" for i in range(REVIEW_MOST)]
+    assert [row.figure_id for row in rows] == [f"f{i}" for i in range(REVIEW_MOST)]
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 999.5, width=32)] * 2, st.floats(0, 1) | st.none()), max_size=8))
-def test_a_reading_comes_back_from_json(rows: list[tuple[float, float, float | None]]) -> None:
+def test_an_assessment_comes_back_from_json(rows: list[tuple[float, float, float | None]]) -> None:
     corner = shapely.points(500 / 3, 500 / 7)  # no short decimal
     region = Region("r", "", shapely.buffer(corner, 100).union(shapely.box(400, 400, 500, 500)))
-    reading = read_slide(figures(*rows), shape=SHAPE, hotspots=2, regions=[region], **SLIDE)
-    assert Reading.from_json(json.loads(json.dumps(reading.as_json(), allow_nan=False))) == reading
+    options = OPTIONS.model_copy(update={"hotspots": 2})
+    assessment = assess(figures(*rows), SCALE, options, [region])
+    text = json.dumps(assessment.model_dump(mode="json", by_alias=True), allow_nan=False)
+    assert Assessment.model_validate(json.loads(text)) == assessment

@@ -1,0 +1,75 @@
+"""The state of one slide in an output folder: one row of `summary.csv`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsi_mitosis.tables import SUMMARY
+
+if TYPE_CHECKING:
+    from wsi_mitosis.core.assessments import AssessedSlide, Assessment
+    from wsi_mitosis.core.hotspots import Hotspot
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.core.summary import Counts
+    from wsi_mitosis.tables import Status
+
+
+@dataclass(frozen=True)
+class SlideState:
+    """What an output folder knows of one slide.
+
+    Attributes:
+        name: Its name in the folder.
+        status: Its status.
+        record: Its record; None unless it is done.
+        assessed: Its assessment on disk; None if there is no valid one.
+        error: Why it failed; empty otherwise.
+    """
+
+    name: str
+    status: Status
+    record: SlideRecord | None = None
+    assessed: AssessedSlide | None = None
+    error: str = ""
+
+    @property
+    def assessment(self) -> Assessment | None:
+        """What was found on it; None without a valid assessment on disk."""
+        return None if self.assessed is None else self.assessed.assessment
+
+    @property
+    def counts(self) -> Counts | None:
+        """What was counted; None unless the slide is done."""
+        return None if self.record is None else self.record.counts
+
+    @property
+    def hotspot(self) -> Hotspot | None:
+        """The densest hotspot; None without one."""
+        return None if self.assessment is None else next(iter(self.assessment.hotspots), None)
+
+    @property
+    def no_hotspot(self) -> str | None:
+        """Why there is no hotspot; None if there is one, or if none was requested."""
+        return None if self.assessment is None else self.assessment.hotspot_reason
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that the slide took, s; None unless it is done."""
+        return None if self.record is None else round(self.record.cost.seconds, 3)
+
+    def row(self) -> dict[str, Any]:
+        """Return the slide's row of `summary.csv`; None for an empty cell."""
+        values = {column.name: _value(self, column.value) for column in SUMMARY}
+        flags = {column.name for column in SUMMARY if column.kind == "flag"}
+        return {name: str(v).lower() if name in flags and v is not None else v for name, v in values.items()}
+
+
+def _value(state: SlideState, path: str) -> Any:
+    """Follow a path of attributes; None if one on the way is None."""
+    value: Any = state
+    for name in path.split("."):
+        value = getattr(value, name)
+        if value is None:
+            return None
+    return value

@@ -1,0 +1,81 @@
+"""The files of a recount, in the folder `reviewed` of the output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.csv_files import read_rows, write_rows
+from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+FOLDER = "reviewed"
+"""Where a recount is written, inside the folder of results."""
+_BESIDE = ("reviewed", "relabelled", "removed", "added")
+"""What a recount's summary says of a slide beside its numbers: whether there is a review, and its changes."""
+RECOUNT_COLUMNS = (
+    *SUMMARY_COLUMNS,
+    *(f"machine_{name}" for name in SUMMARY_COLUMNS if name != "slide"),
+    *_BESIDE,
+)
+REGION_COUNTS = ("mitoses", "atypical", "typical", "mitoses_per_mm2")
+"""What a review changes of a region."""
+RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGION_COUNTS), "reviewed")
+
+
+def read_recount(results: Path) -> dict[str, dict[str, str]]:
+    """The reviewed slides' rows of the recount in a folder of results; empty without a whole one."""
+    folder = results / FOLDER
+    if not (folder / "agreement.json").is_file() or not (folder / "summary.csv").is_file():
+        return {}
+    return {row["slide"]: row for row in read_rows(folder / "summary.csv") if row["reviewed"] == "true"}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_recount(
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    changes: Iterable[Mapping[str, Any]],
+    regions: Sequence[Mapping[str, Any]],
+    agreement: Mapping[str, Any],
+) -> None:
+    """Write the tables and last `agreement.json`: where it stands, all are of one recount.
+
+    Args:
+        folder: Made if it does not exist.
+        rows: By RECOUNT_COLUMNS; a column that a row lacks is an empty cell.
+        changes: By CHANGE_COLUMNS.
+        regions: By RECOUNT_REGION_COLUMNS; without any there is no `regions.csv`.
+        agreement: Plain data.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    try:
+        (folder / "agreement.json").unlink(missing_ok=True)
+        write_rows(folder / "summary.csv", RECOUNT_COLUMNS, rows)
+        write_rows(folder / "changes.csv", CHANGE_COLUMNS, changes)
+        if regions:
+            write_rows(folder / "regions.csv", RECOUNT_REGION_COLUMNS, regions)
+        else:
+            (folder / "regions.csv").unlink(missing_ok=True)
+        text = json.dumps(agreement, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "agreement.json", f"{text}\n")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}",
+            subject=folder,
+            stage="writing the recount",
+            remedy="Make the folder of results writable",
+        ) from error

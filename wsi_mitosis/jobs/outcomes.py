@@ -1,0 +1,149 @@
+"""Processing slides one after the other: the failure of a slide is its own, and finished work is kept."""
+
+from __future__ import annotations
+
+import resource
+import traceback
+from contextlib import closing
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from wsi_mitosis.errors import WsiMitosisError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.jobs.ledger import Ledger
+
+Result = TypeVar("Result")
+Task = TypeVar("Task")
+
+
+@dataclass(frozen=True)
+class SlideOutcome(Generic[Result]):
+    """The outcome of processing one slide.
+
+    Attributes:
+        name: The slide's name in the output folder.
+        status: Whether it is done.
+        result: None if the slide failed, or if an up-to-date result exists on disk.
+        error: One line for the user; None if the slide is done.
+        details: Traceback of an error that no input explains.
+        seconds: Time that it took.
+        peak_rss_mb: Largest resident memory so far of the process that did it, MB.
+    """
+
+    name: str
+    status: Literal["done", "failed"]
+    result: Result | None = None
+    error: str | None = None
+    details: str | None = None
+    seconds: float = 0.0
+    peak_rss_mb: float | None = None
+
+
+class Reporter(Protocol):
+    """Displays the progress and messages of a run."""
+
+    def warn(self, message: str) -> None:
+        """Display something that the user should know."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Display what is being done."""
+        ...
+
+    def start(self, slides: int, candidates: int | None) -> None:
+        """Called before the first slide; `candidates` is the number of patches, None if it is not known."""
+        ...
+
+    def patches(self, number: int) -> None:
+        """Called when the model has processed so many more patches."""
+        ...
+
+    def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
+        """Called when a slide finishes; `record` describes its results on disk, None if there are none."""
+        ...
+
+
+def process(
+    tasks: Sequence[Task],
+    execute: Callable[[Sequence[Task]], Generator[SlideOutcome[Result], None, None]],
+    write: Callable[[SlideOutcome[Result]], tuple[SlideRecord, Mapping[str, float]]],
+    ledger: Ledger,
+    *,
+    fail_fast: bool,
+) -> None:
+    """Process slides, write the files of each as it finishes, and enter it in the ledger.
+
+    Args:
+        tasks: The slides, largest first.
+        execute: Takes the tasks and yields an outcome for each as it ends.
+        write: Writes the files of a done slide, or brings those on disk up to date; returns the slide's
+            record and seconds by stage.
+        ledger: The run's ledger; a slide that failed before counts for `fail_fast`.
+        fail_fast: Stop at the first failed slide.
+    """
+    if fail_fast and ledger.result.errors:
+        ledger.warn(_stopped(next(iter(ledger.result.errors))))
+        return
+    with closing(execute(tasks)) as outcomes:
+        for outcome in outcomes:
+            finished, record, stages = _written(outcome, write)
+            ledger.enter(finished, record, stages)
+            if finished.status == "failed" and fail_fast:
+                ledger.warn(_stopped(finished.name))
+                return
+
+
+def _written(
+    outcome: SlideOutcome[Result],
+    write: Callable[[SlideOutcome[Result]], tuple[SlideRecord, Mapping[str, float]]],
+) -> tuple[SlideOutcome[Result], SlideRecord | None, Mapping[str, float]]:
+    """Return the outcome after the slide's files are written; it is failed if they cannot be."""
+    if outcome.status == "failed":
+        return outcome, None, {}
+    started = perf_counter()
+    try:
+        record, stages = write(outcome)
+    except WsiMitosisError as failure:
+        return replace(outcome, status="failed", error=str(failure)), None, {}
+    except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
+        error = (
+            f"{outcome.name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
+        )
+        failed = replace(outcome, status="failed", error=printable(error), details=traceback.format_exc())
+        return failed, None, {}
+    if outcome.result is not None:
+        stages = {**stages, "writing": perf_counter() - started}
+    return outcome, record, stages
+
+
+def _stopped(name: str) -> str:
+    return f"Stopped after {name} failed (--fail-fast)."
+
+
+def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result]:
+    """Process one slide; an exception becomes the outcome of this slide and never ends the run."""
+    started = perf_counter()
+    result, error, details = None, None, None
+    try:
+        result = work()
+    except WsiMitosisError as failure:
+        error = str(failure)
+    except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
+        error = printable(
+            f"{name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
+        )
+        details = traceback.format_exc()
+    return SlideOutcome(
+        name=name,
+        status="done" if error is None else "failed",
+        result=result,
+        error=error,
+        details=details,
+        seconds=perf_counter() - started,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux, getrusage(2)
+    )

@@ -1,0 +1,130 @@
+"""The plan of a run: which slides to process, under which names, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.slides import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.tables import Detections, SlideSource
+
+Reason = Literal["new", "overwrite", "check"]
+"""Why a slide is processed: it has no result, its result is computed again on request (`--overwrite`), or it
+has a result, which is kept if nothing that it depends on has changed."""
+
+
+@dataclass(frozen=True)
+class SlideTask:
+    """One slide to process.
+
+    Attributes:
+        source: The slide.
+        name: Its name in the output folder.
+        known_key: Key of its result on disk; None if there is none or if it is computed again.
+        reason: Why it is processed.
+    """
+
+    source: SlideSource
+    name: str
+    known_key: str | None
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class ClassifyTask(SlideTask):
+    """One slide to classify.
+
+    Attributes:
+        detections: Its candidates.
+    """
+
+    detections: Detections
+
+
+def plan_classification(
+    detections: Mapping[SlideSource, Detections],
+    names: Mapping[SlideSource, str],
+    records: Mapping[str, SlideRecord],
+    *,
+    overwrite: bool,
+) -> list[ClassifyTask]:
+    """Return the slides to classify, largest first: by number of candidates, then by file size.
+
+    Args:
+        detections: Candidates by slide.
+        names: Name in the output folder by slide.
+        records: Records of the folder's finished slides, by name.
+        overwrite: Compute every slide again.
+    """
+    tasks = [
+        ClassifyTask(source, names[source], *_known(records.get(names[source]), overwrite), found)
+        for source, found in detections.items()
+    ]
+    return sorted(tasks, key=lambda t: (len(t.detections.table), size_bytes(t.source)), reverse=True)
+
+
+def plan_detection(
+    sources: Sequence[SlideSource],
+    names: Mapping[SlideSource, str],
+    records: Mapping[str, SlideRecord],
+    *,
+    overwrite: bool,
+) -> list[SlideTask]:
+    """Return the slides to search, largest file first. Arguments are as for `plan_classification`."""
+    tasks = [
+        SlideTask(source, names[source], *_known(records.get(names[source]), overwrite)) for source in sources
+    ]
+    return sorted(tasks, key=lambda task: size_bytes(task.source), reverse=True)
+
+
+def _known(record: SlideRecord | None, overwrite: bool) -> tuple[str | None, Reason]:
+    if record is None:
+        return None, "new"
+    return (None, "overwrite") if overwrite else (record.key, "check")
+
+
+def size_bytes(source: SlideSource) -> int:
+    """Return the size of a slide's file; 0 for one that fails when it is opened."""
+    try:
+        return source.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def names_in_folder(
+    sources: Sequence[SlideSource], openable: Sequence[SlideSource], records: Mapping[str, SlideRecord]
+) -> dict[SlideSource, str]:
+    """Return the name of each slide in the output folder.
+
+    A slide that was processed before keeps its name, also if it was moved since. A slide that is gone keeps
+    its name too, so that another one of the same file name does not take the place of its results.
+
+    Args:
+        sources: The slides of the run.
+        openable: Those of them that may be opened.
+        records: Records of the folder's finished slides, by name.
+    """
+    known = {record.slide.path for record in records.values()}
+    newcomers = [source for source in openable if str(source.path) not in known]
+    earlier = {}
+    for name, record in records.items():
+        path = Path(record.slide.path)
+        namesakes = [] if path.exists() else [s for s in newcomers if s.path.name == path.name]
+        moved = next((source for source in namesakes if _is_same(source, record)), None)
+        earlier[record.slide.path if moved is None else str(moved.path)] = name
+    return allot_names(sources, earlier)
+
+
+def _is_same(source: SlideSource, record: SlideRecord) -> bool:
+    try:
+        return identify(source.path) == record.slide.digest
+    except UnreadableSlideError:
+        return False  # it fails under a name of its own
