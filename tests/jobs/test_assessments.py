@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.runs import CANDIDATES, Silent, candidates_csv, run, slides_in, spec, summary
@@ -121,6 +123,122 @@ def test_another_hotspot_or_region_needs_no_inference_and_nothing_is_drawn_twice
         before = (out / "geojson/a.tiff.geojson").stat().st_mtime_ns
         run(slides, detections, out, small_bundle, output=output)
         assert (out / "geojson/a.tiff.geojson").stat().st_mtime_ns == before
+
+
+def edit_number(path: Path) -> None:
+    """Change the hotspot's count in a file of results."""
+    text = path.read_text(encoding="utf-8")
+    assert any(before in text for before in ('"Mitosis count":2', '"mitoses": 2'))
+    text = text.replace('"Mitosis count":2', '"Mitosis count":99').replace('"mitoses": 2', '"mitoses": 99')
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("harm", ["edited", "deleted", "cut off", "emptied"])
+@pytest.mark.parametrize("kind", ["geojson", "assessments"])
+def test_a_harmed_file_is_made_again_and_gives_no_number(
+    pair: tuple[list[Path], Path, Path],
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    harm: str,
+) -> None:
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+    path = out / kind / ("a.tiff.geojson" if kind == "geojson" else "a.tiff.json")
+    tables = [(out / name).read_bytes() for name in ("summary.csv", "review.csv")]
+    whole = path.read_bytes()
+    if harm == "edited":
+        edit_number(path)
+    elif harm == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if harm == "cut off" else b"")
+    monkeypatch.setattr(Classifier, "_figures", None)  # no inference
+    result = run(slides, detections, out, small_bundle, output=SMALL)
+    assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
+    assert path.read_bytes() == whole
+    assert [(out / name).read_bytes() for name in ("summary.csv", "review.csv")] == tables
+
+
+def test_a_harmed_file_of_a_slide_that_is_not_in_the_run_gives_no_number(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+    row = summary(out)["a.tiff"]
+    edit_number(out / "geojson/a.tiff.geojson")
+    result = run(slides[1:], detections, out, small_bundle, output=SMALL)
+    assert summary(out)["a.tiff"] == row
+    assert not any("no valid assessment" in warning for warning in result.warnings)
+
+    edit_number(out / "assessments/a.tiff.json")
+    result = run(slides[1:], detections, out, small_bundle, output=SMALL)
+    assert result.exit_status == 0
+    assert any("'a.tiff' has no valid assessment" in warning for warning in result.warnings)
+    emptied = summary(out)["a.tiff"]
+    assert {name: value for name, value in emptied.items() if not name.startswith("hotspot_")} == {
+        name: value for name, value in row.items() if not name.startswith("hotspot_")
+    }
+    assert {value for name, value in emptied.items() if name.startswith("hotspot_")} == {""}
+
+
+def test_other_hotspots_rewrite_assessments_and_drawings_alone(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+
+    def times() -> dict[str, int]:
+        return {
+            kind: (out / kind / f"a.tiff{ending}").stat().st_mtime_ns
+            for kind, ending in (("figures", ".parquet"), ("assessments", ".json"), ("geojson", ".geojson"))
+        }
+
+    run(slides, detections, out, small_bundle, output=SMALL)
+    before = times()
+    for output, changed in (
+        (SMALL, set()),
+        (SMALL | {"objects": "annotations"}, {"geojson"}),
+        ({"objects": "annotations", "hotspot_area": 0.001}, {"assessments", "geojson"}),
+    ):
+        run(slides, detections, out, small_bundle, output=output)
+        after = times()
+        assert {kind for kind in after if after[kind] != before[kind]} == changed
+        before = after
+
+
+def test_a_folder_of_the_version_before_is_taken_up_without_inference(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That version had flat records, and no assessments."""
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+    tables = [(out / name).read_bytes() for name in ("summary.csv", "review.csv")]
+    for path in (out / "figures").iterdir():
+        table = pq.read_table(path)
+        flat = flat_record(json.loads(table.schema.metadata[b"wsi_mitosis"]))
+        metadata = {**table.schema.metadata, b"wsi_mitosis": json.dumps(flat).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+    shutil.rmtree(out / "assessments")
+    monkeypatch.setattr(Classifier, "_figures", None)  # no inference
+    result = run(slides, detections, out, small_bundle, output=SMALL)
+    assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
+    assert [(out / name).read_bytes() for name in ("summary.csv", "review.csv")] == tables
+
+
+def flat_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as version 0.1.0 wrote it first: without a schema and without parts."""
+    slide, model = record["slide"], record["model"]
+    return {
+        "slide": slide["name"],
+        "source": slide["path"],
+        "identity": slide["digest"],
+        **record["scale"],
+        "bundle": model["name"],
+        "bundle_digest": model["digest"],
+        "trained": model["trained"],
+        **{name: record[name] for name in ("key", "program", "counts", "warnings")},
+        "seconds": record["cost"]["seconds"],
+    }
 
 
 def test_a_slide_too_small_for_the_window_has_empty_columns_and_a_reason(
