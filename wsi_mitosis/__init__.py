@@ -1,24 +1,69 @@
 """Typical or atypical: classify mitotic figures on whole-slide images.
 
-`classify_slide` is the front door; it is loaded when it is first asked for, so that importing this package
-stays light. Research use only.
+    from wsi_mitosis import classify_slide
+
+    result = classify_slide("slide.svs", "candidates.csv")
+    result.counts          # atypical, typical, excluded, ...
+    result.figures         # a GeoDataFrame with a row per candidate
+    result.assessment      # hotspots and the figures to review first
+    result.to_geojson("slide.geojson")
+
+Every error that a bad input causes is a `WsiMitosisError`. Functions are loaded when they are first used, so
+that importing this package takes no time. Research use only.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.errors import (
+    BundleError,
+    DatasetError,
+    DetectionsError,
+    InputError,
+    MppError,
+    OutputError,
+    SlideError,
+    SpecError,
+    UnreadableSlideError,
+    WsiMitosisError,
+)
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
+    from wsi_mitosis.core.assessments import Assessment
+    from wsi_mitosis.io.detections import read_detections
     from wsi_mitosis.jobs.classify import SlideResult, classify_slide
 
-__all__ = ["SlideResult", "__version__", "classify_slide"]
+__all__ = [
+    "Assessment",
+    "BundleError",
+    "DatasetError",
+    "DetectionsError",
+    "InputError",
+    "MppError",
+    "OutputError",
+    "SlideError",
+    "SlideResult",
+    "SpecError",
+    "UnreadableSlideError",
+    "WsiMitosisError",
+    "__version__",
+    "classify_slide",
+    "read_detections",
+]
+_LOADED = {
+    "Assessment": "wsi_mitosis.core.assessments",
+    "SlideResult": "wsi_mitosis.jobs.classify",
+    "classify_slide": "wsi_mitosis.jobs.classify",
+    "read_detections": "wsi_mitosis.io.detections",
+}
+"""Names that are loaded on first use, and their modules."""
 
 
 def __getattr__(name: str) -> object:
-    if name in {"SlideResult", "classify_slide"}:
-        from wsi_mitosis.jobs import classify
+    if name not in _LOADED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(classify, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LOADED[name]), name)
