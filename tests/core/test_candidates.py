@@ -152,7 +152,7 @@ def test_lengths_that_became_pixels_by_a_given_size_are_told() -> None:
         "a.tiff: coordinates in mm became pixels by the 0.25 um/px that were given; the slide states 0.5",
     )
     in_px = detections([(4000.0, 2000.0)], units="mm", format_name="grand-challenge")
-    assert "only as pixels do the points lie on it" in notes(in_px, stated_mpp=None)[0]
+    assert "the points only lie on it if they are in pixels" in notes(in_px, stated_mpp=None)[0]
 
 
 def doubts(source: Detections, **options) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""From a file's detections to candidates in the slide frame: the one place of conversion."""
+"""Candidates: a slide's detections in level-0 pixels, and which of them are excluded."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 _UM_PER_UNIT = {"um": 1.0, "mm": 1000.0}
 _SAME_MPP = 0.001
-"""Relative; pixel sizes that differ by less move no figure of a slide by more than a hundred px."""
+"""Relative. Pixel sizes that differ by less move a figure by at most a hundred px on the largest slides."""
 _MOST_OUTSIDE = 0.5
-"""Share of a slide's candidates that may lie outside it, as those of a neighbouring scan do."""
+"""Largest share of a slide's candidates that may lie outside it, such as those of a neighbouring scan."""
 _LEAST_IN_CORNER, _CORNER = 3, 0.01
-"""So many candidates, all in such a part of the slide, may be percentages or of another unit."""
+"""This many candidates, all within this share of width and height, may be in percent or another unit."""
 _MOST_INSIDE = 0.9
-"""Share of the candidates that a factor must bring onto the slide: a stray one is no reason against it."""
+"""Smallest share of the candidates that a factor must bring onto the slide, since a few may be stray."""
 _LEAST_SPREAD = 0.02
-"""Of the slide's longer side: a factor that gathers all candidates in less is none that explains them."""
+"""Share of the slide's longer side. A factor that gathers all candidates in less does not explain them."""
 _DOWNSAMPLES = (2, 4, 8, 16, 32, 64)
-"""Of the levels whose coordinates may have been taken for level 0's."""
+"""Downsamples of the levels whose coordinates may have been written instead of level 0's."""
 
 
 def prepare_candidates(
@@ -49,50 +49,61 @@ def prepare_candidates(
     merge_um: float | None = None,
     name: str | None = None,
 ) -> pd.DataFrame:
-    """Convert one slide's detections and say which of them are not to be classified.
+    """Convert one slide's detections to level-0 pixels, and exclude those that must not be classified.
 
-    Lengths in um and mm become pixels by `mpp`, the size that is finally used.
+    Lengths in um and mm are divided by `mpp`, which is the pixel size that is finally used.
 
     Args:
-        detections: The slide's detections; every row is taken to be this slide's.
+        detections: The slide's detections. Every row belongs to this slide.
         size_px0: (width, height) of level 0, px.
         mpp: um per level-0 px along x and y.
-        mpp_stated: Whether the slide itself states a pixel size. Where it does not, Grand Challenge's
-            millimetres may be pixels, and are if only those lie on the slide.
+        mpp_stated: Whether the slide itself states a pixel size. If it does not, the millimetres of Grand
+            Challenge may be pixels, and are read as pixels if only those lie on the slide.
         bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
         classes: Names of the classes that are candidates, in upper or lower case; empty for the file's
             own rule.
-        min_score: Candidates below it are excluded, those without a score are not; None for no limit.
+        min_score: Candidates with a lower score are excluded, and those without a score are not; None for
+            no limit.
         merge_um: Of candidates nearer to each other than this, um, only the best is kept; None for off.
         name: The slide, for messages.
 
     Returns:
-        A row per detection in the same order: `candidate_id` (the input's, else the row's number from 1),
+        A row per detection in the same order: `candidate_id` (the input's, or the row's number from 1),
         `x_px0`, `y_px0` (float64, slide frame), `detector_score` (float64), `excluded_reason` (None or the
         first of EXCLUDED_REASONS that holds), `detector_class` if any row has one, then the input's other
         columns.
 
     Raises:
-        DetectionsError: if more than half of the candidates lie outside the slide; if the file's classes do
-            not say which of them are mitotic figures.
+        DetectionsError: if more than half of the candidates lie outside the slide, or if the file's classes
+            do not say which of them are mitotic figures.
     """
-    table = detections.table
     place = _Place(size_px0, mpp, bounds)
     x_px0, y_px0 = place.to_px0(detections, _units(detections, place, mpp_stated))
-    score = table["score"].to_numpy(dtype=np.float64)
-    reason = np.full(len(table), None, dtype=object)
-
-    def exclude(flags: NDArray[np.bool_], why: str) -> None:
-        reason[flags & (reason == None)] = why  # noqa: E711 - element by element
-
-    exclude(~_is_candidate_class(detections, classes, mpp, name), "class")
-    exclude(~(np.isfinite(x_px0) & np.isfinite(y_px0)), "not_finite")
-    _refuse_misplaced(detections, place, x_px0, y_px0, reason == None, name)  # noqa: E711 - element by element
-    exclude(~_inside(x_px0, y_px0, size_px0), "outside")
+    score = detections.table["score"].to_numpy(dtype=np.float64)
+    reason = np.full(len(score), None, dtype=object)
+    _exclude(reason, ~_is_candidate_class(detections, classes, mpp, name), "class")
+    _exclude(reason, ~(np.isfinite(x_px0) & np.isfinite(y_px0)), "not_finite")
+    included = pd.isna(reason)
+    _refuse_misplaced(detections, place, x_px0[included], y_px0[included], name)
+    _exclude(reason, ~place.holds(x_px0, y_px0), "outside")
     if min_score is not None:
-        exclude(score < min_score, "score")
+        _exclude(reason, score < min_score, "score")
     _exclude_duplicates(reason, x_px0, y_px0, score, mpp, merge_um)
+    return _candidate_table(detections.table, x_px0, y_px0, score, reason)
 
+
+def _exclude(reason: NDArray[np.object_], flags: NDArray[np.bool_], why: str) -> None:
+    """Set the reason of those flagged rows that have none."""
+    reason[flags & pd.isna(reason)] = why
+
+
+def _candidate_table(
+    table: pd.DataFrame,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    score: NDArray[np.float64],
+    reason: NDArray[np.object_],
+) -> pd.DataFrame:
     rows = pd.Series(np.arange(1, len(table) + 1).astype(str), index=table.index, dtype=object)
     columns: dict[str, Any] = {
         "candidate_id": table["id"].where(table["id"].notna(), rows),
@@ -116,20 +127,20 @@ def conversion_notes(
     stated_mpp: Mpp | None,
     bounds: Bounds | None,
 ) -> tuple[str, ...]:
-    """What the user should know of how lengths became pixels.
+    """Return notes for the user on how lengths became pixels.
 
     Args:
         detections: The slide's detections.
         name: The slide, for the messages.
         size_px0: (width, height) of level 0, px.
-        mpp: um per level-0 px, as it is used.
-        stated_mpp: What the slide itself states; None where it states none that is usable.
+        mpp: um per level-0 px, which is used.
+        stated_mpp: What the slide itself states; None if it states no usable pixel size.
         bounds: As for `prepare_candidates`.
     """
     if detections.units not in _UM_PER_UNIT or detections.table.empty:
         return ()
     if _units(detections, _Place(size_px0, mpp, bounds), stated_mpp is not None) == "px":
-        return (f"{name}: the slide states no pixel size, and only as pixels do the points lie on it",)
+        return (f"{name}: the slide states no pixel size; the points only lie on it if they are in pixels",)
     if stated_mpp is None or np.allclose(stated_mpp, mpp, rtol=_SAME_MPP):
         return ()
     return (
@@ -146,11 +157,11 @@ def doubtful_notes(
     size_px0: tuple[int, int],
     classes: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What the user should look at twice, since a run cannot know whether it is meant.
+    """Return notes on what the user should check, because a run cannot know whether it is intended.
 
     Args:
         detections: The slide's detections.
-        candidates: What `prepare_candidates` made of them.
+        candidates: What `prepare_candidates` returned for them.
         name: The slide, for the messages.
         size_px0: (width, height) of level 0, px.
         classes: As for `prepare_candidates`.
@@ -179,7 +190,7 @@ def doubtful_notes(
 
 
 class _Place(NamedTuple):
-    """Where candidates may lie: a slide's size, its pixels, and the part that QuPath shows."""
+    """Where candidates may lie: a slide's size, its pixel size, and the part that QuPath shows."""
 
     size_px0: tuple[int, int]
     mpp: Mpp
@@ -201,14 +212,15 @@ class _Place(NamedTuple):
 
     def holds(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which points lie on the slide, (n,)."""
-        return _inside(x_px0, y_px0, self.size_px0)
+        width, height = self.size_px0
+        return (x_px0 >= 0) & (x_px0 < width) & (y_px0 >= 0) & (y_px0 < height)
 
     def holds_most(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> bool:
-        """Whether the points lie on the slide, but for a few."""
+        """Whether all points except a few lie on the slide."""
         return bool(self.holds(x_px0, y_px0).mean() >= _MOST_INSIDE)
 
     def are_spread(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> bool:
-        """Whether points lie apart, and not all in one place of the slide as after too large a divisor."""
+        """Whether points lie apart, and not all in one place, as after a division by too large a number."""
         reach = _LEAST_SPREAD * max(self.size_px0)
         return len(x_px0) == 1 or bool(max(np.ptp(x_px0), np.ptp(y_px0)) >= reach)
 
@@ -216,7 +228,7 @@ class _Place(NamedTuple):
 def _units(detections: Detections, place: _Place, mpp_stated: bool) -> LengthUnit:
     """The unit that the coordinates are in.
 
-    Grand Challenge's tools write pixels in the place of mm where a TIFF has no resolution.
+    Grand Challenge's tools write pixels instead of mm if a TIFF states no resolution.
     """
     if detections.format != "grand-challenge" or detections.units != "mm" or mpp_stated:
         return detections.units
@@ -229,21 +241,20 @@ def _refuse_misplaced(
     place: _Place,
     x_px0: NDArray[np.float64],
     y_px0: NDArray[np.float64],
-    counted: NDArray[np.bool_],
     name: str | None,
 ) -> None:
-    """Refuse coordinates of another level, slide or unit: most of them lie outside the slide."""
-    x, y = x_px0[counted], y_px0[counted]
-    outside = int((~place.holds(x, y)).sum())
-    if outside <= _MOST_OUTSIDE * len(x):
+    """Refuse coordinates most of which lie outside the slide: they are of another level, slide or unit."""
+    outside = int((~place.holds(x_px0, y_px0)).sum())
+    if outside <= _MOST_OUTSIDE * len(x_px0):
         return
     width, height = place.size_px0
-    fit = _what_would_fit(detections, place, x, y)
+    fit = _what_would_fit(detections, place, x_px0, y_px0)
     read = f"read in {detections.units}, frame {detections.frame}"
     if detections.units in _UM_PER_UNIT:
         read += f", at {place.mpp.mean:g} um/px"
     raise DetectionsError(
-        f"{outside} of {len(x)} candidates ({read}) lie outside the slide, which has {width} x {height} px",
+        f"{outside} of {len(x_px0)} candidates ({read}) lie outside the slide, "
+        f"which has {width} x {height} px",
         subject=name,
         stage="placing candidates",
         remedy=f"{fit or 'They may be of another slide'}. Check their level, unit, frame and slide",
@@ -253,29 +264,34 @@ def _refuse_misplaced(
 def _what_would_fit(
     detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> str | None:
-    """How all of the points would lie on the slide: by another frame, order of axes, unit or level."""
+    """The other frame, order of axes, unit or level by which the points would lie on the slide."""
     if (bounds := place.bounds) is not None:
         sign, frame = 1 if detections.frame == "slide" else -1, qupath.other_frame(detections.frame)
         if place.holds_most(x + sign * bounds.x, y + sign * bounds.y):
             return f"They would lie inside with --frame {frame}"
     if place.holds_most(y, x):
         return "They would lie inside with x and y exchanged"
-    scales = [
-        (_factor(detections.units, units, place), f"with --units {units}")
-        for units in ("px", "um", "mm")
-        if units != detections.units
-    ]
-    if detections.units == "fraction":
-        scales.append(((0.01, 0.01), "as percentages, after dividing the coordinates by 100"))
-    scales += [((1 / by, 1 / by), f"after dividing the coordinates by {by}") for by in _DOWNSAMPLES]
-    for (across, down), how in sorted(scales, key=lambda scale: abs(math.log(scale[0][0]))):
+    for (across, down), how in _other_scales(detections.units, place):
         if place.holds_most(x * across, y * down) and place.are_spread(x * across, y * down):
             return f"They would lie inside {how}, a factor of {across:g}"
     return None
 
 
+def _other_scales(units: LengthUnit, place: _Place) -> list[tuple[tuple[float, float], str]]:
+    """Factors for (x, y) in px that correct a wrong unit or level, each described, the smallest first."""
+    scales = [
+        (_factor(units, other, place), f"with --units {other}")
+        for other in ("px", "um", "mm")
+        if other != units
+    ]
+    if units == "fraction":
+        scales.append(((0.01, 0.01), "as percentages, after dividing the coordinates by 100"))
+    scales += [((1 / by, 1 / by), f"after dividing the coordinates by {by}") for by in _DOWNSAMPLES]
+    return sorted(scales, key=lambda scale: abs(math.log(scale[0][0])))
+
+
 def _factor(taken: LengthUnit, other: LengthUnit, place: _Place) -> tuple[float, float]:
-    """What (x, y) in px are multiplied by where the numbers are of another unit than was taken."""
+    """The factor for (x, y) in px if the numbers are in another unit than the one they were read in."""
 
     def px(unit: LengthUnit, axis: int) -> float:
         if unit == "fraction":
@@ -288,10 +304,10 @@ def _factor(taken: LengthUnit, other: LengthUnit, place: _Place) -> tuple[float,
 def _is_candidate_class(
     detections: Detections, classes: Sequence[str], mpp: Mpp, name: str | None
 ) -> NDArray[np.bool_]:
-    """Which rows are of a class that is classified, (n,)."""
+    """Which rows have a class whose objects are candidates, (n,)."""
     names = detections.table["detector_class"]
     if classes:
-        wanted = {name.strip().casefold() for name in classes}
+        wanted = {text.strip().casefold() for text in classes}
         return _by_name(names, lambda text: text.casefold() in wanted, unnamed=False)
     whole = detections.file_classes
     present = [str(text) for text in (names.dropna().unique() if whole is None else whole)]
@@ -307,9 +323,9 @@ def _is_candidate_class(
 
 
 def _by_name(names: pd.Series, accepts: Any, *, unnamed: bool) -> NDArray[np.bool_]:
-    """Ask `accepts` once per distinct class; `unnamed` holds for rows without a class."""
+    """Call `accepts` once per distinct class. `unnamed` is the result for rows without a class."""
     codes, distinct = pd.factorize(names)
-    # The last entry is that of code -1, a row without a class.
+    # The last entry is for code -1, a row without a class.
     return np.array([*(accepts(str(name)) for name in distinct), unnamed], dtype=bool)[codes]
 
 
@@ -332,10 +348,10 @@ def _refuse_unexplained(present: Sequence[str], name: str | None) -> None:
 
 
 def _check_mitotic_rule(present: Sequence[str], name: str | None) -> None:
-    """Let the user choose among classes that say nothing about mitosis; a file without any is taken whole."""
+    """Refuse classes none of which has to do with mitosis. A file without classes is accepted."""
     if present and not any(is_mitotic(text) or is_look_alike(text) for text in present):
         raise DetectionsError(
-            f"none of the file's classes is of mitotic figures by its name: {listed(present)}",
+            f"none of the file's classes is named after mitotic figures: {listed(present)}",
             subject=name,
             stage="choosing candidates",
             remedy="Name those that are candidates with --class",
@@ -343,16 +359,9 @@ def _check_mitotic_rule(present: Sequence[str], name: str | None) -> None:
 
 
 def _extent_um(detections: Detections, mpp: Mpp) -> NDArray[np.float64]:
-    """The longer sides of boxes and areas, (n,) um; NaN for points, and for shares of an image."""
+    """The longer sides of boxes and areas, (n,) um; NaN for points, and for fractions of an image."""
     extent = detections.table["extent"].to_numpy(dtype=np.float64)
     return extent * (mpp.mean if detections.units == "px" else _UM_PER_UNIT.get(detections.units, np.nan))
-
-
-def _inside(
-    x_px0: NDArray[np.float64], y_px0: NDArray[np.float64], size_px0: tuple[int, int]
-) -> NDArray[np.bool_]:
-    width, height = size_px0
-    return (x_px0 >= 0) & (x_px0 < width) & (y_px0 >= 0) & (y_px0 < height)
 
 
 def _exclude_duplicates(
@@ -363,9 +372,9 @@ def _exclude_duplicates(
     mpp: Mpp,
     merge_um: float | None,
 ) -> None:
-    """Mark, among the rows without a reason, all but the best of those that are one."""
-    kept = np.flatnonzero(reason == None)  # noqa: E711 - element by element
-    # Best first: highest score, then file order; lexsort puts NaN, and so those without a score, last.
+    """Of the included rows in one place, keep the best and exclude the others."""
+    kept = np.flatnonzero(pd.isna(reason))
+    # Best first: highest score, then file order. lexsort puts NaN, and so rows without a score, last.
     kept = kept[np.lexsort((kept, -score[kept]))]
     steps = pd.DataFrame(
         {"x": qupath.coordinate_steps(x_px0[kept]), "y": qupath.coordinate_steps(y_px0[kept])}
@@ -379,20 +388,20 @@ def _exclude_duplicates(
 
 
 def near_a_better_one(points_um: NDArray[np.float64], distance_um: float) -> NDArray[np.bool_]:
-    """Greedy merging: going down the list, drop what is nearer than the distance to one that was kept.
+    """Return which points are nearer than a distance to a better point that is kept itself.
 
     Args:
         points_um: (n, 2) x, y in um, the best first.
-        distance_um: Points nearer to each other than this are one.
+        distance_um: Points nearer to each other than this are merged.
 
     Returns:
-        (n,) True for the points that are dropped.
+        (n,) True for the points that are not kept.
     """
     dropped = np.zeros(len(points_um), dtype=bool)
     if len(points_um) < 2:
         return dropped
     tree = cKDTree(points_um)
-    # Slightly wider, because the tree rounds otherwise than the comparison that decides.
+    # Slightly wider, because the tree rounds differently from the comparison that decides.
     reach = distance_um * (1 + 1e-9)
     nearest = tree.query(points_um, k=2)[0][:, 1]
     for point in np.flatnonzero(nearest <= reach):

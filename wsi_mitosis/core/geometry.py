@@ -1,4 +1,4 @@
-"""Windows on a slide and exact resampling, in plain numbers."""
+"""Windows on a slide, and exact resampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def native_origin(centre_px: float, size_px: int) -> int:
-    """First pixel of the window of `size_px` whole pixels around a centre, on one axis.
+    """Return the first pixel of the window of `size_px` whole pixels around a centre, on one axis.
 
     The window is [floor(c + 0.5) - P/2, floor(c + 0.5) + P/2), so that an integer centre gives the crop
     published for AMi-Br (pixels x-64 to x+64) bit for bit.
@@ -23,26 +23,26 @@ def native_origin(centre_px: float, size_px: int) -> int:
 
 
 def read_px(patch_px: int, zooms: tuple[float, ...]) -> int:
-    """Side of the one window, px at the bundle's um/px, from which all zoomed views are cut; even."""
+    """Return the side of the window from which all zoomed views are cut, px at the bundle's um/px; even."""
     side = math.ceil(patch_px / min(1.0, *zooms))
     return side + side % 2
 
 
 def cut_centres(crops: NDArray[np.uint8], side_px: int, reader: str) -> NDArray[np.uint8]:
-    """The centre of each crop, where the figure is.
+    """Return the centre of each crop, where the figure is.
 
-    The centre of n pixels is pixel n // 2, of crops and of what is cut from them.
+    The centre of n pixels is pixel n // 2, both of the crops and of the result.
 
     Args:
         crops: (N, height, width, 3) uint8.
-        side_px: How much `reader` wants.
+        side_px: Side of the patches that `reader` needs.
         reader: The bundle, for the message.
 
     Returns:
         (N, side_px, side_px, 3) uint8, a view.
 
     Raises:
-        InputError: where the crops are smaller.
+        InputError: if the crops are smaller.
     """
     height, width = crops.shape[1:3]
     if min(height, width) < side_px:
@@ -56,12 +56,12 @@ def cut_centres(crops: NDArray[np.uint8], side_px: int, reader: str) -> NDArray[
 
 
 def resampling_weights(start: float, step: float, size: int, available: int) -> NDArray[np.float32]:
-    """Weights that turn a line of source pixels into a line of resampled ones.
+    """Return weights that turn a line of source pixels into a line of resampled pixels.
 
     Output pixel i covers the source interval [start + i*step, start + (i+1)*step). Shrinking (step >= 1)
-    averages over exactly that interval, fractions of border pixels included; enlarging interpolates
-    linearly between pixel centres. (Pillow's BOX filter rounds to whole pixels and OpenCV's INTER_AREA
-    takes no sub-pixel box: hence this.)
+    averages over exactly that interval, including fractions of border pixels. Enlarging interpolates
+    linearly between pixel centres. Pillow's BOX filter cannot do this, because it rounds to whole pixels, nor
+    can OpenCV's INTER_AREA, which has no sub-pixel boxes.
 
     Args:
         start: Left edge of the first output pixel, in source pixels (pixel j covers [j, j+1)).

@@ -1,15 +1,15 @@
-"""Where on a slide the mitotic figures are densest: the window of a given physical area that holds the most.
+"""Hotspots: the windows of a given physical area on a slide that hold the most mitotic figures.
 
 Windows
     A window is half-open, [x, x + width) by [y, y + height), in level-0 px of the slide frame, and lies
-    wholly on the slide. Sliding one to the right or down until a figure lies on its left or top edge, or
-    until it meets the slide's edge or an earlier hotspot, loses none of its figures. So some best window
-    begins at a figure, at the last place where it fits, or just before an earlier hotspot, on either axis:
-    these places are finitely many, and all of them are tried.
+    completely on the slide. A window can be moved to the right or down until a figure lies on its left or top
+    edge, or until it meets the slide's edge or an earlier hotspot, without losing a figure. So some best
+    window begins at a figure, at the last place where it fits, or just before an earlier hotspot, on either
+    axis. The number of these places is finite, and all of them are tried.
 
 Ties
     The most figures, then the most atypical ones among them, then the smallest y, then the smallest x of
-    those places, then the orientation as it was asked for.
+    those places, then the orientation that was requested.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 _UM2_PER_MM2 = 1e6
 _CELLS = 50_000
-"""Counts in memory at once, 400 kB an array: what stays in a core's cache is added up fastest."""
+"""Counts in memory at once, 400 kB per array, which a core's cache can hold."""
 
 
 @dataclass(frozen=True)
 class HotspotShape:
-    """What a hotspot measures.
+    """The size of a hotspot.
 
     Attributes:
         area_mm2: Its area, > 0.
-        aspect: Its sides' proportion; the window that is turned by 90 degrees is tried as well.
+        aspect: The proportion of its sides. The window turned by 90 degrees is tried as well.
     """
 
     area_mm2: float
     aspect: tuple[float, float] = (4, 3)
 
     def sizes_px0(self, mpp: Mpp) -> tuple[tuple[float, float], ...]:
-        """(width, height) in level-0 px of each orientation, as asked for first."""
+        """Return (width, height) in level-0 px of each orientation, the requested one first."""
         across, down = self.aspect
         long_um = math.sqrt(self.area_mm2 * _UM2_PER_MM2 * across / down)
         short_um = self.area_mm2 * _UM2_PER_MM2 / long_um
@@ -58,7 +58,7 @@ class HotspotShape:
 
 @dataclass(frozen=True)
 class Hotspot:
-    """A window and what was counted in it.
+    """A window and the counts of the figures in it.
 
     Attributes:
         x_px0, y_px0: Top-left corner, level-0 px, slide frame.
@@ -78,20 +78,20 @@ class Hotspot:
 
     @property
     def mitoses_per_mm2(self) -> float:
-        """Density; to be shown with the area."""
+        """Density. It should be shown together with the area."""
         return self.mitoses / self.area_mm2
 
     def holds(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """(N,) which of N points lie in the window."""
+        """Return which of N points lie in the window, (N,)."""
         return _inside(self.x_px0, x_px0, self.width_px0) & _inside(self.y_px0, y_px0, self.height_px0)
 
 
 class HotspotSearch(NamedTuple):
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        hotspots: None of them overlap; the best first. None without a figure in it.
-        reason: Why there is none at all; None where there is one.
+        hotspots: The best first. They do not overlap, and each has at least one figure.
+        reason: Why there is no hotspot; None if there is one.
     """
 
     hotspots: tuple[Hotspot, ...]
@@ -99,7 +99,7 @@ class HotspotSearch(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A place among those that are tried; `value` is its rank (see `_weights`)."""
+    """A window that is tried; `value` is its rank (see `_weights`)."""
 
     value: int
     x: float
@@ -109,7 +109,7 @@ class _Window(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """For each of E objects the half-open range of places, by number, at which a window meets it."""
+    """For each of E objects, the half-open range of indices of the places at which a window meets it."""
 
     start: NDArray[np.intp]
     stop: NDArray[np.intp]
@@ -127,9 +127,9 @@ def find_hotspots(
 ) -> HotspotSearch:
     """Find the densest windows, exactly.
 
-    The first is the best window of all; each further one is the best of those that do not overlap the ones
+    The first is the best window of all. Each further one is the best of those that do not overlap the ones
     before it. A window is returned in the middle of the places at which it holds the same figures, so that
-    none of them lies on its edge without need.
+    figures lie on its edge only if that is unavoidable.
 
     Args:
         x_px0: (N,) figures' centres, level-0 px, slide frame, finite and on the slide.
@@ -138,7 +138,7 @@ def find_hotspots(
         shape: Area and proportion of the window.
         size_px0: (width, height) of level 0, px.
         mpp: um per level-0 px.
-        number: How many at most.
+        number: Largest number of hotspots.
     """
     sizes = [
         size for size in shape.sizes_px0(mpp) if all(a <= b for a, b in zip(size, size_px0, strict=True))
@@ -175,7 +175,7 @@ def _inside(start: float, values: NDArray[np.float64], size: float) -> NDArray[n
 
 
 def _last_start(edge: float, size: float) -> float:
-    """The last place from which `size` does not reach beyond `edge`, rounding included."""
+    """The last place from which `size` does not reach beyond `edge`, also after rounding."""
     start = edge - size
     while start + size > edge:
         start = math.nextafter(start, -math.inf)
@@ -189,8 +189,8 @@ def _places(
 
     Args:
         values: (N,) the figures.
-        size: Of the window.
-        room: Of the slide.
+        size: Size of the window.
+        room: Size of the slide.
         earlier: First px of the hotspots found so far.
     """
     last = _last_start(room, size)
@@ -229,10 +229,10 @@ def _best(
     room: tuple[int, int],
     found: Sequence[Hotspot],
 ) -> _Window:
-    """The best window of one orientation that overlaps none of `found`; value 0 or less where there is none.
+    """The best window of one orientation that does not overlap `found`; its value is <= 0 if none exists.
 
-    A sweep over the places along y, in which a figure adds its weight to a range of places along x, and an
-    earlier hotspot takes away more than all figures have.
+    It sweeps over the places along y. A figure adds its weight to a range of places along x, and an earlier
+    hotspot subtracts more than the weight of all figures.
     """
     (width, height), against = size, -int(weight.sum()) - 1
     across = _places(x, width, room[0], [spot.x_px0 for spot in found])
@@ -255,7 +255,7 @@ def _best(
 def _line(
     spans: _Spans, weights: NDArray[np.int64], met: NDArray[np.bool_], places: int
 ) -> NDArray[np.int64]:
-    """(places,) sum of the weights of the objects that are met at each place."""
+    """(places,) the sum of the weights of the objects that the window meets at each place."""
     steps = np.zeros(places + 1, dtype=np.int64)
     np.add.at(steps, spans.start[met], weights[met])
     np.add.at(steps, spans.stop[met], -weights[met])
@@ -263,7 +263,7 @@ def _line(
 
 
 class _Events(NamedTuple):
-    """Changes of a line of counts, in order: `delta` is added to the places [start, stop), never none."""
+    """Changes of a line of counts, in order: `delta` is added to the places [start, stop), at least one."""
 
     row: NDArray[np.intp]
     start: NDArray[np.intp]
@@ -272,10 +272,9 @@ class _Events(NamedTuple):
 
 
 def _events(along_x: _Spans, along_y: _Spans, weights: NDArray[np.int64]) -> _Events:
-    """What comes and goes in the sweep along y.
+    """The changes in the sweep along y.
 
-    In a row, what lowers a count stands before what raises one: between the two no count is higher than at
-    the row's end.
+    Within a row, decreases come before increases, so that no count in between is higher than at its end.
     """
     real = np.flatnonzero((along_x.start < along_x.stop) & (along_y.start < along_y.stop))
     twice = np.concatenate([real, real])
@@ -289,9 +288,9 @@ def _events(along_x: _Spans, along_y: _Spans, weights: NDArray[np.int64]) -> _Ev
 def _best_row(along_x: _Spans, along_y: _Spans, weights: NDArray[np.int64], places: int) -> tuple[int, int]:
     """The highest count that the sweep reaches at any place, and the first row at which it does.
 
-    The line of places is cut into blocks of about its square root, so that an event changes two blocks in
-    part and those between them as a whole. The highest count of each block is followed through its own
-    events first, that of the line through all events then: about sqrt(N) additions an event, all in numpy.
+    The line of N places is divided into blocks of about sqrt(N), so that an event changes parts of two
+    blocks, and the blocks between them as a whole. The highest count of each block is computed for its own
+    events first, and then that of the line for all events. This takes about sqrt(N) additions per event.
     """
     events = _events(along_x, along_y, weights)
     if not len(events.row):
@@ -324,10 +323,10 @@ def _best_row(along_x: _Spans, along_y: _Spans, weights: NDArray[np.int64], plac
 def _block_changes(
     events: _Events, first: NDArray[np.intp], last: NDArray[np.intp], block: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
-    """How each event changes the highest count of the blocks that it covers in part.
+    """The change of the highest count of the blocks that each event covers in part.
 
     Args:
-        events: E of them.
+        events: E events.
         first: (E,) block in which each begins.
         last: (E,) block in which each ends.
         block: Places in a block.
@@ -355,7 +354,7 @@ def _block_changes(
 def _highest(
     start: NDArray[np.intp], stop: NDArray[np.intp], delta: NDArray[np.int64], block: int
 ) -> NDArray[np.int64]:
-    """(M,) the highest count of one block after each of M events, from zero counts."""
+    """(M,) the highest count of one block after each of M events, starting from zero."""
     state = np.zeros(block, dtype=np.int64)
     highest = np.empty(len(start), dtype=np.int64)
     step = max(1, _CELLS // (block + 1))
@@ -391,14 +390,14 @@ def _hotspot(
 
 
 def _centred(start: float, size: float, values: NDArray[np.float64], ends: Sequence[float]) -> float:
-    """A place halfway back to where the window would lose a figure, or meet an edge or an earlier hotspot.
+    """The place halfway back to where the window would lose a figure, or meet an edge or an earlier hotspot.
 
-    `start` is the last place that holds `values`; no place between holds another figure, or it would be
-    the better window. To 0.01 px, as QuPath keeps it, where there is room.
+    `start` is the last place that holds `values`. No place between holds another figure, because that window
+    would be better. The place is rounded to 0.01 px, the precision of QuPath, if it stays in the range.
 
     Args:
         start: Where the window begins, px.
-        size: Of the window, px.
+        size: Size of the window, px.
         values: The figures in it.
         ends: Where hotspots end that the window could meet.
     """

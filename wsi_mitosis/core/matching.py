@@ -1,4 +1,4 @@
-"""Which rows of a detections file belong to which slide."""
+"""Match the rows of a detections file to slides, by the names that they give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 
 from wsi_mitosis.core import qupath
@@ -20,6 +21,8 @@ from wsi_mitosis.errors import DetectionsError, listed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from wsi_mitosis.tables import Detections, SlideSource
 
 _STAGE = "matching detections to slides"
@@ -28,13 +31,13 @@ _SCHEME = re.compile(r"file:(//[^/\\]*)?(?=[/\\])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Matches:
-    """What names mean.
+class SlideMatches:
+    """The slides that names mean.
 
     Attributes:
         slides: The slide of each name that fits one.
-        refused: The slides whose names fit others as well, or that two different images are called by.
-        contested: The names for which slides are refused.
+        refused: The slides whose names also fit other slides, or whose names mean different images.
+        contested: The names because of which slides are refused.
     """
 
     slides: dict[str, SlideSource]
@@ -47,13 +50,13 @@ class Split:
     """A file's detections, slide by slide.
 
     Attributes:
-        parts: The detections of each slide that has a row, in the order of the sources; rows in file order,
-            numbered from 0 within the slide.
-        unmatched_rows: How many rows name no slide, or one that was not given.
+        parts: The detections of each slide that has a row, in the order of the sources. Rows are in file
+            order, numbered from 0 within the slide.
+        unmatched_rows: Number of rows that name no slide, or one that was not given.
         unmatched_names: The names that fit no given slide, in file order.
-        refused: The slides whose rows cannot be told from others', or are perhaps under another name.
-        refused_rows: How many rows name these slides.
-        nameless_rows: How many of the unmatched rows name no slide.
+        refused: The slides whose rows are uncertain, or may have another name.
+        refused_rows: Number of rows that name these slides.
+        nameless_rows: Number of the unmatched rows that name no slide.
     """
 
     parts: dict[SlideSource, Detections]
@@ -68,11 +71,11 @@ class Fit(NamedTuple):
     """Slides that a name fits equally well.
 
     Attributes:
-        whole: Whether all of the name was found, and not only its last parts.
-        length: How many of its parts were found.
+        whole: Whether the whole name was found, and not only its last parts.
+        length: Number of its parts that were found.
         spelled: The parts that were found, as the name spells them.
-        folded: Whether only upper and lower case differ from the slide's name.
-        series: What follows the file name in QuPath's name of an image; None without.
+        folded: Whether the name differs from the slide's in upper and lower case.
+        series: What follows the file name in QuPath's name of an image; None if nothing does.
     """
 
     sources: tuple[SlideSource, ...]
@@ -84,16 +87,16 @@ class Fit(NamedTuple):
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """The higher, the better."""
+        """A better fit has a higher rank."""
         return self.whole, self.length
 
 
 class NameIndex:
-    """The slides by what they may be called.
+    """An index of slides by every name that they may have.
 
     Args:
         sources: The slides.
-        file_names_only: Whether a name is a file name or stem, and never a path.
+        file_names_only: Whether names are file names or stems, and not paths.
     """
 
     def __init__(self, sources: Sequence[SlideSource], *, file_names_only: bool = False) -> None:
@@ -101,10 +104,10 @@ class NameIndex:
         self._tables: dict[tuple[bool, bool], Mapping[tuple[str, ...], Sequence[SlideSource]]] = {}
 
     def fit(self, name: str) -> Fit | None:
-        """The slides that a name fits best; None where it fits none.
+        """Return the slides that a name fits best; None if it fits no slide.
 
-        The name as it is comes first, then without quoting and blanks, then in another case, and last without
-        the series that QuPath puts after a file name.
+        The name is tried as it is, then without quotes and blanks, then in another case, and finally without
+        the series that QuPath appends to a file name.
         """
         texts = _spellings(name)
         for folded in (False, True):
@@ -130,7 +133,7 @@ class NameIndex:
         return None
 
     def _table(self, *, folded: bool, files_only: bool) -> Mapping[tuple[str, ...], Sequence[SlideSource]]:
-        """Slides by every end of their paths; a whole path is under `("", *parts)`."""
+        """Slides by every end of their paths. The key of a whole path is `("", *parts)`."""
         kind = folded, files_only
         if kind not in self._tables:
             table: dict[tuple[str, ...], list[SlideSource]] = defaultdict(list)
@@ -155,13 +158,16 @@ class NameIndex:
 
 
 def file_names(source: SlideSource) -> tuple[str, ...]:
-    """A slide's file name and its stems: of `x.ome.tif` also `x.ome` and `x`; then those of its aliases."""
+    """Return a slide's file name and its stems, then those of its aliases.
+
+    The stems of `x.ome.tif` are `x.ome` and `x`.
+    """
     paths = (source.relative, *(relative for _, relative in source.aliases))
     return tuple(dict.fromkeys(name for path in paths for name in names_of(path)))
 
 
 def names_of(path: str) -> tuple[str, ...]:
-    """A file's name and its stems; of a name that is too long also those of the shortened one."""
+    """Return a file's name and its stems, and those of its shortened name if it is too long."""
     name = path.rsplit("/", 1)[-1]
     return tuple(
         dict.fromkeys(stem for form in (name, shortened(name)) for stem in _with_stems(normalised(form)))
@@ -178,68 +184,69 @@ def _with_stems(name: str) -> Iterator[str]:
 
 
 def normalised(text: str) -> str:
-    """Composed Unicode: macOS hands out decomposed file names, tables hold composed ones."""
+    """Return composed Unicode, because macOS returns decomposed file names and tables hold composed ones."""
     return unicodedata.normalize("NFC", text)
 
 
-def match_slides(names: Iterable[str], sources: Sequence[SlideSource]) -> Matches:
+def match_slides(names: Iterable[str], sources: Sequence[SlideSource]) -> SlideMatches:
     r"""Find the slide that each name means.
 
-    A name is a path relative to the given folder, an absolute path, perhaps of another computer
-    (`C:\scans\a.svs`, `file:///C:/scans/a%20b.svs`), a file name or a stem. One in another case, or with
-    QuPath's series after it, means a slide if it fits no other. The longest end of the path that fits
-    decides, a whole relative or absolute path before all. A path of which only the end fits is set aside
-    where another name fits that slide better: it then means a slide of that name which was not given.
+    A name is a path relative to the given folder, an absolute path, possibly of another computer
+    (`C:\scans\a.svs`, `file:///C:/scans/a%20b.svs`), a file name or a stem. A name in another case, or with
+    QuPath's series after it, means a slide if it fits no other. A whole relative or absolute path has
+    precedence, then the longest end of the path that fits. A path of which only the end fits is ignored if
+    another name fits that slide better, because it then means a slide of that name that was not given.
 
     Args:
         names: Slide names as the detections file has them.
         sources: The slides of the run.
 
     Returns:
-        The slides. Refused are those of a name that fits several equally well, and a slide that two different
-        paths, series or spellings fit.
+        The slides. A slide is refused if a name fits it and others equally well, or if different paths,
+        series or spellings fit it.
     """
-    index = NameIndex(sources)
+    fits = _best_fits(names, NameIndex(sources))
+    refused = _ambiguous(fits)
+    slides = {name: fit.sources[0] for name, fit in fits.items() if len(fit.sources) == 1}
+    refused = _rivals(slides, fits) | refused
+    contested = frozenset(
+        name for name, fit in fits.items() if len(fit.sources) > 1 or fit.sources[0] in refused
+    )
+    matched = {name: source for name, source in slides.items() if name not in contested}
+    return SlideMatches(matched, {s: refused[s] for s in sources if s in refused}, contested)
+
+
+def _best_fits(names: Iterable[str], index: NameIndex) -> dict[str, Fit]:
+    """The fit of each name, except of paths whose end fits only slides that another name fits better."""
     fits = {name: fit for name in dict.fromkeys(names) if (fit := index.fit(name))}
     best: dict[SlideSource, tuple[bool, int]] = {}
     for fit in fits.values():
         for source in fit.sources:
             best[source] = max(fit.rank, best.get(source, fit.rank))
-    counting = {
+    return {
         name: fit for name, fit in fits.items() if fit.whole or any(best[s] <= fit.rank for s in fit.sources)
     }
-    refused = _ambiguous(counting)
-    slides = {name: fit.sources[0] for name, fit in counting.items() if len(fit.sources) == 1}
-    for source, rivals in _rivals(slides, counting).items():
-        refused.setdefault(source, rivals)
-    contested = frozenset(
-        name for name, fit in counting.items() if len(fit.sources) > 1 or fit.sources[0] in refused
-    )
-    matched = {name: source for name, source in slides.items() if name not in contested}
-    return Matches(matched, {s: refused[s] for s in sources if s in refused}, contested)
 
 
 def split_by_slide(detections: Detections, sources: Sequence[SlideSource]) -> Split:
     """Divide a file's rows among the slides that they name.
 
-    Where no row names a slide, all of them belong to the only slide.
+    If no row names a slide, all rows belong to the only slide.
 
     Args:
         detections: The whole file.
         sources: The slides of the run.
 
     Returns:
-        The parts; a slide without a row has none, except an only slide whose file names no slide. A slide of
-        which the names are not certain is refused, and the others are not.
+        The parts. A slide without a row has none, except an only slide whose file names no slide. A slide
+        whose names are uncertain is refused, and the others are not.
 
     Raises:
         DetectionsError: if rows name no slide and there are several, if no row fits any of the slides, or if
             the only slide is refused.
     """
-    table = detections.table
-    classes = tuple(table["detector_class"].dropna().unique())
-    codes, found = pd.factorize(table["slide"])
-    # An entry more than there are names: the code of a row without a name is -1.
+    codes, found = pd.factorize(detections.table["slide"])
+    # The last entry is for code -1, a row without a name.
     names = [name if name.strip(_BLANKS) else None for name in map(str, found)] + [None]
     given = [name for name in names if name is not None]
     if not given:
@@ -249,14 +256,8 @@ def split_by_slide(detections: Detections, sources: Sequence[SlideSource]) -> Sp
         raise _none_fits(given, sources)
     unmatched = tuple(name for name in given if name not in matches.slides and name not in matches.contested)
     places = {source: place for place, source in enumerate(sources)}
-    place_of_name = [_place(name, matches, places) for name in names]
-    row_places = pd.Series(place_of_name, dtype="int64").to_numpy()[codes]
-    parts = {
-        sources[cast("int", place)]: replace(
-            detections, table=rows.reset_index(drop=True), file_classes=classes
-        )
-        for place, rows in table[row_places >= 0].groupby(row_places[row_places >= 0])
-    }
+    row_places = np.array([_place(name, matches, places) for name in names], dtype=np.int64)[codes]
+    parts = _parts_of(detections, row_places, sources)
     absent = [source for source in sources if source not in parts and source not in matches.refused]
     refused = matches.refused | _perhaps_others(absent, unmatched)
     if len(sources) == 1 and refused:
@@ -272,10 +273,26 @@ def split_by_slide(detections: Detections, sources: Sequence[SlideSource]) -> Sp
 
 
 _UNMATCHED, _REFUSED, _NAMELESS = -1, -2, -3
+"""Places of rows that belong to no slide."""
 
 
-def _place(name: str | None, matches: Matches, places: Mapping[SlideSource, int]) -> int:
-    """The slide's number, or why the rows of a name are no slide's."""
+def _parts_of(
+    detections: Detections, row_places: NDArray[np.int64], sources: Sequence[SlideSource]
+) -> dict[SlideSource, Detections]:
+    """The detections of each slide; `row_places` has the index of each row's slide, or less than 0."""
+    table = detections.table
+    classes = tuple(table["detector_class"].dropna().unique())
+    placed = row_places >= 0
+    return {
+        sources[cast("int", place)]: replace(
+            detections, table=rows.reset_index(drop=True), file_classes=classes
+        )
+        for place, rows in table[placed].groupby(row_places[placed])
+    }
+
+
+def _place(name: str | None, matches: SlideMatches, places: Mapping[SlideSource, int]) -> int:
+    """The index of the slide that a name means, or one of the three places above."""
     if name is None:
         return _NAMELESS
     if name in matches.contested:
@@ -311,40 +328,40 @@ def _folded(text: str) -> str:
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """A name as it is, without blanks and quotes around it, and with what a URL escapes."""
+    """A name as it is, without blanks and quotes around it, and without the escapes of a URL."""
     bare = name.strip(_BLANKS)
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
         bare = bare[1:-1].strip(_BLANKS)
     texts = [name, bare, _SCHEME.sub("", bare)]
     if "%" in bare:
-        with contextlib.suppress(UnicodeDecodeError):  # no escapes of UTF-8: the sign is the name's own
+        with contextlib.suppress(UnicodeDecodeError):  # not escaped UTF-8: the sign is part of the name
             texts.append(unquote(texts[-1], errors="strict"))
     return tuple(dict.fromkeys(texts))
 
 
 def _ambiguous(fits: Mapping[str, Fit]) -> dict[SlideSource, DetectionsError]:
-    """The slides that a name fits as well as another."""
+    """The slides of names that fit several slides equally well."""
     refused: dict[SlideSource, DetectionsError] = {}
     for name, fit in fits.items():
-        if len(fit.sources) > 1:
-            slides = listed(source.relative for source in fit.sources)
-            for source in fit.sources:
-                refused.setdefault(
-                    source,
-                    DetectionsError(
-                        f"the name '{name}' fits {len(fit.sources)} of the slides: {slides}",
-                        subject=source.relative,
-                        stage=_STAGE,
-                        remedy="Name the slides in the table by their path below the folder given",
-                    ),
-                )
+        for source in fit.sources if len(fit.sources) > 1 else ():
+            refused.setdefault(source, _ambiguous_name(name, fit, source))
     return refused
+
+
+def _ambiguous_name(name: str, fit: Fit, source: SlideSource) -> DetectionsError:
+    slides = listed(other.relative for other in fit.sources)
+    return DetectionsError(
+        f"the name '{name}' fits {len(fit.sources)} of the slides: {slides}",
+        subject=source.relative,
+        stage=_STAGE,
+        remedy="Name the slides in the table by their path relative to the given folder",
+    )
 
 
 def _rivals(
     matched: Mapping[str, SlideSource], fits: Mapping[str, Fit]
 ) -> dict[SlideSource, DetectionsError]:
-    """Slides with names of different images: `case1/a.svs` and `case2/a.svs`, or two series of `a.svs`."""
+    """Slides whose names mean different images: `case1/a.svs` and `case2/a.svs`, or two series of `a.svs`."""
     names: dict[SlideSource, list[str]] = defaultdict(list)
     for name, source in matched.items():
         names[source].append(name)
@@ -355,14 +372,14 @@ def _rivals(
                 f"the names {listed(rivals)} all fit this slide, and may be different images",
                 subject=source.relative,
                 stage=_STAGE,
-                remedy="Call the slide by one name in the table and leave out the rows of other images; for "
-                "slides of one name give the folder above, so that their paths tell them apart",
+                remedy="Use one name for the slide in the table, and leave out the rows of other images. For "
+                "slides with the same name, give the folder above, so that their paths differ",
             )
     return refused
 
 
 def _different(names: Sequence[str], fits: Mapping[str, Fit]) -> list[str]:
-    """A name for each image that one slide's names mean; empty if all may be the same."""
+    """One name for each image that a slide's names mean; empty if all may mean the same image."""
     folders = {_parts(name)[:-1]: name for name in reversed(names) if not fits[name].whole}
     if len(folders) > 1:
         return list(folders.values())[::-1]
@@ -373,14 +390,14 @@ def _different(names: Sequence[str], fits: Mapping[str, Fit]) -> list[str]:
 
 
 def _other_cases(names: Sequence[str], fits: Mapping[str, Fit]) -> list[str]:
-    """Two names that differ in upper and lower case: another file system takes them for two slides."""
+    """Two names that differ in upper and lower case, which are two slides on another file system."""
     folded = (name for name in names if fits[name].folded)
     pairs = ([name, other] for name in folded for other in names)
     return next((pair for pair in pairs if not _spelled_alike(*(fits[name].spelled for name in pair))), [])
 
 
 def _spelled_alike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
-    """Whether two ends of a path have the same letters, as far as both go."""
+    """Whether two ends of paths have the same letters, up to the length of the shorter one."""
     shared = min(len(ours), len(theirs))
     if ours[-shared:-1] != theirs[-shared:-1]:
         return False
@@ -390,14 +407,21 @@ def _spelled_alike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
 def _perhaps_others(
     absent: Sequence[SlideSource], names: Sequence[str]
 ) -> dict[SlideSource, DetectionsError]:
-    """Slides without a row, while rows of no given slide are called nearly the same."""
+    """Slides without a row, if rows that match no slide have nearly the same name."""
     alike = nearly_alike({source: file_names(source) for source in absent}, names)
-    remedy = "Correct the name in the table if it means this slide; else leave this slide out"
+    remedy = "Correct the name in the table if it means this slide, or leave this slide out"
     return {source: misnamed(source, found, "row", remedy) for source, found in alike.items()}
 
 
 def misnamed(source: SlideSource, names: Sequence[str], what: str, remedy: str) -> DetectionsError:
-    """The error of a slide without rows or files beside those of a name that is nearly the same."""
+    """Return the error for a slide without rows or files, if others have nearly the same name.
+
+    Args:
+        source: The slide.
+        names: The names that are nearly the same.
+        what: What has these names: "row" or "file".
+        remedy: What the user can do.
+    """
     return DetectionsError(
         f"no {what} is named after this slide, but {listed(names)} is nearly the same and no other slide's",
         subject=source.relative,

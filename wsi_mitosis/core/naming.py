@@ -1,4 +1,4 @@
-"""Names of slides in an output folder: short, distinct, and never changed once written."""
+"""Names of slides in an output folder: short, distinct, and the same in every run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COMPONENT_BYTES = 255
 """Longest file name of ext4, XFS, NFS, APFS and NTFS (NAME_MAX, limits.h(0p))."""
 NAME_BYTES = COMPONENT_BYTES - max(map(len, GEOJSON_ENDINGS)) - len(".4194304-")
-"""Longest name of a slide in the output folder: our longest ending follows it, and while a file is written a
-dot and the process's number (at most 2^22, proc(5)) stand before it."""
+"""Longest name of a slide in the output folder. The longest ending follows it; while a file is written, a dot
+and the process's number (at most 2^22, proc(5)) precede it."""
 _DIGEST_DIGITS = 12
 _MOST_ENDING_BYTES = 16
 
@@ -26,15 +26,15 @@ _MOST_ENDING_BYTES = 16
 def allot_names(
     sources: Sequence[SlideSource], earlier: Mapping[str, str], *, most_bytes: int | None = NAME_BYTES
 ) -> dict[SlideSource, str]:
-    """Give each slide its name in the output folder.
+    """Return the name of each slide in the output folder.
 
-    A slide is called by its file name. Slides of the same file name keep their folders relative to the given
-    root, and further folders where that is not enough. A file name that is too long is shortened.
+    The name is the slide's file name. Slides with the same file name keep their folders relative to the given
+    root, and further folders if these do not suffice. A file name that is too long is shortened.
 
     Args:
         sources: The slides of this run.
-        earlier: Names that the folder holds already, by the absolute path of their slides.
-        most_bytes: Longest file name of a slide, bytes of UTF-8; None to leave all as they are.
+        earlier: Names that exist in the folder, by the absolute path of their slides.
+        most_bytes: Longest file name of a slide, bytes of UTF-8; None to shorten none.
 
     Returns:
         A distinct name, with forward slashes, for every source.
@@ -56,9 +56,9 @@ def allot_names(
 
 
 def shortened(name: str, most_bytes: int = NAME_BYTES) -> str:
-    """Return a file name of at most `most_bytes` bytes of UTF-8; a name that is short enough stays as it is.
+    """Return a file name that has at most `most_bytes` bytes of UTF-8.
 
-    A longer one is cut at a character. A digest of the whole name and the file's ending follow.
+    A longer name is cut after a character, and a digest of the whole name and the file's ending follow.
     """
     data = _bytes(name)
     if len(data) <= most_bytes:
@@ -85,7 +85,7 @@ def _ending(name: str) -> str:
 
 
 def _fitted(name: str, most_bytes: int | None) -> str:
-    """A name whose folders and file name a file system takes."""
+    """A name whose folders and file name are short enough for a file system."""
     if most_bytes is None:
         return name
     *folders, file = name.split("/")
@@ -96,7 +96,7 @@ def _fitted(name: str, most_bytes: int | None) -> str:
 def _with_folders(
     group: Sequence[SlideSource], taken: set[str], most_bytes: int | None
 ) -> dict[SlideSource, str]:
-    """As many folders as tell the slides of one file name apart, and those below the given root at least."""
+    """Names with the fewest folders that make them distinct, but at least those below the given root."""
     deepest = max(2, *(len(source.path.parts) - 1 for source in group))
     for depth in range(2, deepest + 1):
         names = {source: _fitted(_last_parts(source, depth), most_bytes) for source in group}
@@ -111,7 +111,7 @@ def _last_parts(source: SlideSource, depth: int) -> str:
 
 
 def _numbered(names: Mapping[SlideSource, str], taken: set[str]) -> dict[SlideSource, str]:
-    """Whole paths told apart from each other and from earlier names by a number in front: `2/data/x.svs`."""
+    """Whole paths that a number in front makes distinct, also from earlier names: `2/data/x.svs`."""
     free: dict[SlideSource, str] = {}
     used = set(taken)
     for source, name in names.items():

@@ -1,4 +1,4 @@
-"""Regions that somebody drew on a slide: what lies in them, and how large they are."""
+"""Regions that a user drew on a slide: the figures in them, and their areas."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Region:
     """An area on a slide.
 
     Attributes:
-        name: Its own, else `Region <n>` by its place in the file.
-        class_name: Its class; "" without one.
+        name: Its name, or `Region <n>` by its place in the file.
+        class_name: Its class; "" if it has none.
         geometry: A valid shapely Polygon or MultiPolygon, level-0 px, slide frame.
     """
 
@@ -42,11 +42,11 @@ class Region:
 
     @property
     def excludes(self) -> bool:
-        """Whether it is cut out: QuPath's ignored classes end in `*`, and EXCLUDING are named."""
+        """Whether it is cut out of the others, because QuPath ignores its class or EXCLUDING has it."""
         return is_ignored_class(self.class_name) or self.class_name.casefold() in EXCLUDING
 
     def as_json(self) -> dict[str, Any]:
-        """The region as plain data, its geometry as GeoJSON has it; nothing is rounded."""
+        """Return the region as plain data, with its geometry as GeoJSON. Nothing is rounded."""
         import shapely
 
         geometry = json.loads(shapely.to_geojson(self.geometry))
@@ -54,7 +54,7 @@ class Region:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Region:
-        """Back from `as_json`."""
+        """Return the region that `as_json` was called on."""
         import shapely
 
         geometry = shapely.from_geojson(json.dumps(data["geometry"]))
@@ -95,14 +95,14 @@ def count_regions(
     """Count the figures of each region, and of all regions together.
 
     A figure on a region's edge is in it. A figure in two regions counts in both, and once in all regions; so
-    does an area. Where every region excludes, all regions are the rest of the slide.
+    does an area. If every region excludes, `all regions` is the rest of the slide.
 
     Args:
         regions: In any order, which is kept.
         x_px0: (N,) figures' centres, level-0 px, slide frame.
         y_px0: (N,) likewise.
         atypical: (N,) whether the figure is atypical.
-        size_px0: (width, height) of level 0, px: what lies outside is cut off.
+        size_px0: (width, height) of level 0, px. Areas outside it are cut off.
         mpp: um per level-0 px.
 
     Returns:
@@ -137,7 +137,7 @@ def inside_regions(
     y_px0: NDArray[np.float64],
     size_px0: tuple[int, int],
 ) -> NDArray[np.bool_]:
-    """(N,) which figures lie in any region, its edge included, and in none that excludes.
+    """Return which figures lie in or on the edge of a region, and not in one that excludes, (N,).
 
     Args:
         regions: As for `count_regions`.
@@ -153,7 +153,7 @@ def inside_regions(
 
 
 def _kept(regions: Sequence[Region], size_px0: tuple[int, int]) -> tuple[list[tuple[Region, Any]], Any]:
-    """The regions that include, with what is left of each, and all of it as one area."""
+    """The regions that do not exclude, each with its remaining area, and the union of these areas."""
     import shapely
 
     slide = shapely.box(0, 0, *size_px0)
@@ -166,7 +166,7 @@ def _kept(regions: Sequence[Region], size_px0: tuple[int, int]) -> tuple[list[tu
 
 
 def _areas(geometry: Any) -> Any:
-    """The areas of a geometry: cutting leaves lines and points where regions touch."""
+    """The areas of a geometry, without the lines and points that remain where regions touch."""
     import shapely
 
     parts = shapely.get_parts(geometry)
