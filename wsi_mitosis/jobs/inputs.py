@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
-from wsi_mitosis.io.detections.folder import the_one
+from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.regions import RegionFile, read_regions
 from wsi_mitosis.io.slides import find_slides
 
@@ -135,7 +135,7 @@ def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource
         if not paths:
             continue
         try:
-            detections = _read(spec, the_one(paths, source.relative))
+            detections = _read(spec, only_file(paths, source.relative))
             split = split_by_slide(detections, [source])
         except DetectionsError as error:
             failures[source] = str(error)
@@ -171,7 +171,7 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
     for source, paths in files.of_slide.items():
         try:
             if paths:
-                regions[source] = read_regions(the_one(paths, source.relative, "reading regions"))
+                regions[source] = read_regions(only_file(paths, source.relative, "reading regions"))
         except DetectionsError as error:
             del detections[source]
             failures[source] = str(error)

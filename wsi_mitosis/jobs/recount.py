@@ -22,7 +22,7 @@ from wsi_mitosis.core.recount import (
     reviewed_figures,
 )
 from wsi_mitosis.errors import DetectionsError, InputError, SlideError, WsiMitosisError
-from wsi_mitosis.io.detections.folder import the_one
+from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
 from wsi_mitosis.io.results.folder import open_results
 from wsi_mitosis.io.results.geojson import read_provenance
@@ -197,7 +197,7 @@ def _recount_slide(
     paths: Sequence[Path],
     options: RecountOptions,
 ) -> SlideRecount:
-    path = the_one(paths, record.name, STAGE)
+    path = only_file(paths, record.name, STAGE)
     assessed = _checked(state)
     figures = folder.figures(record.name)
     frame = options.frame or folder.drawn_frame(record.name)

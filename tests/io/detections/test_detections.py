@@ -218,10 +218,10 @@ def test_columns_of_a_file_that_is_no_table_are_refused(tmp_path: Path) -> None:
         (b"PAR1 and no more", "a damaged Parquet file"),
         (b"SQLite format 3\x00 and no more", "a damaged SQLite database"),
         (b'{"type": "FeatureCollection", "features": [', "not valid JSON"),
-        (b"[" * 100_000, "JSON that is nested too deeply"),
+        (b"[" * 100_000, "JSON is nested too deeply"),
         (b'{"some": 1, "thing": 2}', "JSON of no known format, with the keys 'some', 'thing'"),
-        (b"[1, 2]", "neither features nor points"),
-        (b'{"type": "FeatureCollection"}', "'features' is no list"),
+        (b"[1, 2]", "other things than features, points"),
+        (b'{"type": "FeatureCollection"}', "'features' is not a list"),
         (b'{"type": "FeatureCollection", "features": [3]}', "feature 1 is 3, not an object"),
         (b'{"type": ["Feature"]}', "JSON of no known format"),
         (b"100,200\n300,400\n", "no columns for x and y; its header is '100', '200'"),
@@ -787,8 +787,8 @@ def test_store_with_other_properties(tmp_path: Path) -> None:
     ("statement", "cause"),
     [
         ("UPDATE annotations SET cx = 'far' WHERE id = 2", "entry 2: the cx is 'far'"),
-        ("UPDATE annotations SET properties = '{' WHERE id = 2", "properties that are no JSON"),
-        ("UPDATE annotations SET properties = '[1]' WHERE id = 2", "properties that are no JSON object"),
+        ("UPDATE annotations SET properties = '{' WHERE id = 2", "properties that are not JSON"),
+        ("UPDATE annotations SET properties = '[1]' WHERE id = 2", "properties that are not a JSON object"),
         (
             "ALTER TABLE annotations RENAME COLUMN cx TO x",
             "with the tables 'annotations', 'metadata'",
@@ -890,11 +890,11 @@ def test_midog_guide(tmp_path: Path) -> None:
     [
         ({"boxes": [[1, 2, 3, 4]], "scores": []}, "1 boxes, but 0 scores"),
         ({"boxes": [[1, 2, 3, 4]], "labels": [1, 2]}, "1 boxes, but 2 labels"),
-        ({"boxes": 3}, "'boxes' is no list"),
+        ({"boxes": 3}, "'boxes' is not a list"),
         ({"points": [3]}, "not every one of 'points' is an object"),
         ({"points": [{"point": 3}]}, r"point 1 is 3, not \[x, y, z\]"),
         ({"points": [{"point": [1, "b", 0]}]}, "entry 1: the y is 'b'"),
-        ({"images": [], "annotations": {}}, "'annotations' is no list"),
+        ({"images": [], "annotations": {}}, "'annotations' is not a list"),
     ],
 )
 def test_challenge_files_that_make_no_sense(tmp_path: Path, document: object, cause: str) -> None:

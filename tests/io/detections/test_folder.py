@@ -8,7 +8,7 @@ import pytest
 
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections import ENDINGS, find_files
-from wsi_mitosis.io.detections.folder import the_one
+from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.tables import SlideSource
 
 
@@ -156,7 +156,7 @@ def test_two_series_of_one_slide_are_two_files_that_fit_it(tmp_path: Path) -> No
     with pytest.raises(
         DetectionsError, match=r"2 files fit this slide: 'a\.svs - Series 0\.geojson', 'a\.svs"
     ):
-        the_one(paths, slide)
+        only_file(paths, slide)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_a_slides_other_names_count(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_fits_no_slide(tmp_path: Path) -> None:
-    with pytest.raises(DetectionsError, match=r"'a\.svs'; it has no detections files"):
+    with pytest.raises(DetectionsError, match=r"'a\.svs'; the folder has no detections files"):
         find_files(tmp_path, [source("a.svs")])
     touch(tmp_path, "b.csv", "c.png")
-    with pytest.raises(DetectionsError, match=r"named after one of the slides 'a\.svs'; there are 'b\.csv'"):
+    with pytest.raises(DetectionsError, match=r"named after one of the slides 'a\.svs'; the folder has 'b\.csv'"):
         find_files(tmp_path, [source("a.svs")])

@@ -116,5 +116,5 @@ def test_another_format_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_a_file_without_areas_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.geojson", feature({"type": "Point", "coordinates": [1, 1]}))
-    with pytest.raises(DetectionsError, match="no area among its objects"):
+    with pytest.raises(DetectionsError, match="none of its objects is an area"):
         read_regions(path)

@@ -10,7 +10,8 @@ import pytest
 
 from wsi_mitosis.core.recount import reviewed_figures
 from wsi_mitosis.errors import DetectionsError, OutputError
-from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers, write_recount
+from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
+from wsi_mitosis.io.results.recounts import write_recount
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.units import Mpp
 

@@ -1,4 +1,4 @@
-"""Candidate mitotic figures from whatever a detector, a viewer or a challenge writes."""
+"""Candidate mitotic figures, read from the files of detectors, viewers and challenges."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def read_detections(
     frame: Frame | None = None,
     decimal: DecimalSign | None = None,
 ) -> Detections:
-    """Read a detections file as it is, without converting anything.
+    """Read a detections file without converting its coordinates.
 
     Args:
         path: A file of any of FORMATS, which may be compressed with gzip.
-        format: One of FORMATS, or `auto` to tell it by the content.
-        columns: Of a table: role (`x`, `slide`, ... as in ALIASES) to column name; wins over the aliases.
-        units: Unit of the coordinates; None for the format's own: px, Grand Challenge mm, a table as its
-            header says.
-        frame: Frame of the coordinates; None for the format's own: `qupath` for QuPath's GeoJSON and
-            measurement tables, else `slide`.
-        decimal: Of a table: the decimal sign; None to decide it from the columns.
+        format: One of FORMATS, or `auto` to detect it from the content.
+        columns: For a table: role (`x`, `slide`, ... as in ALIASES) to column name, before the aliases.
+        units: Unit of the coordinates. None for the format's own: mm for Grand Challenge, the header's for a
+            table, px for the others.
+        frame: Frame of the coordinates. None for the format's own: `qupath` for GeoJSON and measurement
+            tables of QuPath, `slide` for the others.
+        decimal: For a table: the decimal sign; None to decide it from the columns.
 
     Raises:
-        DetectionsError: if the file cannot be read, is of another format than the one given, or has rows
-            that make no sense or may mean two things; names the file, the place and the remedy.
+        DetectionsError: if the file cannot be read, has another format than the given one, or has rows that
+            are impossible or ambiguous. It names the file, the place and the remedy.
     """
     content = open_content(path)
     taken = _chosen(format, content, path)
@@ -61,7 +61,7 @@ def read_detections(
 
 
 def _refuse_shares(detections: Detections, path: Path) -> None:
-    """Refuse pixels and microns of a slide that mostly lie between 0 and 1, as shares of an image do."""
+    """Refuse coordinates in px or um that mostly lie between 0 and 1, as fractions of an image do."""
     table = detections.table
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     if detections.units not in {"px", "um"} or not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).any():
@@ -76,15 +76,15 @@ def _refuse_shares(detections: Detections, path: Path) -> None:
         )
 
 
-def _chosen(asked: str, content: Content, path: Path) -> str:
-    if asked == "auto":
+def _chosen(requested: str, content: Content, path: Path) -> str:
+    if requested == "auto":
         return content.formats[0]
-    if asked not in FORMATS:
-        raise fault(f"unknown format '{asked}'", path, f"--format takes auto, {', '.join(FORMATS)}")
-    if asked not in content.formats:
-        cause = f"not {asked}: it looks like {content.formats[0]}"
-        raise fault(cause, path, f"Give --format {content.formats[0]} or leave it out")
-    return asked
+    if requested not in FORMATS:
+        raise fault(f"unknown format '{requested}'", path, f"--format takes auto, {', '.join(FORMATS)}")
+    if requested not in content.formats:
+        cause = f"not {requested}: it looks like {content.formats[0]}"
+        raise fault(cause, path, f"Pass --format {content.formats[0]} or leave it out")
+    return requested
 
 
 def _read(content: Content, taken: str, path: Path, options: TableOptions) -> Detections:

@@ -1,4 +1,4 @@
-"""JSON of the MIDOG data sets, of the MIDOG guide's detector, and of Grand Challenge."""
+"""JSON files of the MIDOG data sets, of the MIDOG guide's detector, and of Grand Challenge."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 _LISTS = ("points", "boxes", "polygons")
 _SHAPES = ("point", "corners", "path_points")
-"""Where a shape of Grand Challenge's has its places, each [x, y, z] in mm (JSON schemas of its annotation
-answers: points, two-dimensional bounding boxes, polygons)."""
+"""Members of a Grand Challenge shape that hold its positions, each [x, y, z] in mm. Source: JSON schemas of
+its annotation answers (points, two-dimensional bounding boxes, polygons)."""
 _SHOWN = 60
 """Characters of a value in a message."""
 
 
 def read_midog(document: Mapping[str, Any], path: Path) -> Detections:
-    """Read MIDOG's and MIDOG++'s annotations, whose boxes are [x1, y1, x2, y2] in level-0 px.
+    """Read the annotations of MIDOG and MIDOG++, whose boxes are [x1, y1, x2, y2] in level-0 px.
 
     Raises:
-        DetectionsError: for an annotation of an image or category that the file does not have, and for
-            boxes that are COCO's [x, y, width, height].
+        DetectionsError: if an annotation has an image or category that the file does not list, or if boxes
+            are [x, y, width, height], as in COCO.
     """
     annotations = _records(document, "annotations", path)
     corners = boxes([item.get("bbox") for item in annotations], path)
@@ -59,7 +59,7 @@ def read_midog_guide(document: Mapping[str, Any], path: Path) -> Detections:
     """Read the result of the MIDOG guide's detector: one slide's boxes [x1, y1, x2, y2] in level-0 px.
 
     Raises:
-        DetectionsError: if boxes, scores and labels are not equally many, one of them is no list, or boxes
+        DetectionsError: if boxes, scores and labels differ in number, one of them is not a list, or boxes
             end before they begin.
     """
     corners = boxes(_list(document, "boxes", path), path)
@@ -75,7 +75,7 @@ def read_midog_guide(document: Mapping[str, Any], path: Path) -> Detections:
 
 
 def is_grand_challenge(document: Mapping[str, Any]) -> bool:
-    """Whether an object is one of Grand Challenge's: several of a shape, or one shape itself."""
+    """Return whether an object is a Grand Challenge answer: several shapes of a kind, or one shape."""
     if any(name in document for name in (*_SHAPES, "points", "polygons")):
         return True
     if "version" in document and str(document.get("type", "")).startswith("Multiple "):
@@ -85,15 +85,28 @@ def is_grand_challenge(document: Mapping[str, Any]) -> bool:
 
 
 def read_grand_challenge(document: Any, path: Path) -> Detections:
-    """Read Grand Challenge's points, boxes or polygons, in mm: several in a list, or one by itself.
+    """Read one or several points, boxes or polygons of Grand Challenge, in mm.
 
-    A box or polygon gives the centre of its bounding box.
+    The centre of a box or polygon is that of its bounding box.
 
     Raises:
-        DetectionsError: for a shape of another kind, or one without numbers.
+        DetectionsError: if a shape is of another kind, or has no numbers.
     """
     items = _challenge_items(document, path)
     shapes = [_shape(item) for item in items]
+    columns: dict[str, Any] = {
+        **box_columns(_challenge_corners(items, shapes, path)),
+        "score": numbers([item.get("probability") for item in items], "probability", path),
+        "detector_class": [text_or_none(item.get("name")) for item in items],
+    }
+    columns["extent"][[shape == "point" for shape in shapes]] = np.nan
+    return Detections(candidate_table(len(items), columns), "mm", "slide", "mitotic", "grand-challenge")
+
+
+def _challenge_corners(
+    items: Sequence[Mapping[str, Any]], shapes: Sequence[str | None], path: Path
+) -> NDArray[np.float64]:
+    """The bounding boxes [x1, y1, x2, y2] of shapes, (len(items), 4) mm; NaN if a shape has no positions."""
     places = [
         _challenge_places(item, shape, index, path)
         for index, (item, shape) in enumerate(zip(items, shapes, strict=True))
@@ -107,13 +120,7 @@ def read_grand_challenge(document: Any, path: Path) -> Detections:
         values = numbers([place[axis] for place in flat], "xy"[axis], path, entries=entries)
         corners[placed, axis] = np.minimum.reduceat(values, firsts)
         corners[placed, axis + 2] = np.maximum.reduceat(values, firsts)
-    columns: dict[str, Any] = {
-        **box_columns(corners),
-        "score": numbers([item.get("probability") for item in items], "probability", path),
-        "detector_class": [text_or_none(item.get("name")) for item in items],
-    }
-    columns["extent"][[shape == "point" for shape in shapes]] = np.nan
-    return Detections(candidate_table(len(items), columns), "mm", "slide", "mitotic", "grand-challenge")
+    return corners
 
 
 def _shape(item: Mapping[str, Any]) -> str | None:
@@ -139,15 +146,15 @@ def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def _challenge_places(item: Mapping[str, Any], shape: str | None, index: int, path: Path) -> list[list[Any]]:
-    """The places [x, y, z] of one shape; none where it has none."""
+    """The positions [x, y, z] of one shape; empty if it has none."""
     if shape is None:
-        cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_shortened(item)}"
+        cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_in_short(item)}"
         raise fault(cause, path, "Give points, bounding boxes or polygons of Grand Challenge")
     places = [item[shape]] if shape == "point" else item[shape]
     if item[shape] is None:
         return []
     if not isinstance(places, list) or not all(map(_is_place, places)):
-        cause = f"{shape} {index + 1} is {_shortened(item[shape])}, not [x, y, z]"
+        cause = f"{shape} {index + 1} is {_in_short(item[shape])}, not [x, y, z]"
         raise fault(cause, path, "A place is [x, y, z] in millimetres")
     return places
 
@@ -156,7 +163,7 @@ def _is_place(value: Any) -> bool:
     return isinstance(value, list) and len(value) in {2, 3}
 
 
-def _shortened(value: Any) -> str:
+def _in_short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -164,7 +171,7 @@ def _shortened(value: Any) -> str:
 def _list(document: Mapping[str, Any], key: str, path: Path, count: int | None = None) -> list[Any]:
     values = document.get(key)
     if not isinstance(values, list):
-        raise fault(f"'{key}' is no list", path, "Write the file again")
+        raise fault(f"'{key}' is not a list", path, "Write the file again")
     if count is not None and len(values) != count:
         raise fault(f"{count} boxes, but {len(values)} {key}", path, "Write the file again")
     return values
@@ -189,7 +196,7 @@ def _looked_up(
 
 
 def _refuse_coco(annotations: Sequence[Mapping[str, Any]], corners: NDArray[np.float64], path: Path) -> None:
-    """Refuse COCO's boxes near a slide's corner, which end behind their beginning, by their stated area."""
+    """Refuse boxes of COCO, recognised by their stated area, that seem valid near the slide's corner."""
     areas = numbers([item.get("area") for item in annotations], "area", path)
     stated = np.isfinite(areas) & np.isfinite(corners).all(axis=1)
     as_coco = corners[:, 2] * corners[:, 3]

@@ -1,4 +1,4 @@
-"""What a detections file is, told by its content and never by its name's ending."""
+"""The format of a detections file, which is detected from its content and not from its name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Content:
 
     Attributes:
         formats: The formats that the content fits, the likeliest first.
-        kind: What `data` is: the text of a table, the bytes of a Parquet file, a parsed JSON document, or
+        kind: What `data` is: the text of a table, the bytes of a Parquet file, or a parsed JSON document;
             None for a database, which is read from its path.
     """
 
@@ -44,10 +44,10 @@ class Content:
 
 
 def open_content(path: Path) -> Content:
-    """Open a file and tell its format.
+    """Open a file and detect its format.
 
     Raises:
-        DetectionsError: for a file that is missing, empty, damaged or of no known format.
+        DetectionsError: if the file is missing, empty, damaged or of an unknown format.
     """
     try:
         data = path.read_bytes()
@@ -72,7 +72,7 @@ def _decompressed(data: bytes, path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise fault(f"a damaged gzip file: {error}", path, "Write or copy it again") from error
     if data.startswith(_SQLITE_MAGIC):
-        raise fault("a compressed SQLite database", path, "Decompress it first: a database is read in place")
+        raise fault("a compressed SQLite database", path, "Decompress it first")
     return data
 
 
@@ -91,7 +91,7 @@ def _parsed(text: str, path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise fault(f"not valid JSON: {error}", path, "Write or copy it again") from error
     except RecursionError as error:
-        raise fault("JSON that is nested too deeply", path, _REMEDY) from error
+        raise fault("the JSON is nested too deeply", path, _REMEDY) from error
 
 
 def _json_formats(document: Any, path: Path) -> tuple[DetectionFormat, ...]:
@@ -117,4 +117,4 @@ def _list_formats(items: list[Any], path: Path) -> tuple[DetectionFormat, ...]:
         return ("tiatoolbox", "geojson") if is_tiatoolbox(items) else ("geojson", "tiatoolbox")
     if is_grand_challenge(first):
         return ("grand-challenge",)
-    raise fault("a JSON list of things that are neither features nor points or boxes", path, _REMEDY)
+    raise fault("a JSON list of other things than features, points or boxes", path, _REMEDY)

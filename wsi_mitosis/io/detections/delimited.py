@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi_mitosis.io.detections.cells import numbers_or_texts, read_cells, texts
 from wsi_mitosis.io.detections.centres import find_centres
+from wsi_mitosis.io.detections.classes import chosen_classes
 from wsi_mitosis.io.detections.columns import (
     COORDINATES,
     coordinate_unit,
@@ -19,7 +20,7 @@ from wsi_mitosis.io.detections.columns import (
     is_qupath_table,
     resolve_columns,
 )
-from wsi_mitosis.io.detections.common import candidate_table, chosen_classes, fault, mostly_shares
+from wsi_mitosis.io.detections.common import candidate_table, fault, mostly_shares
 from wsi_mitosis.io.detections.numerals import SIGNS, read_numbers, table_decimal
 from wsi_mitosis.io.detections.table_classes import class_columns
 from wsi_mitosis.io.text_tables import detect_dialect

@@ -1,4 +1,4 @@
-"""Which files of a folder hold the detections of which slides."""
+"""Match the files of a folder to slides, by the files' names."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class FoundFiles:
     """The files of slides.
 
     Attributes:
-        of_slide: For every slide that is not refused its files, sorted: none, one, or more, which is for the
-            caller to refuse.
-        refused: The slides whose file fits another one as well, or is perhaps there under another name.
+        of_slide: The files of every slide that is not refused, sorted. A slide may have none, one or several.
+        refused: The slides whose file also fits another slide, or may have another name.
         fitting: Every file that fits a slide, also a refused one.
     """
 
@@ -42,7 +41,7 @@ class FoundFiles:
 
 @dataclass(frozen=True)
 class _Named:
-    """A file and what it may be named after: its name without the ending, with and without the suffix."""
+    """A file, and its name without the ending, with and without the suffix."""
 
     path: Path
     bases: tuple[str, ...]
@@ -51,16 +50,15 @@ class _Named:
 def find_files(
     folder: Path, sources: Sequence[SlideSource], *, endings: Sequence[str] = ENDINGS
 ) -> FoundFiles:
-    """Find each slide's files: called as the slide's file or its stem, with or without `_detections`.
+    """Find each slide's files: named after the slide's file or its stem, with or without `_detections`.
 
-    A slide from a sub-folder has its files in the sub-folder of the same name, or, if none are there, in
-    `folder` itself. A name in another case, or with QuPath's series after it, counts if it fits no other
-    slide.
+    The files of a slide from a sub-folder are in the sub-folder of the same name, or else in `folder` itself.
+    A name in another case, or with QuPath's series after it, counts if it fits no other slide.
 
     Args:
         folder: The folder given as `--detections`.
         sources: The slides of the run.
-        endings: Of the files that count; of two that fit a name the longer one first.
+        endings: The endings of the files that count. An ending precedes those that it ends in.
 
     Raises:
         DetectionsError: if no file fits any of the slides, or the folder cannot be read.
@@ -83,8 +81,13 @@ def find_files(
     return FoundFiles(of_slide, refused, frozenset(owners))
 
 
-def the_one(paths: Sequence[Path], slide: str, stage: str = STAGE) -> Path:
-    """The only file that fits a slide.
+def only_file(paths: Sequence[Path], slide: str, stage: str = STAGE) -> Path:
+    """Return the only file of a slide.
+
+    Args:
+        paths: The slide's files, at least one.
+        slide: The slide, for the message.
+        stage: What is being done, for the message.
 
     Raises:
         DetectionsError: if there are several.
@@ -105,7 +108,7 @@ def _owners(
     endings: Sequence[str],
     listings: dict[Path, list[_Named]],
 ) -> dict[Path, list[SlideSource]]:
-    """The slides that each file fits: where a slide's folder is mirrored, or else in `folder`."""
+    """The slides that each file fits, in the slide's own sub-folder or else in `folder`."""
     groups: dict[Path, list[SlideSource]] = defaultdict(list)
     for source in sources:
         for place in _mirrored(folder, source):
@@ -116,8 +119,8 @@ def _owners(
             owners |= _fitting(_listing(place, endings, listings), group)
     served = {source for slides in owners.values() for source in slides}
     here = set(groups[folder])
-    left = [source for source in sources if source in here or source not in served]
-    return owners | _fitting(_listing(folder, endings, listings), left)
+    remaining = [source for source in sources if source in here or source not in served]
+    return owners | _fitting(_listing(folder, endings, listings), remaining)
 
 
 def _mirrored(folder: Path, source: SlideSource) -> list[Path]:
@@ -159,7 +162,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _base(name: str, endings: Sequence[str]) -> str | None:
-    """A file's name without its ending; None where the ending does not count, or the file is hidden."""
+    """A file's name without its ending; None if the ending does not count, or the file is hidden."""
     ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
     return name[: -len(ending)] if ending and not name.startswith(".") else None
 
@@ -169,17 +172,17 @@ def _ambiguous(path: Path, slides: Sequence[SlideSource], source: SlideSource) -
         f"the file '{path.name}' fits {len(slides)} of the slides: {listed(s.relative for s in slides)}",
         subject=source.relative,
         stage=STAGE,
-        remedy="Call it by the slide's whole file name, or mirror the slides' folders",
+        remedy="Name it after the slide's whole file name, or use the same sub-folders as the slides",
     )
 
 
 def _perhaps_others(
     absent: Sequence[SlideSource], strangers: Sequence[_Named]
 ) -> dict[SlideSource, DetectionsError]:
-    """Slides without a file, while a file of no slide is called nearly the same."""
+    """Slides without a file, if a file that matches no slide has nearly the same name."""
     files = {base: file.path.name for file in strangers for base in file.bases}
     alike = nearly_alike({source: file_names(source) for source in absent}, files)
-    remedy = "Rename the file if it is this slide's; else move it to another folder"
+    remedy = "Rename the file if it is this slide's, or move it to another folder"
     return {
         source: misnamed(source, list(dict.fromkeys(files[base] for base in bases)), "file", remedy)
         for source, bases in alike.items()
@@ -190,8 +193,8 @@ def _none_fits(
     folder: Path, sources: Sequence[SlideSource], endings: Sequence[str], files: Sequence[_Named]
 ) -> DetectionsError:
     names = sorted({file.path.name for file in files})
-    seen = f"there are {listed(names)}" if names else "it has no detections files"
+    found = f"the folder has {listed(names)}" if names else "the folder has no detections files"
     slides = listed(source.relative for source in sources)
     plain = next(ending for ending in endings if not ending.endswith(".gz"))
-    cause = f"no file is named after one of the slides {slides}; {seen}"
-    return fault(cause, folder, f"Call them <slide>{plain} or <slide>{_SUFFIX}{plain}")
+    cause = f"no file is named after one of the slides {slides}; {found}"
+    return fault(cause, folder, f"Name them <slide>{plain} or <slide>{_SUFFIX}{plain}")

@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath exports it and as TIAToolbox writes it for QuPath."""
+"""GeoJSON that QuPath exports, or that TIAToolbox writes for QuPath."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 import shapely
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.classes import chosen_classes, plain_look_alikes
 from wsi_mitosis.io.detections.columns import alias_key, names_classes
 from wsi_mitosis.io.detections.common import (
     candidate_table,
     carried_columns,
-    chosen_classes,
     fault,
     numbers,
-    said_to_be_look_alikes,
     text_or_none,
 )
 from wsi_mitosis.tables import ALIASES, Detections
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
 _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
-"""QuPath's own properties, in which nobody writes that an object is a look-alike."""
+"""QuPath's own properties, which do not mention look-alikes."""
 _AREA = 2
 """Shapely's dimension of polygons and collections with polygons."""
 
 
 def is_tiatoolbox(features: Any) -> bool:
-    """Whether features have TIAToolbox's marks: ids `detection_<n>`, or `class_value`.
+    """Return whether features have ids `detection_<n>`, or `class_value`, as only TIAToolbox writes them.
 
     NucleusDetector writes `class_value` beside `properties`, MultiTaskSegmentor inside.
     """
@@ -53,19 +52,19 @@ def is_tiatoolbox(features: Any) -> bool:
 
 
 def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
-    """Turn features into candidates: centroids, in the order of the file.
+    """Return the centroids of features as candidates, in the order of the file.
 
-    The parts of a MultiPoint, MultiPolygon, MultiLineString or GeometryCollection are candidates of their
-    own, called `<id>/1`, `<id>/2`, ... A feature whose geometry is missing, empty or broken has NaN
-    coordinates and is named in the notes.
+    Each part of a MultiPoint, MultiPolygon, MultiLineString or GeometryCollection is a candidate, with the
+    id `<id>/1`, `<id>/2`, ... A feature whose geometry is missing, empty or broken has NaN coordinates and
+    is named in the notes.
 
     Args:
         document: A parsed FeatureCollection, Feature or list of features.
         path: The file, for messages.
-        tiatoolbox: Whether it is TIAToolbox's, which is in the slide's frame; else in QuPath's.
+        tiatoolbox: Whether TIAToolbox wrote it. It is in the slide's frame then, and in QuPath's otherwise.
 
     Raises:
-        DetectionsError: if something else stands among the features, or a score is no number.
+        DetectionsError: if an entry is not a feature, or a score is not a number.
     """
     features = features_of(document, path)
     parts, counts = split_shapes(_shapes(features))
@@ -85,15 +84,15 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
 
 
 def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
-    """The features of a parsed FeatureCollection, Feature or list of features.
+    """Return the features of a parsed FeatureCollection, Feature or list of features.
 
     Raises:
-        DetectionsError: if something else stands among them.
+        DetectionsError: if an entry is not a feature.
     """
     if isinstance(document, dict):
         document = document.get("features") if document["type"] == "FeatureCollection" else [document]
     if not isinstance(document, list):
-        raise fault("'features' is no list", path, "Export the objects again")
+        raise fault("'features' is not a list", path, "Export the objects again")
     for index, feature in enumerate(document):
         if not isinstance(feature, dict):
             raise fault(
@@ -103,7 +102,7 @@ def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def _shapes(features: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
-    """Geometries, (n,) objects, None where missing or broken."""
+    """Geometries, (n,) objects, None for those that are missing or broken."""
     texts = [json.dumps(feature.get("geometry")) for feature in features]
     shapes = np.asarray(shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore"))
     for row in np.flatnonzero(shapely.is_missing(shapes)):
@@ -112,7 +111,7 @@ def _shapes(features: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
 
 
 def _closed(geometry: Any) -> Any:
-    """A polygon whose rings end before their first point, which some programs write; None for all else."""
+    """A polygon with its rings closed, which some programs write open; None for anything else."""
     if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
         return None
     rings = geometry.get("coordinates")
@@ -123,14 +122,14 @@ def _closed(geometry: Any) -> Any:
 
 
 def split_shapes(shapes: NDArray[np.object_]) -> tuple[NDArray[np.object_], NDArray[np.intp]]:
-    """The parts of geometries, down to points, lines and polygons.
+    """Split geometries into points, lines and polygons.
 
     Args:
-        shapes: (n,) geometries, None where missing.
+        shapes: (n,) geometries, None if missing.
 
     Returns:
-        The parts in order, and (n,) how many each geometry has: one of an empty or missing geometry, which is
-        None or empty itself.
+        The parts in order, and (n,) the number of parts of each geometry. An empty or missing geometry has
+        one part, which is itself.
     """
     if not (shapely.get_type_id(shapes) >= shapely.GeometryType.MULTIPOINT).any():
         return shapes, np.ones(len(shapes), dtype=np.intp)
@@ -147,7 +146,7 @@ def _parts(shape: Any) -> list[Any]:
 def _located(parts: NDArray[np.object_]) -> dict[str, NDArray[np.float64]]:
     """Centres of shapes, and the longer sides of areas.
 
-    Of a polygon that crosses itself or has no area the centre of its bounding box is taken, since its
+    The centre of a polygon that crosses itself or has no area is that of its bounding box, because its
     centroid may lie anywhere.
     """
     with np.errstate(invalid="ignore"):
@@ -168,7 +167,7 @@ def _located(parts: NDArray[np.object_]) -> dict[str, NDArray[np.float64]]:
 def _notes_of_shapes(
     features: Sequence[Mapping[str, Any]], parts: NDArray[np.object_], counts: NDArray[np.intp], path: Path
 ) -> tuple[str, ...]:
-    """What to say of geometries without a place, and of those that were split."""
+    """Notes on geometries without coordinates, and on those that were split."""
     firsts = np.cumsum(counts) - counts
     lost = np.flatnonzero(shapely.is_missing(parts[firsts]) | shapely.is_empty(parts[firsts]))
     several = np.flatnonzero(counts > 1)
@@ -190,7 +189,7 @@ def _notes_of_shapes(
 
 
 def _counted(rows: NDArray[np.intp], names: Sequence[str]) -> str:
-    """`1 object ('a')`, `1200 objects ('a', 'b', 'c' and 1197 more), each of which`."""
+    """`1 object ('a')`, `each of 1200 objects ('a', 'b', 'c' and 1197 more)`."""
     shown = listed(names[row] for row in rows)
     return f"1 object ({shown})" if len(rows) == 1 else f"each of {len(rows)} objects ({shown})"
 
@@ -210,10 +209,10 @@ def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, N
     return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
 
 
-def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.object_]]:
-    """The classes that features have in each place that may name one, QuPath's own first.
+def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
+    """The classes of the features in each place that may name one, QuPath's own first.
 
-    Other properties count where their texts say look-alike.
+    Other properties count if their texts mention look-alikes.
     """
     described = [properties_of(feature) for feature in features]
     names: dict[str, list[str | None]] = {"classification": [class_name(item) for item in described]}
@@ -224,8 +223,8 @@ def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np
             if names_classes(key):
                 names[key] = [_text_of(item.get(key)) for item in items]
             elif items is described and key not in _NO_PROSE:
-                names[key] = said_to_be_look_alikes([_prose(item.get(key)) for item in items])
-    return {key: np.array([*values, None], dtype=object)[:-1] for key, values in names.items()}
+                names[key] = plain_look_alikes([_prose(item.get(key)) for item in items])
+    return names
 
 
 def _prose(value: Any) -> str | None:
@@ -237,7 +236,7 @@ def _prose(value: Any) -> str | None:
 
 
 def _text_of(value: Any) -> str | None:
-    """The text of a property that may name a class, perhaps as a list or an object with a name."""
+    """The text of a property that may name a class, as a text, a list or an object with a name."""
     if isinstance(value, dict):
         value = value.get("name")
     elif isinstance(value, list):
@@ -246,13 +245,13 @@ def _text_of(value: Any) -> str | None:
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """A feature's properties, empty where it has none."""
+    """Return a feature's properties, empty if it has none."""
     properties = feature.get("properties")
     return properties if isinstance(properties, dict) else {}
 
 
 def class_name(properties: Mapping[str, Any]) -> str | None:
-    """QuPath's class, whose derived classes read "A: B"; TIAToolbox's may be a number."""
+    """Return QuPath's class, such as "A: B" for a derived class, or TIAToolbox's, which may be a number."""
     classification = properties.get("classification")
     if not isinstance(classification, dict):
         return text_or_none(classification)
@@ -263,7 +262,7 @@ def class_name(properties: Mapping[str, Any]) -> str | None:
 
 
 def _measurements(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """Measurements by name; old QuPath files list them as {"name", "value"}."""
+    """Measurements by name, which old versions of QuPath write as a list of {"name", "value"}."""
     measurements = properties_of(feature).get("measurements")
     if isinstance(measurements, list):
         pairs = [item for item in measurements if isinstance(item, dict) and "name" in item]
@@ -285,7 +284,7 @@ def _score_name(names: Mapping[str, Any]) -> str | None:
 
 
 def _score(feature: Mapping[str, Any]) -> Any:
-    """The score among the measurements, else among the properties."""
+    """The score among the measurements, or else among the properties."""
     for values in (_measurements(feature), properties_of(feature)):
         name = _score_name(values)
         if name is not None:

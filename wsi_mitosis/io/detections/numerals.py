@@ -1,7 +1,7 @@
-"""Numbers in a table's text: whole columns decide their decimal and thousands signs, or are refused.
+"""Numbers in a table's text. A whole column decides its decimal and thousands signs, or is refused.
 
-`2.438` is two thousand or two and a half, and no single cell says which. A column does, by any of its other
-cells (`0.5`, `12.25`, `1.234.567`, `1.234,5`), or the other columns of the same table do.
+`2.438` may be 2438 or about 2.4, which a single cell cannot decide. The other cells of its column can
+(`0.5`, `12.25`, `1.234.567`, `1.234,5`), or the other columns of the same table.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ Decimal = Literal[".", ","]
 """The sign before the fraction. The other one of the two then separates thousands."""
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")
-"""What an empty cell may hold, in upper or lower case."""
+"""Texts of a cell that mean a missing value, in upper or lower case."""
 SIGNS: dict[DecimalSign, Decimal] = {"point": ".", "comma": ","}
 _OTHER: dict[Decimal, Decimal] = {".": ",", ",": "."}
 _BLANKS = " \u00a0\u2009\u202f'\u2019"
 """Signs that only ever separate thousands: blanks of several widths, and the Swiss apostrophe."""
 _ODD = rf"[,{_BLANKS}+]|\..*\."
-"""Found in cells that are no plain number with a decimal point."""
+"""Found in cells that are not a plain number with a decimal point."""
 _SHORT_WHOLE = r"^[+-]?\d{1,3}$"
-"""Whole numbers between grouped ones; a program that writes three decimals writes them always."""
+"""Whole numbers among grouped ones. A program that writes three decimals writes them in every cell."""
 _GLANCE = 1024
-"""Rows that are looked at first: most columns show their signs there."""
+"""Rows that are examined first, because most columns show their signs there."""
 _REMEDY = "Pass --decimal point or --decimal comma, or write the numbers without a thousands separator"
 
 
 class _Evidence(NamedTuple):
-    """What one column shows of its signs.
+    """The decimal signs that one column shows.
 
     Attributes:
-        certain: The decimal signs that some cell has beyond doubt, each with the first such row.
-        doubtful: The first row whose sign may be either, None without one.
+        certain: The decimal signs that a cell certainly has, each with the first such row.
+        doubtful: The first row whose sign may be either; None if there is none.
     """
 
     certain: dict[Decimal, int]
@@ -66,16 +66,16 @@ def read_numbers(
     Args:
         columns: Texts or numbers by the column's name.
         path: The file, for messages.
-        separator: What separates the table's cells; after a comma, a point is a decimal sign. None for a
+        separator: What separates the table's cells. Between commas, a point is a decimal sign. None for a
             Parquet table.
-        decimal: The decimal sign, where the user has said it.
-        places: Those of the columns that hold coordinates, which share their signs.
+        decimal: The decimal sign, if the user has stated it.
+        places: The columns that hold coordinates, which share their signs.
 
     Returns:
-        (rows,) float64 by the column's name; NaN where a cell is empty or says so.
+        (rows,) float64 by the column's name; NaN if a cell is empty or means a missing value.
 
     Raises:
-        DetectionsError: naming column, row and value, if a cell is no number, or may be two.
+        DetectionsError: if a cell is not a number, or may be two. It names column, row and value.
     """
     quick = {name: usual_numbers(values) for name, values in columns.items()}
     if decimal is None and all(numbers is not None for numbers in quick.values()):
@@ -87,10 +87,10 @@ def read_numbers(
 
 
 def usual_numbers(values: pa.ChunkedArray) -> NDArray[np.float64] | None:
-    """Read the usual column, which has one sign at most and shows at once that it is decimal.
+    """Read a usual column, which has at most one sign and shows in its first rows that it is decimal.
 
     Returns:
-        (rows,) float64; None for a column that has to be looked at as a whole.
+        (rows,) float64; None for a column that must be examined as a whole.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -103,12 +103,12 @@ def usual_numbers(values: pa.ChunkedArray) -> NDArray[np.float64] | None:
             return None if _has(values, ".") else _floats(pc.replace_substring(values, ",", "."))
         return _floats(values) if "." in certain or not _has(values, ".") else None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # blanks, words for missing, or no numbers at all: the whole column is looked at
+        pass  # blanks, words for a missing value, or no numbers: the whole column is examined
     return None
 
 
 def table_decimal(columns: Iterable[pa.ChunkedArray]) -> Decimal | None:
-    """The decimal sign that columns show beyond doubt; None where they show none, or both."""
+    """Return the decimal sign that columns certainly show; None if they show none, or both."""
     found = {sign for column in columns for sign in _evidence(_cleaned(column)).certain}
     return found.pop() if len(found) == 1 else None
 
@@ -116,7 +116,7 @@ def table_decimal(columns: Iterable[pa.ChunkedArray]) -> Decimal | None:
 def as_plain(
     values: pa.ChunkedArray, separator: str | None, decimal: Callable[[], Decimal | None]
 ) -> pa.ChunkedArray | None:
-    """Texts of one column with decimal points and no thousands signs, ready to be cast.
+    """Return the texts of one column with decimal points and without thousands signs, ready to be cast.
 
     Args:
         values: Texts or numbers.
@@ -124,7 +124,7 @@ def as_plain(
         decimal: The decimal sign of the table's other columns, for a column that does not show its own.
 
     Returns:
-        The texts; None where their signs are in doubt.
+        The texts; None if their signs are uncertain.
     """
     text = _cleaned(values)
     if not _is_text(text) or (separator == "," and not _has(text, ",")):
@@ -177,9 +177,9 @@ def _evidence(text: pa.ChunkedArray) -> _Evidence:
 
 
 def _by_the_rest(text: pa.ChunkedArray, separator: str | None) -> Collection[Decimal]:
-    """The decimal sign of a column in doubt, by other cells' thousands or the table's separator.
+    """The decimal sign of an uncertain column, by other cells' thousands or the table's separator.
 
-    Blanks between the thousands of another cell, or none (`2438`), leave the sign to be decimal.
+    If another cell has thousands with blanks or without a sign (`2438`), the sign must be decimal.
     """
     commas, points = (_first(text, re.escape(sign)) is not None for sign in ",.")
     sign: Decimal = "," if commas else "."
@@ -190,7 +190,7 @@ def _by_the_rest(text: pa.ChunkedArray, separator: str | None) -> Collection[Dec
 
 
 def _certainly_decimal(sign: Decimal) -> str:
-    """Cells in which a sign can only be decimal, since no group of three digits follows, or none leads it."""
+    """Cells in which a sign can only be decimal, because of the number of digits before or after it."""
     s, other = re.escape(sign), re.escape(_OTHER[sign])
     return (
         rf"^[+-]?\d*{s}(\d{{0,2}}|\d{{4,}})([eE][+-]?\d+)?$"  # not three digits behind it
@@ -201,7 +201,7 @@ def _certainly_decimal(sign: Decimal) -> str:
 
 
 def _certainly_thousands(sign: Decimal) -> str:
-    """Cells in which a sign can only separate thousands, since it is there twice."""
+    """Cells in which a sign can only separate thousands, because it occurs twice."""
     s = re.escape(sign)
     return rf"^[+-]?\d{{1,3}}({s}\d{{3}}){{2,}}$"
 
@@ -221,7 +221,7 @@ def _parsed(text: pa.ChunkedArray, name: str, path: Path, sign: Decimal) -> NDAr
 
 
 def _plain(text: pa.ChunkedArray, sign: Decimal) -> pa.ChunkedArray:
-    """Texts with a decimal point and no thousands signs; what is no number of these signs stays as it is."""
+    """Texts with a decimal point and no thousands signs. Texts that are not such numbers are marked."""
     import pyarrow.compute as pc
 
     if not _is_text(text) or (sign == "." and _first(text, _ODD) is None):
@@ -237,9 +237,9 @@ def _plain(text: pa.ChunkedArray, sign: Decimal) -> pa.ChunkedArray:
 
 
 def _refused(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cells that are no numbers in the column's signs, so that none is taken for one in others.
+    """Texts that are not numbers in the column's signs, changed so that none is read as a number.
 
-    Words such as `inf` stay; a number in other signs gets a mark in front, with which it is none.
+    Words such as `inf` are unchanged. A number with other signs gets a mark in front.
     """
     import pyarrow.compute as pc
 
@@ -250,12 +250,12 @@ def _floats(values: pa.ChunkedArray) -> NDArray[np.float64]:
     import pyarrow as pa
 
     if pa.types.is_boolean(values.type):
-        raise pa.ArrowInvalid("true and false are no numbers")
+        raise pa.ArrowInvalid("true and false are not numbers")
     return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
 def _cleaned(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts without blanks around them, null for the words that mean missing; numbers stay as they are."""
+    """Texts without blanks around them, null for words that mean a missing value. Numbers are unchanged."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -277,14 +277,14 @@ def _is_text(values: pa.ChunkedArray) -> bool:
 
 
 def _has(text: pa.ChunkedArray, sign: str) -> bool:
-    """Whether any text holds a sign."""
+    """Whether any text contains a sign."""
     import pyarrow.compute as pc
 
     return bool(pc.any(pc.match_substring(text, sign)).as_py())
 
 
 def _first(text: pa.ChunkedArray, pattern: str) -> int | None:
-    """Index of the first text that holds a pattern; None without one."""
+    """Index of the first text that matches a pattern; None if none does."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -296,7 +296,7 @@ def _first(text: pa.ChunkedArray, pattern: str) -> int | None:
 
 
 def _first_bad_row(values: pa.ChunkedArray) -> int:
-    """Index of the first value that is no number, by halving."""
+    """Index of the first value that is not a number, by bisection."""
     import pyarrow as pa
 
     start, stop = 0, len(values)

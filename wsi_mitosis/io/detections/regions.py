@@ -1,4 +1,4 @@
-"""Regions that were drawn in QuPath, read from its GeoJSON."""
+"""Regions that a user drew in QuPath, read from its GeoJSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _POLYGONS = ("Polygon", "MultiPolygon")
 _SEGMENTS = 64
-"""Sides of a quarter of an ellipse: its area is then 0.01 % too small."""
+"""Sides of the polygon for a quarter of an ellipse, whose area is then 0.01 % too small."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RegionFile:
     Attributes:
         path: The file.
         sha256: Its digest.
-        regions: In its own frame, px.
+        regions: In the file's own frame, px.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class RegionFile:
     regions: tuple[Region, ...]
 
     def placed(self, origin_px0: tuple[int, int]) -> tuple[Region, ...]:
-        """The regions in the slide's frame.
+        """Return the regions in the slide's frame.
 
         Args:
             origin_px0: (x, y) of the file's origin, level-0 px, slide frame.
@@ -51,25 +51,25 @@ class RegionFile:
 
 
 def read_regions(path: Path) -> RegionFile:
-    """Read the areas among a file's annotations; what else is there is passed over.
+    """Read the areas among a file's annotations, and ignore its other objects.
 
     Detections, cells, points and lines are not regions, nor are the figures and hotspots of this program,
-    which an export of all objects contains. Rings that cross
-    themselves are mended, ellipses are ellipses.
+    which an export of all objects contains. Rings that cross themselves are repaired, and an ellipse is read
+    as an ellipse.
 
     Args:
-        path: A FeatureCollection, a Feature or a list of features; perhaps gzipped.
+        path: A FeatureCollection, a Feature or a list of features; it may be compressed with gzip.
 
     Raises:
-        DetectionsError: where the file is no GeoJSON or has no area.
+        DetectionsError: if the file is not GeoJSON, or has no area.
     """
     content = open_content(path)
     if content.kind != "json" or "geojson" not in content.formats:
-        raise fault("no GeoJSON, in which regions are read", path, "Export the annotations from QuPath")
+        raise fault("regions must be GeoJSON, and this is not", path, "Export the annotations from QuPath")
     features = features_of(content.data, path)
     regions = tuple(_regions(features))
     if not regions:
-        raise fault("there is no area among its objects", path, "Draw regions as annotations and export them")
+        raise fault("none of its objects is an area", path, "Draw regions as annotations and export them")
     return RegionFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), regions)
 
 

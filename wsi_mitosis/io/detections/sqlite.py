@@ -1,4 +1,4 @@
-"""SQLite databases: TIAToolbox's annotation store and SlideRunner's (EXACT's) annotations."""
+"""SQLite databases: annotation stores of TIAToolbox, and annotations of SlideRunner or EXACT."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from urllib.parse import quote
 import numpy as np
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io.detections.classes import as_objects, chosen_classes, plain_look_alikes
 from wsi_mitosis.io.detections.columns import names_classes
 from wsi_mitosis.io.detections.common import (
     box_columns,
     candidate_table,
     carried_columns,
-    chosen_classes,
     fault,
     numbers,
-    said_to_be_look_alikes,
     text_or_none,
 )
 from wsi_mitosis.tables import ALIASES, Detections
@@ -54,10 +53,10 @@ _SLIDERUNNER_QUERY = """
 
 
 def database_format(path: Path) -> Literal["tiatoolbox", "sliderunner"]:
-    """Tell by its tables who wrote a database.
+    """Return which program wrote a database, by its tables.
 
     Raises:
-        DetectionsError: for a damaged database, one that is being written, or one of neither.
+        DetectionsError: if the database is damaged, is being written, or is of another program.
     """
     with _opened(path) as database:
         names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -70,10 +69,10 @@ def database_format(path: Path) -> Literal["tiatoolbox", "sliderunner"]:
 
 
 def read_tiatoolbox_store(path: Path) -> Detections:
-    """Read TIAToolbox's SQLite store: centres in level-0 px, slide frame; properties as JSON.
+    """Read TIAToolbox's SQLite store, whose centres are in level-0 px, slide frame.
 
     Raises:
-        DetectionsError: for a damaged database, or properties that are no JSON object.
+        DetectionsError: if the database is damaged, or properties are not a JSON object.
     """
     with _opened(path) as database:
         rows = database.execute(_STORE_QUERY).fetchall()
@@ -91,12 +90,12 @@ def read_tiatoolbox_store(path: Path) -> Detections:
 
 
 def read_sliderunner(path: Path) -> Detections:
-    """Read SlideRunner's annotations that are not deleted, with the class that was agreed on.
+    """Read SlideRunner's annotations that are not deleted, with the class that its experts agreed on.
 
-    Several coordinates (a box, a circle, a polygon) give the centre of their bounding box, level-0 px.
+    The centre of a box, circle or polygon is that of the bounding box of its coordinates, level-0 px.
 
     Raises:
-        DetectionsError: for a damaged database.
+        DetectionsError: if the database is damaged.
     """
     with _opened(path) as database:
         rows = database.execute(_SLIDERUNNER_QUERY).fetchall()
@@ -115,8 +114,8 @@ def read_sliderunner(path: Path) -> Detections:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a database without writing to its folder.
 
-    `immutable` keeps SQLite from making lock files, which a read-only share would refuse; it also makes it
-    overlook what has not yet reached the file, so that is refused.
+    With `immutable`, SQLite creates no lock files, which a read-only share would refuse. It then also ignores
+    changes that have not been written to the file, so a database with such changes is refused.
     """
     for ending in ("-wal", "-journal"):
         pending = path.with_name(path.name + ending)
@@ -144,20 +143,20 @@ def _parsed(text: str | bytes | None, path: Path) -> dict[str, Any]:
     try:
         properties = json.loads(text or "{}")
     except ValueError as error:
-        raise fault(f"properties that are no JSON: {error}", path, "Write the store again") from error
+        raise fault(f"properties that are not JSON: {error}", path, "Write the store again") from error
     if not isinstance(properties, dict):
-        raise fault(f"properties that are no JSON object: {properties!r}", path, "Write the store again")
+        raise fault(f"properties that are not a JSON object: {properties!r}", path, "Write the store again")
     return properties
 
 
 def _taken_score(properties: dict[str, Any]) -> Any:
-    """The score, taken out of the properties; None without one."""
+    """Remove the score from the properties and return it; None if there is none."""
     name = next((alias for alias in ALIASES["score"] if alias in properties), None)
     return properties.pop(name) if name else None
 
 
 def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
-    """TIAToolbox's `type`, taken out of the properties, or a look-alike that another property names."""
+    """Remove TIAToolbox's `type` from the properties, and return the classes, also from other properties."""
     own = [text_or_none(values.pop("type", None)) for values in properties]
     keys = dict.fromkeys(key for values in properties for key in values)
     named = [key for key in keys if names_classes(key)]
@@ -165,7 +164,6 @@ def _taken_classes(properties: Sequence[dict[str, Any]]) -> NDArray[Any]:
     for key in keys:
         if key not in places:
             texts = [value if isinstance(value := values.get(key), str) else None for values in properties]
-            places[key] = said_to_be_look_alikes(texts)
-    arrays = {name: np.array([*texts, None], dtype=object)[:-1] for name, texts in places.items()}
-    _, classes = chosen_classes(arrays)
-    return np.array([*own, None], dtype=object)[:-1] if classes is None else classes
+            places[key] = plain_look_alikes(texts)
+    _, classes = chosen_classes(places)
+    return as_objects(own) if classes is None else classes

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from wsi_mitosis.core.classes import flagged, is_look_alike, is_mitotic, is_plainly_look_alike
 from wsi_mitosis.io.detections.cells import texts
+from wsi_mitosis.io.detections.classes import as_objects
 from wsi_mitosis.io.detections.columns import column_keys, role_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -66,7 +66,7 @@ def _meant_classes(name: str, values: pa.ChunkedArray) -> NDArray[np.object_] | 
     meant = flagged(name, texts(values)) if is_flag else None
     if meant is None and is_text:
         meant = _look_alikes(values, is_flag=is_flag)
-    return None if meant is None else np.array([*meant, None], dtype=object)[:-1]
+    return None if meant is None else as_objects(meant)
 
 
 def _look_alikes(values: pa.ChunkedArray, *, is_flag: bool) -> list[str | None] | None:
