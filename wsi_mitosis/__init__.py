@@ -33,7 +33,8 @@ from wsi_mitosis.version import __version__
 if TYPE_CHECKING:
     from wsi_mitosis.core.assessments import Assessment
     from wsi_mitosis.io.detections import read_detections
-    from wsi_mitosis.jobs.classify import SlideResult, classify_slide
+    from wsi_mitosis.jobs.classify import classify_slide
+    from wsi_mitosis.jobs.slide_result import SlideResult
 
 __all__ = [
     "Assessment",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 _LOADED = {
     "Assessment": "wsi_mitosis.core.assessments",
-    "SlideResult": "wsi_mitosis.jobs.classify",
+    "SlideResult": "wsi_mitosis.jobs.slide_result",
     "classify_slide": "wsi_mitosis.jobs.classify",
     "read_detections": "wsi_mitosis.io.detections",
 }

@@ -25,7 +25,7 @@ from wsi_mitosis.io.surroundings import (
 )
 from wsi_mitosis.io.training.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch, run_task
-from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part, run_parts
 from wsi_mitosis.jobs.detect import SlideDetector, detect_task, run_detection
 from wsi_mitosis.jobs.outcomes import SlideOutcome
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.batch import BatchResult
-    from wsi_mitosis.jobs.classify import SlideResult
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
     from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates
     from wsi_mitosis.jobs.outcomes import Reporter
     from wsi_mitosis.jobs.plan import ClassifyTask
+    from wsi_mitosis.jobs.slide_result import SlideResult
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
     from wsi_mitosis.nets.detector import DetectorModel

@@ -16,7 +16,7 @@ from tests.runs import CANDIDATES, Silent, candidates_csv, run, slides_in, spec,
 from tests.slide_files import leica_slide, textured
 from wsi_mitosis.errors import DetectionsError, SpecError
 from wsi_mitosis.io.results.figures import read_figures
-from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS
 from wsi_mitosis.workers import classify_batch
 

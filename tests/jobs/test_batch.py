@@ -19,7 +19,7 @@ from wsi_mitosis.errors import DetectionsError, InputError, OutputError
 from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.jobs import batch, inputs
-from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.tables import SUMMARY_COLUMNS
 
 

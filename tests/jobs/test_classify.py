@@ -16,8 +16,10 @@ from tests.slide_files import missing_tiles, textured
 from wsi_mitosis import SlideResult, classify_slide
 from wsi_mitosis.errors import DetectionsError, MppError, SpecError, UnreadableSlideError
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.jobs.classify import Classifier
-from wsi_mitosis.specs import ResultOptions
+from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.schema import options_of
+from wsi_mitosis.specs import ClassifySpec, ResultOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS, Detections, SlideSource
 
 
@@ -59,6 +61,16 @@ def test_an_impossible_option_is_refused(slide: Path, small_bundle: Path) -> Non
         classify_slide(slide, table, bundle=small_bundle, vote="maybe")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="'merge_um'"):
         classify_slide(slide, table, bundle=small_bundle, merge_um=-1)
+
+
+def test_every_option_that_changes_a_result_is_part_of_its_key(slide: Path, small_bundle: Path) -> None:
+    """By its value, or as the part that its description names."""
+    classifier = Classifier(open_bundle(small_bundle), ResultOptions(), device="cpu")
+    with open_slide(slide) as opened:
+        parts = classifier.key_parts(opened, pd.DataFrame({"x_px0": [1.0]}))
+    for field in options_of(ClassifySpec):
+        if field.option.changes == "result":
+            assert (field.option.known_by or field.name) in parts, field.name
 
 
 def test_a_result_has_figures_with_geometry_and_a_plain_text(slide: Path, small_bundle: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_mitosis.io.results.dicom import check_installed
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.io.results.project import check_project
-from wsi_mitosis.jobs.classify import SlideResult, checked_bundle
+from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, attempt, process
@@ -26,13 +26,14 @@ from wsi_mitosis.jobs.products import (
     write_report,
 )
 from wsi_mitosis.jobs.slide_files import SlideFiles
+from wsi_mitosis.jobs.slide_result import SlideResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.jobs.classify import Classifier
+    from wsi_mitosis.jobs.classifier import Classifier
     from wsi_mitosis.jobs.inputs import Inputs
     from wsi_mitosis.specs import ClassifySpec
     from wsi_mitosis.tables import SlideSource

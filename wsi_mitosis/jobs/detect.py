@@ -23,7 +23,7 @@ from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
-from wsi_mitosis.jobs.classify import enlarging_warning
+from wsi_mitosis.jobs.classifier import enlarging_warning
 from wsi_mitosis.jobs.inputs import notes_of
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, attempt, process

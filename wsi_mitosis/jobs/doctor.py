@@ -20,7 +20,7 @@ from wsi_mitosis.io.surroundings import (
     temporary_folders,
     writable_home,
 )
-from wsi_mitosis.jobs.classify import checked_bundle
+from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.regions import Region
     from wsi_mitosis.io.detections.regions import RegionFile
     from wsi_mitosis.io.results.folder import ResultFolder
-    from wsi_mitosis.jobs.classify import SlideResult
     from wsi_mitosis.jobs.inputs import Inputs
     from wsi_mitosis.jobs.ledger import RunResult
     from wsi_mitosis.jobs.outcomes import SlideOutcome
+    from wsi_mitosis.jobs.slide_result import SlideResult
     from wsi_mitosis.specs import ClassifySpec, OutputOptions
     from wsi_mitosis.tables import SlideSource
 

@@ -186,5 +186,6 @@ def test_a_folder_that_fits_no_slide(tmp_path: Path) -> None:
     with pytest.raises(DetectionsError, match=r"'a\.svs'; the folder has no detections files"):
         find_files(tmp_path, [source("a.svs")])
     touch(tmp_path, "b.csv", "c.png")
-    with pytest.raises(DetectionsError, match=r"named after one of the slides 'a\.svs'; the folder has 'b\.csv'"):
+    expected = r"named after one of the slides 'a\.svs'; the folder has 'b\.csv'"
+    with pytest.raises(DetectionsError, match=expected):
         find_files(tmp_path, [source("a.svs")])

@@ -1,0 +1,329 @@
+"""An ensemble with its options, which classifies one slide after the other. It does not know Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
+from wsi_mitosis.core.figures import figures_table, included, table_digest
+from wsi_mitosis.core.geometry import read_px
+from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.summary import count
+from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
+from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
+from wsi_mitosis.jobs.slide_result import SlideResult
+from wsi_mitosis.version import RESULT_VERSION, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.io.slides.patches import Batch, PatchPlan
+    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.specs import ResultOptions
+    from wsi_mitosis.tables import Detections, SlideSource
+
+CPU_BATCH = 32
+GPU_BATCH = 256
+"""Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
+
+
+STAGES = ("loading", "waiting", "model", "reading")
+"""Stages of a prediction: loading the model, waiting for patches, the model's own time, and reading, which is
+summed over the reading threads, beside the others."""
+
+
+class Predictions(NamedTuple):
+    """What the ensemble gave for M candidates.
+
+    Attributes:
+        probabilities: (M, members) P(atypical); NaN for a member that did not vote and for a blank patch.
+        blank: (M,) which patches have no pixels.
+        seconds: Time by stage (STAGES).
+    """
+
+    probabilities: NDArray[np.float64]
+    blank: NDArray[np.bool_]
+    seconds: dict[str, float]
+
+
+class Classifier:
+    """An ensemble with its options, ready for one slide after the other.
+
+    The networks are built when the first patch needs them.
+
+    Args:
+        bundle: A checked bundle.
+        options: What changes a result.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batch_size: Patches per batch; chosen by device if None.
+        threads: CPU threads for reading and for the model; all that are granted if None.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: ResultOptions,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        from wsi_mitosis.nets.members import resolve_device
+
+        self.bundle, self.options = bundle, options
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.device = resolve_device(device)
+        self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
+        self._ensemble: Ensemble | None = None
+
+    def classify(
+        self,
+        source: SlideSource,
+        name: str,
+        detections: Detections,
+        *,
+        known_key: str | None = None,
+        on_patches: Callable[[int], None] | None = None,
+    ) -> SlideResult | None:
+        """Classify the candidates of one slide.
+
+        Args:
+            source: The slide.
+            name: Its name in the result.
+            detections: Its candidates.
+            known_key: Key of a result that exists already.
+            on_patches: Called with the number of patches that were classified since the last call.
+
+        Returns:
+            The result; None if the existing one has the same key.
+
+        Raises:
+            InputError: if the candidates cannot be used.
+            SlideError: if the slide cannot be read or its pixel size cannot be used.
+        """
+        started = perf_counter()
+        with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
+            opened = perf_counter()
+            candidates = self._candidates(name, slide, detections)
+            key = self._key(slide, candidates)
+            if key == known_key:
+                return None
+            plan = self._plan(name, slide)
+            prepared = perf_counter()
+            predictions = self._predict(slide, plan, candidates, on_patches)
+        figures = self._figures(name, slide, candidates, predictions)
+        stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
+        record = SlideRecord(
+            slide=SlideIdentity(name=name, path=str(source.path), digest=slide.identity),
+            scale=_scale(slide),
+            model=self._model(),
+            counts=count(figures),
+            cost=Cost(seconds=perf_counter() - started, stages=stages),
+            key=key,
+            program=__version__,
+            warnings=(
+                *slide.warnings,
+                *self._notes(name, slide, detections, candidates),
+                *enlarging_warning(name, plan),
+                *_blank_warning(name, figures),
+            ),
+        )
+        return SlideResult(record, figures)
+
+    def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
+        return prepare_candidates(
+            detections,
+            size_px0=slide.size_px0,
+            mpp=slide.mpp,
+            mpp_stated=slide.stated_mpp is not None,
+            bounds=slide.bounds,
+            classes=self.options.classes,
+            min_score=self.options.min_score,
+            merge_um=self.options.merge_um,
+            name=name,
+        )
+
+    def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
+        """Return the digest of everything that the result depends on; see `key_parts`."""
+        return hashlib.sha256(
+            json.dumps(self.key_parts(slide, candidates), sort_keys=True).encode()
+        ).hexdigest()
+
+    def key_parts(self, slide: Slide, candidates: pd.DataFrame) -> dict[str, object]:
+        """Return everything that a result depends on, as plain data.
+
+        An option that changes a result is here by its value, or as the part that its description names
+        (`Option.known_by`).
+        """
+        return {
+            "slide": slide.identity,
+            "mpp": [*slide.mpp, slide.mpp_source],
+            "reader": slide.backend.name,
+            "candidates": table_digest(candidates),
+            "bundle": self.bundle.digest,
+            **self.options.changing("result"),
+            "tta": self.options.tta or self.bundle.manifest.ensemble.tta,
+            "device": self.device.partition(":")[0],
+            "precision": "float32",
+            "algorithm": RESULT_VERSION,
+        }
+
+    def _plan(self, name: str, slide: Slide) -> PatchPlan:
+        spec, zooms = self.bundle.manifest.input, self.bundle.manifest.ensemble.zooms
+        return plan_patches(name, slide.levels, slide.mpp, spec, read_px(spec.patch_px, zooms))
+
+    def _predict(
+        self,
+        slide: Slide,
+        plan: PatchPlan,
+        candidates: pd.DataFrame,
+        on_patches: Callable[[int], None] | None,
+    ) -> Predictions:
+        """Read the patches of the included candidates and run the ensemble on them.
+
+        Raises:
+            UnreadableSlideError: if none of the patches has pixels.
+        """
+        x, y = candidates.loc[included(candidates), ["x_px0", "y_px0"]].to_numpy(np.float64).T
+        probabilities = np.full((len(x), len(self.bundle.manifest.member)), np.nan)
+        blank = np.zeros(len(x), np.bool_)
+        if not len(x):
+            return Predictions(probabilities, blank, dict.fromkeys(STAGES, 0.0))
+        started, times, model = perf_counter(), ReadingTimes(), 0.0
+        ensemble = self._ready()
+        loading = perf_counter() - started
+        patches = stream_patches(
+            slide, plan, x, y, batch_size=self.batch_size, threads=self.threads, times=times
+        )
+        for batch in map(_RowsWithPixels.of, patches):
+            blank[batch.blank] = True
+            if not len(batch.rows):
+                continue
+            started = perf_counter()
+            probabilities[batch.rows] = ensemble.predict(batch.pixels)
+            model += perf_counter() - started
+            if on_patches is not None:
+                on_patches(len(batch.rows))
+        if blank.all():
+            raise _all_blank(slide.path.name, len(x))
+        seconds = zip(STAGES, (loading, times.waiting, model, times.reading), strict=True)
+        return Predictions(probabilities, blank, dict(seconds))
+
+    def _figures(
+        self, name: str, slide: Slide, candidates: pd.DataFrame, predictions: Predictions
+    ) -> pd.DataFrame:
+        return figures_table(
+            candidates,
+            predictions.blank,
+            predictions.probabilities,
+            slide=name,
+            identity=slide.identity,
+            threshold=self.bundle.manifest.ensemble.threshold,
+        )
+
+    def _model(self) -> ModelIdentity:
+        manifest = self.bundle.manifest
+        return ModelIdentity(name=manifest.name, digest=self.bundle.digest, trained=manifest.trained)
+
+    def _notes(
+        self, name: str, slide: Slide, detections: Detections, candidates: pd.DataFrame
+    ) -> tuple[str, ...]:
+        """Return notes on how the candidates were placed, and on what looks like a mistake."""
+        size, classes = slide.size_px0, self.options.classes
+        return (
+            *conversion_notes(
+                detections,
+                name=name,
+                size_px0=size,
+                mpp=slide.mpp,
+                stated_mpp=slide.stated_mpp,
+                bounds=slide.bounds,
+            ),
+            *doubtful_notes(detections, candidates, name=name, size_px0=size, classes=classes),
+        )
+
+    def _ready(self) -> Ensemble:
+        if self._ensemble is None:
+            from wsi_mitosis.nets.members import Ensemble
+
+            self._ensemble = Ensemble(
+                self.bundle.manifest,
+                self.bundle.read_members(),
+                device=self.device,
+                tta=self.options.tta,
+                vote=self.options.vote,
+                threads=self.threads,
+            )
+        return self._ensemble
+
+
+def _scale(slide: Slide) -> SlideScale:
+    return SlideScale(
+        size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source, bounds=slide.bounds
+    )
+
+
+class _RowsWithPixels(NamedTuple):
+    """The patches of a batch that have pixels, and the rows of those that do not."""
+
+    rows: NDArray[np.intp]
+    pixels: NDArray[np.uint8]
+    blank: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _RowsWithPixels:
+        """Split a batch; it is not copied if it has no blank patch."""
+        if not batch.blank.any():
+            return cls(batch.rows, batch.pixels, batch.rows[:0])
+        return cls(batch.rows[~batch.blank], batch.pixels[~batch.blank], batch.rows[batch.blank])
+
+
+def _all_blank(name: str, number: int) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"all {number} candidates lie where the slide has no pixels: they are transparent (alpha 0) or not "
+        "stored (sparse)",
+        subject=name,
+        stage="reading patches",
+        remedy="Export the slide again without its alpha channel, or with all its pixels; or check that the "
+        "detections are of this slide",
+    )
+
+
+def _blank_warning(name: str, figures: pd.DataFrame) -> tuple[str, ...]:
+    """Return a warning about candidates that lie where the slide has no pixels."""
+    if not (number := int((figures["excluded_reason"] == "blank").sum())):
+        return ()
+    have = "1 candidate has" if number == 1 else f"{number} candidates have"
+    return (f"{name}: {have} no label, because the slide has no pixels there (reason blank)",)
+
+
+def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
+    """Return a warning about a slide that is much coarser than the model's input."""
+    if plan.enlarging <= WARN_ENLARGING:
+        return ()
+    return (
+        f"{name}: its pixels are enlarged {plan.enlarging:.2f} times to the model's scale; "
+        "details that the scanner did not record are missing",
+    )
+
+
+def checked_bundle(model: str | None) -> Bundle:
+    """Open the bundle of a run and check its files; the shipped default if `model` is None.
+
+    Raises:
+        BundleError: if it is missing, malformed or altered.
+    """
+    return open_bundle(find_bundle(model or DEFAULT_BUNDLE))

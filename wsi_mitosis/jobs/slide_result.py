@@ -1,0 +1,114 @@
+"""The result of one slide, as a caller from Python gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.core.assessments import Assessment, AssessmentOptions, assess
+from wsi_mitosis.io.results.geojson import write_slide_geojson
+from wsi_mitosis.tables import FIGURE_COLUMNS
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import geopandas
+    import pandas as pd
+
+    from wsi_mitosis.core.qupath import ObjectType
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.core.regions import Region
+    from wsi_mitosis.core.summary import Counts
+    from wsi_mitosis.units import Frame
+
+
+@dataclass(frozen=True, repr=False)
+class SlideResult:
+    """One slide, classified.
+
+    Attributes:
+        record: Identity, scale, model, counts and cost of the result.
+        table: A row per candidate in input order: FIGURE_COLUMNS without `geometry`, then the input's other
+            columns. Coordinates are level-0 px in the slide frame.
+    """
+
+    record: SlideRecord
+    table: pd.DataFrame
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted."""
+        return self.record.counts
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about this result."""
+        return self.record.warnings
+
+    @cached_property
+    def figures(self) -> geopandas.GeoDataFrame:
+        """The table with a point per candidate: level-0 px, slide frame, no CRS; None without coordinates."""
+        import geopandas
+
+        x, y = self.table["x_px0"], self.table["y_px0"]
+        points = geopandas.GeoSeries.from_xy(x, y).where(x.notna() & y.notna())
+        table = self.table.copy()
+        table.insert(FIGURE_COLUMNS.index("geometry"), "geometry", points)
+        return geopandas.GeoDataFrame(table, geometry="geometry")
+
+    @cached_property
+    def assessment(self) -> Assessment:
+        """Hotspot of 2 mm^2 and review list; `assess` looks for other hotspots, or inside regions."""
+        return self.assess()
+
+    def assess(
+        self,
+        *,
+        hotspot_area_mm2: float = 2.0,
+        hotspot_aspect: tuple[float, float] = (4, 3),
+        hotspots: int = 1,
+        regions: Sequence[Region] | None = None,
+    ) -> Assessment:
+        """Look for hotspots and list the figures to review first.
+
+        Args:
+            hotspot_area_mm2: Area of a hotspot, mm^2; 0 for no hotspots.
+            hotspot_aspect: Proportion of its sides; the window turned by 90 degrees is tried as well.
+            hotspots: How many hotspots at most.
+            regions: Level-0 px, slide frame; hotspots then count only the figures inside.
+        """
+        options = AssessmentOptions(
+            hotspot_area_mm2=hotspot_area_mm2, hotspot_aspect=hotspot_aspect, hotspots=hotspots
+        )
+        return assess(self.table, self.record.scale, options, regions)
+
+    def to_geojson(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        objects: ObjectType = "detection",
+        frame: Frame = "qupath",
+        assessment: Assessment | None = None,
+    ) -> Path:
+        """Write the figures and hotspots as GeoJSON that QuPath loads.
+
+        Args:
+            path: The file, ending in `.geojson`; `.gz` is added to it above 20,000 figures.
+            objects: What figures are in QuPath: `detection` is fast, `annotation` can be edited.
+            frame: Frame of the coordinates: `qupath` starts at the corner of the slide's bounds.
+            assessment: Whose hotspots are drawn; `self.assessment` if it is None.
+
+        Returns:
+            The file written.
+        """
+        stem = Path(path).with_name(Path(path).name.removesuffix(".gz").removesuffix(".geojson"))
+        assessment = self.assessment if assessment is None else assessment
+        return write_slide_geojson(stem, self.table, assessment, self.record, objects=objects, frame=frame)
+
+    def __repr__(self) -> str:
+        model = self.record.model
+        untrained = "" if model.trained else ", UNTRAINED"
+        return f"<SlideResult {self.record.name}: {self.record.text}; bundle {model.name}{untrained}>"
