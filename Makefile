@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ lint: .venv/installed ## ruff, mypy strict, the layers
 
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks
+
+docs: .venv/installed ## the reference of all options, from their descriptions
+	$(BIN)/python -m tests.reference
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -212,7 +212,7 @@ class InputOptions(Spec):
         dict[str, str],
         Field(default_factory=dict),
         Option(
-            help="Names of a table's columns; see below for the names that are known.",
+            help="Names of a table's columns that have none of the usual names.",
             metavar="x=A,y=B,...",
             changes="result",
             known_by="candidates",
@@ -281,7 +281,7 @@ class ResultOptions(Spec):
     vote: Annotated[
         Vote,
         Option(
-            help="early: skip the other members once the majority is certain; the labels are the same.",
+            help="Members that vote: all, or early: until the majority is certain, with the same labels.",
             changes="result",
         ),
     ] = "all"

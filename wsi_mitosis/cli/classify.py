@@ -57,7 +57,7 @@ RESULTS = (
     *("geojson/", "figures/", "dicom/", "qupath/project.qpproj"),
 )
 """Files and folders of a run that a user may want to open."""
-EPILOG = "\b\nColumn names that a table may use:\n" + "\n".join(
+EPILOG = "\b\nUsual names of a table's columns:\n" + "\n".join(
     f"  {ours}: {', '.join(theirs)}" for ours, theirs in ALIASES.items()
 )
 
