@@ -25,7 +25,7 @@ KINDS: dict[Kind, str] = {
     "result": "which candidates there are and how they are labelled: the slide is classified again",
     "assessment": "what is computed from the labels: hotspots, regions and review list; no patch is "
     "classified again",
-    "drawing": "how figures are drawn for QuPath: the GeoJSON is written again",
+    "drawing": "how figures are drawn for other programs: GeoJSON and DICOM annotations are written again",
     "product": "which further files are written; the others stay as they are",
     "run": "which slides are processed, where, and how; no slide's results",
 }

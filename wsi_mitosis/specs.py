@@ -353,7 +353,8 @@ class OutputOptions(Spec):
         bool,
         Option(
             help="Write annotations of DICOM slides as DICOM as well; needs wsi-mitosis[dicom].",
-            changes="product",
+            changes="drawing",
+            known_by="dicom",
         ),
     ] = False
     report: Annotated[
