@@ -9,7 +9,7 @@ from wsi_mitosis.io.csv_files import write_rows
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
-from wsi_mitosis.io.training.labels.rows import read_rows
+from wsi_mitosis.io.training.labels.rows import read_label_rows
 
 COLUMNS = ("slide", "mpp", "x", "y", "label")
 NAMES = ("ü, 1.svs", "=a.svs", "-b.svs", "'+c.svs", "'d.svs")
@@ -18,7 +18,11 @@ NAMES = ("ü, 1.svs", "=a.svs", "-b.svs", "'+c.svs", "'d.svs")
 def names_of_all_readers(path: Path) -> tuple[list[str], list[str], list[str]]:
     """The slides that a table names, as a slide list, as detections and as labels."""
     listed = [source.relative for source in find_slides([str(path)]).sources]
-    return listed, list(read_detections(path).table["slide"]), [row.text("slide") for row in read_rows(path)]
+    return (
+        listed,
+        list(read_detections(path).table["slide"]),
+        [row.text("slide") for row in read_label_rows(path)],
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
@@ -56,7 +60,7 @@ def test_data_that_is_not_text_is_refused_by_every_reader(tmp_path: Path, data: 
     with pytest.raises(InputError, match="not text in UTF-8, UTF-16 or Windows-1252"):
         find_slides([str(path)])
     with pytest.raises(DatasetError, match="not text in UTF-8, UTF-16 or Windows-1252"):
-        read_rows(path)
+        read_label_rows(path)
     with pytest.raises(InputError, match="neither text nor"):
         read_detections(path)
 
@@ -65,7 +69,7 @@ def test_a_cell_that_is_too_long_names_its_row(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("slide,label\na,1\n" + "b" * 200_000 + ",1\n")
     with pytest.raises(DatasetError, match="row 2 cannot be read: field larger than"):
-        read_rows(path)
+        read_label_rows(path)
     with pytest.raises(InputError, match="row 2 cannot be read: field larger than"):
         find_slides([str(path)])
 

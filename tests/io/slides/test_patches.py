@@ -27,7 +27,7 @@ from wsi_mitosis.io.slides.patches import (
     reading_order,
     stream_patches,
 )
-from wsi_mitosis.io.slides.slide import CACHE_BYTES, Region
+from wsi_mitosis.io.slides.slide import CACHE_BYTES, PixelRegion
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.units import Mpp
 
@@ -508,7 +508,7 @@ class Stub:
         self.reads = 0
         self.fails_at = fails_at
 
-    def read(self, _level: int, x: int, y: int, width: int, height: int) -> Region:
+    def read(self, _level: int, x: int, y: int, width: int, height: int) -> PixelRegion:
         with self.lock:
             self.reads += 1
             waits = self.waits_at is not None and self.reads > self.waits_at
@@ -516,7 +516,7 @@ class Stub:
                 raise UnreadableSlideError("torn", subject="stub.svs")
         assert not waits or self.leave.wait(60)
         pixels = np.full((height, width, 3), (x + y) % 251, np.uint8)
-        return Region(pixels, (float(x), float(y)))
+        return PixelRegion(pixels, (float(x), float(y)))
 
     def close(self) -> None: ...
 

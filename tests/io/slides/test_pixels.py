@@ -327,7 +327,7 @@ def test_channels_that_are_no_red_green_and_blue_are_refused_by_their_names(
     tmp_path: Path, channels: dict[str, Any]
 ) -> None:
     message = refusal(planes_slide(tmp_path / "a.ome.tif", PLANES, channels))
-    assert "no red, green and blue" in message
+    assert "not red, green and blue" in message
     assert all(f"'{name}'" in message for name in channels.get("Name", []))
 
 

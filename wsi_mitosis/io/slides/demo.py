@@ -1,4 +1,4 @@
-"""A real H&E image as a small slide, and figures drawn on one."""
+"""The demo's slide, made from a real H&E image, and its overview."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TILE_PX = 256
 
 
 def he_image() -> NDArray[np.uint8]:
-    """The H&E image that TIAToolbox ships (`tiatoolbox/data/target_image.png`), found without importing it.
+    """Return the H&E image of TIAToolbox (`tiatoolbox/data/target_image.png`), without importing TIAToolbox.
 
     Raises:
-        InputError: where TIAToolbox or its image is missing.
+        InputError: if TIAToolbox or its image is missing.
     """
     found = importlib.util.find_spec("tiatoolbox")
     path = Path(found.origin).parent / "data" / "target_image.png" if found and found.origin else None
@@ -68,21 +68,21 @@ def write_slide(path: Path, image: NDArray[np.uint8], mpp: float, levels: int = 
 
 
 def draw_overview(path: Path, slide: Slide, figures: pd.DataFrame, max_px: int = 1600) -> None:
-    """A PNG of the slide with its classified figures circled in their colours.
+    """Write a PNG of the slide in which classified figures are circled in the colour of their class.
 
     Args:
         path: The PNG.
         slide: An open slide.
         figures: FIGURE_COLUMNS, coordinates in level-0 px, slide frame.
-        max_px: Longer side of the picture at most, px.
+        max_px: Largest length of the image's longer side, px.
     """
-    picture = Image.fromarray(slide.thumbnail(max_px))
-    scale = picture.width / slide.size_px0[0]
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(slide.thumbnail(max_px))
+    scale = image.width / slide.size_px0[0]
+    draw = ImageDraw.Draw(image)
     radius = max(6.0, FIGURE_UM / 2 / slide.mpp.mean * scale)
     drawn = figures[figures["label"].notna()]
     centres = drawn[["x_px0", "y_px0"]].to_numpy(np.float64) * scale
     for (x, y), label in zip(centres.tolist(), drawn["label"], strict=True):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=FIGURE_COLOURS[label], width=3)
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""DICOM series: several files that are one slide, and what their headers say."""
+"""DICOM series: several files that are one slide, and their headers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ BULK_ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"
 
 
 def series_uid(path: Path) -> str | None:
-    """SeriesInstanceUID of a file; None where it is no readable DICOM file or states none."""
+    """Return the SeriesInstanceUID of a file; None if it is not a readable DICOM file or states none."""
     return _identifiers(path)[0]
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a slide is a DICOM series."""
+    """Return whether a slide is a DICOM series."""
     return path.suffix.lower() == DICOM_ENDING and series_uid(path) is not None
 
 
 def is_annotations(path: Path) -> bool:
-    """Whether a file holds bulk annotations of a slide, and so is none itself."""
+    """Return whether a file holds bulk annotations of a slide, and is not a slide itself."""
     return path.suffix.lower() == DICOM_ENDING and _identifiers(path)[1] == BULK_ANNOTATIONS
 
 
 def series_files(path: Path) -> list[Path]:
-    """All files beside `path` that belong to its series, sorted; only `path` where it states no series."""
+    """Return all files beside `path` of its series, sorted; only `path` if it states no series."""
     uid = series_uid(path)
     if uid is None:
         return [path]
@@ -44,15 +44,15 @@ def series_files(path: Path) -> list[Path]:
 
 
 def header_of_level0(path: Path, size_px0: tuple[int, int], *, tags: Sequence[str] | None = None) -> Dataset:
-    """The header, without pixels, of the series' instance whose total pixel matrix is level 0.
+    """Return the header, without pixels, of the series' instance whose total pixel matrix is level 0.
 
     Args:
         path: A file of the series.
         size_px0: (width, height) of level 0, px.
-        tags: The keywords to read, which is faster where there are many frames; all if None.
+        tags: The keywords to read, which is faster if there are many frames; all if None.
 
     Raises:
-        UnreadableSlideError: where the series has no such instance.
+        UnreadableSlideError: if the series has no such instance.
     """
     from pydicom import dcmread
 
@@ -66,21 +66,21 @@ def header_of_level0(path: Path, size_px0: tuple[int, int], *, tags: Sequence[st
         f"no file of its series has a VOLUME image of {size_px0[0]} x {size_px0[1]} px",
         subject=path.name,
         stage="reading DICOM headers",
-        remedy="Is the series complete, and all of it in one folder?",
+        remedy="Check that the series is complete, and that all of its files are in one folder",
     )
 
 
 @lru_cache(maxsize=100_000)
 def _identifiers(path: Path) -> tuple[str | None, str | None]:
-    """SeriesInstanceUID and SOPClassUID of a file, each None where it states none."""
+    """SeriesInstanceUID and SOPClassUID of a file, each None if it states none."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    if not path.is_file():  # a named pipe would be waited for
+    if not path.is_file():  # a named pipe would block
         return None, None
     try:
         with warnings.catch_warnings():
-            # over-long values and the like are the scanner's, and harmless; pydicom warns on looking at them
+            # pydicom warns of harmless faults of scanners, such as values that are too long
             warnings.simplefilter("ignore")
             header = dcmread(
                 path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"]

@@ -1,4 +1,4 @@
-"""From what the user typed to a list of slides."""
+"""Find the slides that the user's arguments mean."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SLIDE_ENDINGS = (
     ".vms",
     ".vmu",
 )
-"""What counts as a slide: OpenSlide 4.0's formats (openslide.org/formats), and what TIAToolbox's WSIReader
-adds in files (JPEG 2000, QPTIFF, OME-TIFF)."""
+"""Endings of slides: OpenSlide 4.0's formats (openslide.org/formats), and further formats of TIAToolbox's
+WSIReader that are single files (JPEG 2000, QPTIFF, OME-TIFF)."""
 SETS = (".mrxs", ".vms", ".vmu")
-"""Formats whose file names others beside it: it is a slide together with the folder that it lies in."""
+"""Formats whose file names further files in its folder, which belong to the slide."""
 LIST_ENDINGS = (".csv", ".txt")
 LIST_COLUMNS = ("slide", "mpp")
 COMMENT = "# "
-"""Begins a comment in a slide list; without the blank it may be a slide's name."""
+"""Start of a comment in a slide list. Without the blank it may be a slide's name."""
 STAGE = "finding slides"
 
 
@@ -55,9 +55,9 @@ class FoundSlides:
 
     Attributes:
         sources: Every slide in a stable order, also those that cannot be used.
-        skipped: How many files are no slides and were left out.
-        faults: The slides that must not be opened, each with the message why.
-        notes: What the user should know about the search.
+        skipped: Number of files that are not slides and were ignored.
+        faults: The slides that must not be opened, each with an error message.
+        notes: Notes for the user about the search.
     """
 
     sources: tuple[SlideSource, ...]
@@ -67,12 +67,12 @@ class FoundSlides:
 
     @property
     def usable(self) -> tuple[SlideSource, ...]:
-        """The slides that can be opened, as far as their files' names and kinds tell."""
+        """The slides without a fault."""
         return tuple(source for source in self.sources if source not in self.faults)
 
 
 class _Fault(NamedTuple):
-    """Why an entry cannot be used; `absent` where it leads to nothing at all."""
+    """Why an entry cannot be used; `absent` if nothing exists at its path."""
 
     cause: str
     remedy: str
@@ -81,7 +81,7 @@ class _Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class _Given:
-    """An entry, and the folder that its relative path starts from: None for one that was named singly."""
+    """An entry, and the folder that its relative path starts from; None if it was given itself."""
 
     path: Path
     root: Path | None
@@ -91,7 +91,7 @@ class _Given:
 
     @property
     def is_slide(self) -> bool:
-        """By its ending, unless it is hidden, was found in a hidden folder, or holds annotations."""
+        """Whether it has a slide's ending, is not hidden or in a hidden folder, and has no annotations."""
         if self.fault is not None:
             return True
         hidden = self.path.name.startswith(".") or self.in_hidden_folder
@@ -100,7 +100,7 @@ class _Given:
 
 @dataclass
 class _Search:
-    """What a search comes upon: entries, and folders that it may not look into."""
+    """A search, and the folders that it could not read."""
 
     recursive: bool
     unreadable: list[str] = field(default_factory=list)
@@ -114,13 +114,13 @@ def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSl
         recursive: Search folders with all they contain.
 
     Returns:
-        Each slide once. A DICOM series is one slide, called by its first file. An entry that is named as a
-        slide and cannot be one (a broken link, a named pipe, an empty file, a missing file of a list) is a
-        slide with a fault.
+        Each slide once. A DICOM series is one slide with the name of its first file. An entry that has a
+        slide's ending and cannot be one (a broken link, a named pipe, an empty file, a missing file of a
+        list) is a slide with a fault.
 
     Raises:
-        InputError: if an argument that is not named as a slide or a pattern leads to nothing, a list is
-            malformed, or none of the slides exists.
+        InputError: if nothing exists at an argument without a slide's ending, a pattern matches nothing, a
+            list is malformed, or none of the slides exists.
     """
     search = _Search(recursive)
     given = [item for argument in arguments for item in _expand(argument, search)]
@@ -149,9 +149,9 @@ def _message(source: SlideSource, fault: _Fault) -> str:
 
 
 def _nothing_there(faults: Mapping[SlideSource, _Fault]) -> InputError:
-    """The error of a run to which only slides were given that do not exist."""
+    """The error if none of the given slides exists."""
     (source, fault), more = next(iter(faults.items())), len(faults) - 1
-    cause = f"{fault.cause} (so it is with {more} more)" if more else fault.cause
+    cause = f"{fault.cause} (the same applies to {more} more)" if more else fault.cause
     return InputError(cause, subject=source.path, stage=STAGE, remedy=fault.remedy)
 
 
@@ -189,7 +189,7 @@ def _expand_pattern(pattern: str, search: _Search) -> list[_Given]:
 
 
 def _folder(folder: Path, search: _Search) -> list[_Given]:
-    """The entries of a folder; the folder itself where it is named as a slide and has none."""
+    """The entries of a folder, or the folder itself if it has a slide's ending and contains no slides."""
     if _posing_as_slide(folder):
         return [_Given(folder, None, fault=_FOLDER)]
     return list(_inside(folder, search))
@@ -215,7 +215,7 @@ def _inside(folder: Path, search: _Search) -> Iterator[_Given]:
 
 
 def _mode(path: Path, *, follow_links: bool = True) -> int:
-    """The kind of what a path leads to; 0 where it leads to nothing that can be looked at."""
+    """The `st_mode` of a path; 0 if nothing readable exists there."""
     try:
         return path.stat(follow_symlinks=follow_links).st_mode
     except OSError:
@@ -227,7 +227,7 @@ def _named_as_slide(path: Path) -> bool:
 
 
 def _posing_as_slide(folder: Path) -> bool:
-    """Whether a folder is named as a slide, and is not a folder of slides."""
+    """Whether a folder has a slide's ending, and contains no slides."""
     if not _named_as_slide(folder):
         return False
     return not any(_named_as_slide(Path(file)) for _, _, files in os.walk(folder) for file in files)
@@ -244,7 +244,7 @@ def _before_magic(parts: Iterable[str]) -> Iterable[str]:
         yield part
 
 
-# --- what an entry is
+# --- kinds of entries
 
 
 OTHER_KIND_REMEDY = "Leave it out, or give the slide's own file"
@@ -258,12 +258,12 @@ _KINDS = (
 
 
 def other_kind(mode: int) -> str | None:
-    """Return what a path leads to if it is not a regular file, in words, by its `st_mode`."""
+    """Return in words what an `st_mode` means; None for a regular file."""
     return next((cause for is_kind, cause in _KINDS if is_kind(mode)), None)
 
 
 def _checked(item: _Given) -> _Given:
-    """The entry with what is wrong with its file, if it is named as a slide and not hidden."""
+    """The entry with the fault of its file, if it has a slide's ending and is not hidden."""
     hidden = item.path.name.startswith(".") or item.in_hidden_folder
     if item.fault is not None or hidden or not _named_as_slide(item.path):
         return item
@@ -271,8 +271,8 @@ def _checked(item: _Given) -> _Given:
 
 
 def _fault(path: Path) -> _Fault | None:
-    """Why a file cannot be a slide, found without opening it."""
-    if _printable(str(path.absolute())) != str(path.absolute()):
+    """Why a file cannot be a slide, without opening it."""
+    if _escape_surrogates(str(path.absolute())) != str(path.absolute()):
         return _Fault("its path is not UTF-8", "Rename the file or the folder")
     try:
         state = path.stat()
@@ -291,7 +291,7 @@ def _unreachable(path: Path, error: OSError) -> _Fault:
     if error.errno == errno.ELOOP:
         return _Fault("a link that leads back to itself", "Make the link again")
     if error.errno in {errno.ENOENT, errno.ENOTDIR} and path.is_symlink():
-        target = _printable(str(path.readlink()))
+        target = _escape_surrogates(str(path.readlink()))
         return _Fault(f"a broken link: there is no '{target}'", "Make the link again, or mount its target")
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return _missing(path)
@@ -299,12 +299,12 @@ def _unreachable(path: Path, error: OSError) -> _Fault:
 
 
 def _missing(path: Path) -> _Fault:
-    place = _printable(str(path.absolute().parent))
+    place = _escape_surrogates(str(path.absolute().parent))
     return _Fault("no such file", f"Check the name and the folder, {place}", absent=True)
 
 
-def _printable(text: str) -> str:
-    r"""Text that every output takes: bytes of a name that are not UTF-8 become escapes such as `\xfc`."""
+def _escape_surrogates(text: str) -> str:
+    r"""A text that can be printed, in which bytes that are not UTF-8 are escapes such as `\xfc`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -353,7 +353,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _from_list(listing: Path, number: int, row: Mapping[str, str | None]) -> _Given:
-    """An entry of a list; one that leads to no file is a slide with a fault."""
+    """An entry of a list, which is a slide with a fault if its file does not exist."""
     place, name = f"entry {number} of {listing.name}", (row.get("slide") or "").strip()
     if not name:
         fault = _Fault("the list's entry names no slide", "Complete the entry, or leave it out", absent=True)
@@ -386,11 +386,11 @@ def _listed_mpp(text: str | None) -> float | None:
 
 
 class _Mention(NamedTuple):
-    """A slide as it was given once.
+    """One way in which a slide was given.
 
     Attributes:
-        file: Equal for two paths to one file.
-        is_link: Whether the path leads to the file by a link.
+        file: Equal for two paths of one file.
+        is_link: Whether the path is a link to the file.
     """
 
     path: Path
@@ -405,20 +405,22 @@ _Mentions: TypeAlias = list[_Mention]
 
 
 def _mentions(items: Sequence[_Given]) -> Iterator[_Mention]:
-    """Files named singly are told apart by their paths from the folder that they share."""
+    """The mentions of all entries. Paths of files that were given themselves start at their common folder."""
     alone = [item.path.absolute().parent for item in items if item.root is None]
     shared = Path(os.path.commonpath(alone)) if alone else Path()
     for item in items:
-        path = Path(_printable(os.path.normpath(item.path.absolute())))
-        root = Path(_printable(os.path.normpath((shared if item.root is None else item.root).absolute())))
+        path = Path(_escape_surrogates(os.path.normpath(item.path.absolute())))
+        root = Path(
+            _escape_surrogates(os.path.normpath((shared if item.root is None else item.root).absolute()))
+        )
         relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         yield _Mention(path, relative, item.mpp, item.fault, *_file_of(path))
 
 
 def _file_of(path: Path) -> tuple[object, bool]:
-    """What is equal for two paths to one file, and whether the path is a link to it.
+    """A value that is equal for two paths of one file, and whether the path is a link to it.
 
-    A hard link of a set's file may belong to another set.
+    Hard links of a file of SETS are different slides, because they may belong to different sets.
     """
     try:
         state = path.stat()
@@ -432,7 +434,7 @@ def _file_of(path: Path) -> tuple[object, bool]:
 
 
 def _one_per_file(items: Sequence[_Given]) -> Iterable[_Mentions]:
-    """The mentions of each file together, whichever links they come by; the first names the slide."""
+    """The mentions of each file, also through links. The first one names the slide."""
     files: dict[object, _Mentions] = defaultdict(list)
     for mention in _mentions(items):
         files[mention.file].append(mention)
@@ -453,7 +455,7 @@ def _one_per_series(files: Iterable[_Mentions]) -> dict[SlideSource, _Fault | No
 
 
 def _as_source(mentions: _Mentions) -> tuple[SlideSource, _Fault | None]:
-    """The first mention names the slide; an mpp counts whichever mention has it."""
+    """The slide that the first mention names, with the mpp of any mention."""
     first = mentions[0]
     sizes = sorted({mention.mpp for mention in mentions if mention.mpp is not None})
     fault = next((mention.fault for mention in mentions if mention.fault is not None), None)

@@ -1,4 +1,4 @@
-"""Which slide is this: a digest of its content that needs no full read."""
+"""The identity of a slide: a digest of its content that does not need a full read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BLOCK_BYTES = 64 * 1024
 
 
 def slide_parts(path: Path) -> list[Path]:
-    """Every file that holds a part of the slide, sorted: one for most formats.
+    """Return every file that holds a part of the slide, sorted. Most formats have one.
 
-    MRXS keeps its data in a folder of the same stem, VMS and VMU name theirs in the file itself, and a DICOM
-    slide is all files of its series in the folder.
+    MRXS keeps its data in a folder of the same stem, VMS and VMU name their files in the slide's file, and a
+    DICOM slide consists of all files of its series in the folder.
     """
     ending = path.suffix.lower()
     if ending == ".mrxs":
@@ -33,10 +33,10 @@ def slide_parts(path: Path) -> list[Path]:
 
 
 def slide_identity(path: Path, vendor_hash: str | None) -> str:
-    """Digest of the slide's content.
+    """Return a digest of the slide's content.
 
-    OpenSlide's quickhash where there is one, and the size and SHA-256 of blocks sampled evenly (first and
-    last included) from every part: quickhash alone does not see a change of the pixels.
+    It is made from OpenSlide's quickhash, if there is one, and the size and SHA-256 of evenly sampled blocks
+    of every part, including the first and last. Quickhash alone does not depend on all pixels.
 
     Args:
         path: The slide's file.

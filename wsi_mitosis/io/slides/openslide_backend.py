@@ -1,4 +1,4 @@
-"""Pixels through OpenSlide."""
+"""Slides that OpenSlide reads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openslide
 
-from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, Region, blended, check_overview
+from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, PixelRegion, blended, check_overview, undecodable
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_CACHED_PIXEL = 4
 ASSUMED_TILE_PX = (256, 256)
-"""For formats that do not report their tiles; it only affects the order of reading."""
+"""Size of tiles in formats that do not report it. It only affects the order of reading."""
 
 
 class OpenSlideBackend:
@@ -30,7 +29,7 @@ class OpenSlideBackend:
         properties: OpenSlide's properties of the slide.
 
     Raises:
-        openslide.OpenSlideError: where OpenSlide refuses the file.
+        openslide.OpenSlideError: if OpenSlide refuses the file.
     """
 
     name = "openslide"
@@ -52,14 +51,14 @@ class OpenSlideBackend:
         self.bounds = _bounds(properties)
         self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """Pixels of a rectangle inside the level; holes show the slide's background colour.
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> PixelRegion:
+        """Read a rectangle inside the level. Missing pixels show the slide's background colour.
 
-        OpenSlide takes a level-0 corner in whole px and divides it by the level's downsample, so a corner in
-        level px is met to within one level-0 px; the origin returned is the one it used.
+        OpenSlide takes a level-0 corner in whole px and divides it by the level's downsample. The origin of
+        the region is the corner that it uses, which differs from (x, y) by less than one level-0 px.
 
         Raises:
-            UnreadableSlideError: where the pixels cannot be decoded.
+            UnreadableSlideError: if the pixels cannot be decoded.
         """
         downsample = self.levels[level].downsample
         corner = (math.floor(x * downsample), math.floor(y * downsample))
@@ -67,31 +66,24 @@ class OpenSlideBackend:
             region = self._slide.read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
             what = f"OpenSlide cannot decode level {level} at ({corner[0]}, {corner[1]})"
-            raise self._undecodable(what, error) from error
+            raise undecodable(self._path.name, f"{what}: {error}") from error
         pixels = np.asarray(region)  # (height, width, 4) uint8 RGBA
         origin = (corner[0] / downsample, corner[1] / downsample)
         return blended(pixels[..., :3], pixels[..., 3], self._background, origin)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         nearest = self._slide.get_best_level_for_downsample(max(self._slide.dimensions) / max_px)
         check_overview(self._path.name, *self._slide.level_dimensions[nearest])
         try:
             return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
         except openslide.OpenSlideError as error:
-            raise self._undecodable("OpenSlide cannot decode the overview", error) from error
+            cause = f"OpenSlide cannot decode the overview: {error}"
+            raise undecodable(self._path.name, cause) from error
 
     def close(self) -> None:
         """Release the file."""
         self._slide.close()
-
-    def _undecodable(self, what: str, error: openslide.OpenSlideError) -> UnreadableSlideError:
-        return UnreadableSlideError(
-            f"{what}: {error}",
-            subject=self._path.name,
-            stage="reading pixels",
-            remedy="The file is damaged or incomplete; copy or scan it again",
-        )
 
 
 def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:

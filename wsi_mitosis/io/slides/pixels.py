@@ -1,7 +1,7 @@
-"""What a slide's pixels are: the one check that every slide passes when it is opened.
+"""The check of a slide's pixels when it is opened.
 
-A slide has three 8-bit colour channels, and perhaps an alpha channel. Anything else is refused, because a
-library that converts it without a word gives other pixels than those on which the models were evaluated.
+A slide has three 8-bit colour channels, and optionally an alpha channel. Anything else is refused, because a
+library may convert it to pixels that differ from those on which the models were evaluated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
-    from wsi_mitosis.io.slides.tiff import OmeChannel, OmeImage, Page, Tiff
+    from wsi_mitosis.io.slides.tiff import OmeChannel, OmeImage, Tiff, TiffPage
 
 STAGE = "checking the pixels"
 EXPORT = (
@@ -108,7 +108,7 @@ def check_tiff(
         How to compose its channels where each is an image of its own; None for an RGB slide.
 
     Raises:
-        UnreadableSlideError: saying what the pixels are.
+        UnreadableSlideError: if they are something else. It describes the pixels.
     """
     page = tiff.main_page(size_px0)
     image = tiff.ome_image(page.size)
@@ -136,7 +136,7 @@ def check_dicom(path: Path, size_px0: tuple[int, int]) -> None:
     """Refuse a DICOM series whose level 0 is not 8-bit RGB in one focal plane.
 
     Raises:
-        UnreadableSlideError: saying what the pixels are, or where the series has no such level.
+        UnreadableSlideError: saying what the pixels are, or if the series has no such level.
     """
     _refuse_dicom(path.name, header_of_level0(path, size_px0, tags=DICOM_TAGS))
 
@@ -145,7 +145,7 @@ def check_dicom_file(path: Path) -> None:
     """Refuse a DICOM file that OpenSlide does not open and that holds a level which is not 8-bit RGB.
 
     Raises:
-        UnreadableSlideError: saying what the pixels are.
+        UnreadableSlideError: if they are something else. It describes the pixels.
     """
     from pydicom import dcmread
 
@@ -162,7 +162,7 @@ def check_jpeg2000(name: str, boxes: Sequence[Any]) -> None:
         boxes: The file's boxes as glymur reads them; empty for a raw codestream.
 
     Raises:
-        UnreadableSlideError: saying what the pixels are.
+        UnreadableSlideError: if they are something else. It describes the pixels.
     """
     inside = [box for top in boxes if top.box_id == "jp2h" for box in top.box]
     header = next((box for box in inside if box.box_id == "ihdr"), None)
@@ -170,8 +170,8 @@ def check_jpeg2000(name: str, boxes: Sequence[Any]) -> None:
         raise _refusal(name, "it is a JPEG 2000 codestream that states no colour space", EXPORT)
     if header.bits_per_component != 8 or header.signed:
         kind = "signed" if header.signed else "unsigned"
-        told = f"its pixels are {header.bits_per_component}-bit {kind} numbers, not 8-bit RGB"
-        raise _refusal(name, told, EXPORT)
+        cause = f"its pixels are {header.bits_per_component}-bit {kind} numbers, not 8-bit RGB"
+        raise _refusal(name, cause, EXPORT)
     palette = any(box.box_id == "pclr" for box in inside)
     if header.num_components != 3 or palette:
         number = header.num_components
@@ -183,7 +183,7 @@ def check_jpeg2000(name: str, boxes: Sequence[Any]) -> None:
 
 
 def _jpeg2000_colour_fault(box: Any) -> str | None:
-    """What a box of the JP2 header says the colours are, other than red, green and blue in this order."""
+    """The colours that a box of the JP2 header states, if they are not red, green and blue in this order."""
     if box.box_id == "cdef":
         order = dict(zip(box.index, box.association, strict=True))
         return None if order == {0: 1, 1: 2, 2: 3} else "channels in another order than red, green and blue"
@@ -197,13 +197,13 @@ def _jpeg2000_colour_fault(box: Any) -> str | None:
 
 
 def check_vendor(name: str, properties: Mapping[str, str]) -> None:
-    """Refuse what OpenSlide's properties show to be more than 8 bits a channel or several focal planes.
+    """Refuse slides whose OpenSlide properties show more than 8 bits per channel or several focal planes.
 
     OpenSlide reads 48-bit CZI by dropping the lower bits; it refuses CZI with several channels, planes or
     times itself (`read_dim_entry` in its `src/openslide-vendor-zeiss.c`).
 
     Raises:
-        UnreadableSlideError: saying what the pixels are.
+        UnreadableSlideError: if they are something else. It describes the pixels.
     """
     stated = properties.get("zeiss.Information.Image.PixelType", "")
     if properties.get("openslide.vendor") == "zeiss" and stated.lower() not in {"", "bgr24"}:
@@ -217,8 +217,8 @@ def _refusal(name: str, cause: str, remedy: str) -> UnreadableSlideError:
     return UnreadableSlideError(cause, subject=name, stage=STAGE, remedy=remedy)
 
 
-def _refuse_stack(name: str, tiff: Tiff, page: Page, image: OmeImage | None, vendor: str) -> None:
-    """Refuse focal planes and time series: which plane is in focus is not guessed."""
+def _refuse_stack(name: str, tiff: Tiff, page: TiffPage, image: OmeImage | None, vendor: str) -> None:
+    """Refuse focal planes and time series, because it is unknown which plane is in focus."""
     planes, times = page.depth, 1
     if image is not None:
         planes, times = max(planes, image.size_z), image.size_t
@@ -248,7 +248,7 @@ def _descriptions(tiff: Tiff) -> str:
     return "\n".join(page.description for page in tiff.pages)
 
 
-def _refuse_samples(name: str, page: Page) -> None:
+def _refuse_samples(name: str, page: TiffPage) -> None:
     """Refuse samples that are not unsigned and of 8 bits."""
     kinds = {FORMATS.get(number, f"of format {number}") for number in {*page.formats} - UNSIGNED}
     if not kinds and set(page.bits) == {8}:
@@ -258,15 +258,15 @@ def _refuse_samples(name: str, page: Page) -> None:
     raise _refusal(name, f"its pixels are {width} {kind} numbers{_type(page)}, not 8-bit RGB", EXPORT)
 
 
-def _type(page: Page) -> str:
+def _type(page: TiffPage) -> str:
     """NumPy's name for the samples, in brackets; nothing where they have none."""
     kind = {1: "uint", 2: "int", 3: "float"}.get(page.formats[0])
     bits = page.bits[0]
     return f" ({kind}{bits})" if kind and bits in {8, 16, 32, 64} else ""
 
 
-def _may_be_composed(page: Page) -> bool:
-    """Whether a page holds one of three channels, or all three as samples that no tag calls colours."""
+def _may_be_composed(page: TiffPage) -> bool:
+    """Whether a page holds one of three channels, or all three as samples that are not tagged as colours."""
     return page.photometric == 1 and page.samples in {1, 3}
 
 
@@ -274,14 +274,14 @@ def _order(name: str, channels: Sequence[OmeChannel]) -> tuple[int, int, int]:
     """The channels of red, green and blue.
 
     Raises:
-        UnreadableSlideError: where the channels are named or coloured otherwise.
+        UnreadableSlideError: if the channels have other names or colours.
     """
-    told = [_colour_of(channel) for channel in channels]
-    if not channels or all(colour == "" for colour in told):
+    colours = [_colour_of(channel) for channel in channels]
+    if not channels or all(colour == "" for colour in colours):
         return 0, 1, 2
-    if sorted(told) != ["blue", "green", "red"]:
-        raise _refusal(name, f"its channels are no red, green and blue{_names(channels)}", EXPORT)
-    return told.index("red"), told.index("green"), told.index("blue")
+    if sorted(colours) != ["blue", "green", "red"]:
+        raise _refusal(name, f"its channels are not red, green and blue{_names(channels)}", EXPORT)
+    return colours.index("red"), colours.index("green"), colours.index("blue")
 
 
 def _colour_of(channel: OmeChannel) -> str:
@@ -304,8 +304,8 @@ def _names(channels: Sequence[OmeChannel]) -> str:
     return f": {listed(names)}" if names else ""
 
 
-def _refuse_colours(name: str, page: Page, image: OmeImage | None, reader: Reader) -> None:
-    """Refuse what is not RGB, or what the reader would take for it wrongly."""
+def _refuse_colours(name: str, page: TiffPage, image: OmeImage | None, reader: Reader) -> None:
+    """Refuse pixels that are not RGB, or that the reader would convert to RGB incorrectly."""
     channels = _names(image.channels) if image is not None else ""
     if page.photometric in COLOURS:
         raise _refusal(name, f"its pixels are {COLOURS[page.photometric]}, not RGB", EXPORT)
@@ -319,17 +319,17 @@ def _refuse_colours(name: str, page: Page, image: OmeImage | None, reader: Reade
         raise _refusal(name, f"its pixels have {page.samples} channels of no known colour", EXPORT)
     converted = JPEG | ({APERIO_YCBCR, APERIO_RGB} if reader == "openslide" else set())
     if (page.photometric == YCBCR or page.compression == APERIO_YCBCR) and page.compression not in converted:
-        told = f"its pixels are YCbCr in compression {page.compression}, which would not be read exactly"
-        raise _refusal(name, told, EXPORT)
+        cause = f"its pixels are YCbCr in compression {page.compression}, which would not be read exactly"
+        raise _refusal(name, cause, EXPORT)
     if page.samples > 4:
         raise _refusal(name, f"its pixels have {page.samples} channels, not 3 colours", EXPORT)
     if page.samples == 4 and (not page.extra or page.extra[0] not in ALPHA):
         raise _refusal(name, "its pixels have a fourth channel that is not alpha", EXPORT)
 
 
-def _refuse_further_pages(name: str, tiff: Tiff, page: Page, vendor: str, pages: int = 1) -> None:
-    """Refuse several full-size pages; smaller levels, labels and overviews are none."""
-    if vendor in {"hamamatsu", "leica", "ventana"}:  # their own tags and XML tell areas from planes
+def _refuse_further_pages(name: str, tiff: Tiff, page: TiffPage, vendor: str, pages: int = 1) -> None:
+    """Refuse several full-size pages. Smaller levels, labels and overviews are not counted."""
+    if vendor in {"hamamatsu", "leica", "ventana"}:  # their own tags and XML distinguish areas and planes
         return
     own = vendor != "generic-tiff"
     full = [other for other in tiff.pages if other.is_full and (other.tiled or not own)]

@@ -1,4 +1,4 @@
-"""Which of a file's statements about its pixel size is taken."""
+"""Choose among a file's statements of its pixel size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from wsi_mitosis.units import Mpp
 
 SAME_SIZE = 0.02
-"""Relative: statements that differ by less are roundings of one size (files round to three digits or to whole
-dots per inch)."""
+"""Relative. Statements that differ by less are the same size, because files round to three digits or to whole
+dots per inch."""
 
 
 class Statement(NamedTuple):
-    """What one part of a file states: um per level-0 px, and which part it is."""
+    """The um per level-0 px that one part of a file states, and the name of that part."""
 
     mpp: Mpp
     source: str
 
 
 def taken_mpp(name: str, statements: Sequence[Statement]) -> tuple[Mpp | None, tuple[str, ...]]:
-    """The size that the most specific statement gives, and a warning where another contradicts it.
+    """Return the size that the most specific statement gives, and a warning if another contradicts it.
 
     Args:
         name: The slide, for the warning.
@@ -34,12 +34,12 @@ def taken_mpp(name: str, statements: Sequence[Statement]) -> tuple[Mpp | None, t
     contradicting = [other for other in others if _differ(first.mpp, other.mpp)]
     if not contradicting:
         return first.mpp, ()
-    told = " and ".join(f"{size_text(one.mpp)} um/px ({one.source})" for one in (first, *contradicting))
-    return first.mpp, (f"{name}: the file states {told}; {size_text(first.mpp)} is used",)
+    stated = " and ".join(f"{size_text(one.mpp)} um/px ({one.source})" for one in (first, *contradicting))
+    return first.mpp, (f"{name}: the file states {stated}; {size_text(first.mpp)} is used",)
 
 
 def size_text(mpp: Mpp) -> str:
-    """A pixel size as messages give it."""
+    """Return a pixel size as text for messages."""
     return f"{mpp.x:.4g} x {mpp.y:.4g}" if mpp.anisotropic else f"{mpp.x:.4g}"
 
 

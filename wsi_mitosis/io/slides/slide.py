@@ -1,4 +1,4 @@
-"""What every slide offers, whichever library reads its pixels."""
+"""An open slide, whichever library reads its pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.units import Bounds, Mpp
 
 MppSource = Literal["slide", "given", "list"]
-"""Who says the pixel size: the slide itself, `--mpp`, or the mpp column of a slide list."""
+"""Where the pixel size comes from: the slide itself, `--mpp`, or the mpp column of a slide list."""
 
 
 class Level(NamedTuple):
@@ -35,14 +35,14 @@ class Level(NamedTuple):
     tile_px: tuple[int, int]
 
 
-class Region(NamedTuple):
-    """Pixels of a level and where they lie.
+class PixelRegion(NamedTuple):
+    """Pixels of a level, and their position.
 
     Attributes:
         pixels: (height, width, 3) uint8 RGB.
         origin: (x, y) of the top-left corner of the first pixel, level px; may be fractional.
-        missing: (height, width) bool, the pixels that the slide does not have and that show the background;
-            None if it has them all. What lies outside the slide is not missing.
+        missing: (height, width) bool, the pixels that the slide does not have, which show the background;
+            None if it has all of them. Pixels outside the slide are not missing.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,10 +51,10 @@ class Region(NamedTuple):
 
 
 CACHE_BYTES = 192 * 2**20
-"""Decoded tiles kept per slide; `patches.reading_order` makes them enough to decode each tile once."""
+"""Size of a slide's cache of decoded tiles. In `patches.reading_order`, each tile is decoded once with it."""
 LEAST_ALPHA = 250
-"""A pixel of less alpha (of 255) is missing, for the background would show through by more than 2 %. What is
-kept changes by 5 grey levels at most."""
+"""A pixel with less alpha (of 255) is missing, because more than 2 % of it would be background. Other pixels
+change by at most 5 grey levels."""
 
 
 def blended(
@@ -64,36 +64,39 @@ def blended(
     origin: tuple[float, float],
     *,
     premultiplied: bool = False,
-) -> Region:
-    """Pixels with alpha on a background, and which of them are missing.
+) -> PixelRegion:
+    """Draw pixels with alpha on a background.
 
     Args:
         pixels: (height, width, 3) uint8 RGB.
         alpha: (height, width) uint8, 255 is opaque.
-        background: RGB behind what is transparent.
-        origin: Of the region.
+        background: RGB of transparent pixels.
+        origin: Origin of the region.
         premultiplied: Whether the colours are already multiplied by alpha.
+
+    Returns:
+        The region, in which pixels with alpha below LEAST_ALPHA are missing.
     """
     least = alpha.min()
     if least == 255:
-        return Region(pixels, origin)
+        return PixelRegion(pixels, origin)
     share = alpha[..., None].astype(np.float32) / 255
     shown = pixels if premultiplied else pixels * share
     shown = np.clip(np.rint(shown + (1 - share) * np.array(background, np.float32)), 0, 255)
     missing = alpha < LEAST_ALPHA if least < LEAST_ALPHA else None
-    return Region(shown.astype(np.uint8), origin, missing)
+    return PixelRegion(shown.astype(np.uint8), origin, missing)
 
 
 MOST_OVERVIEW_PX = 64_000_000
-"""Pixels decoded at once for an overview at most, half a GB as RGBA and RGB; a slide without small levels has
-more."""
+"""Most pixels that are decoded at once for an overview, half a GB as RGBA and RGB. Slides without small
+levels have more."""
 
 
 def check_overview(name: str, width: int, height: int) -> None:
     """Refuse an overview whose level has too many pixels to be decoded at once.
 
     Raises:
-        UnreadableSlideError: saying what would help.
+        UnreadableSlideError: if it has more than MOST_OVERVIEW_PX.
     """
     if width * height > MOST_OVERVIEW_PX:
         raise UnreadableSlideError(
@@ -104,12 +107,22 @@ def check_overview(name: str, width: int, height: int) -> None:
         )
 
 
+def undecodable(name: str, cause: str) -> UnreadableSlideError:
+    """Return the error for pixels that a library cannot decode."""
+    return UnreadableSlideError(
+        cause.replace("\n", " "),
+        subject=name,
+        stage="reading pixels",
+        remedy="The file is damaged or incomplete; copy or scan it again",
+    )
+
+
 class Backend(Protocol):
     """A library that reads one open slide. Safe to call from several threads."""
 
     @property
     def name(self) -> str:
-        """Of the library."""
+        """Name of the library."""
         ...
 
     @property
@@ -119,12 +132,12 @@ class Backend(Protocol):
 
     @property
     def stated_mpp(self) -> Mpp | None:
-        """What the library makes of the file's statements, sensible or not."""
+        """The pixel size that the library reports, plausible or not."""
         ...
 
     @property
     def bounds(self) -> Bounds | None:
-        """The non-empty part, level-0 px."""
+        """The non-empty part of the slide, level-0 px."""
         ...
 
     @property
@@ -132,15 +145,15 @@ class Backend(Protocol):
         """OpenSlide's quickhash-1."""
         ...
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """Pixels of a rectangle that lies inside the level, in that level's px."""
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> PixelRegion:
+        """Read a rectangle that lies inside the level, in that level's px."""
         ...
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`.
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`.
 
         Raises:
-            UnreadableSlideError: where it cannot be decoded, or only from more than MOST_OVERVIEW_PX.
+            UnreadableSlideError: if it cannot be decoded, or only from more than MOST_OVERVIEW_PX.
         """
         ...
 
@@ -157,12 +170,12 @@ class Slide:
         path: The file that was opened.
         backend: "openslide", "tiatoolbox" or "tifffile", and its pixels.
         mpp: Microns per level-0 pixel, the size that is used.
-        mpp_source: Who says so.
-        stated_mpp: What the slide itself states, if it is usable; None otherwise.
-        bounds: The non-empty part, level-0 px, slide frame; None where the file reports none.
-        identity: Digest of the content; the same for a copy, another for any other pixels.
-        warnings: What the user should know about this slide.
-        scanned_in_areas: Whether its format ordinarily has no pixels between the areas that were scanned.
+        mpp_source: Where it comes from.
+        stated_mpp: The pixel size that the slide itself states, if it is usable; None otherwise.
+        bounds: The non-empty part, level-0 px, slide frame; None if the file reports none.
+        identity: Digest of the content, which is the same for a copy and differs for other pixels.
+        warnings: Notes for the user about this slide.
+        scanned_in_areas: Whether its format usually has no pixels between the scanned areas.
     """
 
     path: Path
@@ -185,8 +198,8 @@ class Slide:
         """The pyramid, level 0 first."""
         return self.backend.levels
 
-    def window(self, level: int, x: int, y: int, width: int, height: int, pad_value: int) -> Region:
-        """Read a rectangle that may reach over the slide's edges.
+    def window(self, level: int, x: int, y: int, width: int, height: int, pad_value: int) -> PixelRegion:
+        """Read a rectangle that may extend beyond the slide's edges.
 
         Args:
             level: Index into `levels`.
@@ -197,14 +210,14 @@ class Slide:
             pad_value: Grey level outside the slide.
 
         Returns:
-            The region; its origin is at most one level px left of and above (x, y), exact at level 0.
+            The region. Its origin is at most one level px left of and above (x, y), and exact at level 0.
         """
         of = self.backend.levels[level]
         left, top = max(x, 0), max(y, 0)
         right, bottom = min(x + width, of.width), min(y + height, of.height)
         canvas = np.full((height, width, 3), pad_value, dtype=np.uint8)
         if right <= left or bottom <= top:
-            return Region(canvas, (float(x), float(y)))
+            return PixelRegion(canvas, (float(x), float(y)))
         inside = self.backend.read(level, left, top, right - left, bottom - top)
         here = np.s_[top - y : bottom - y, left - x : right - x]
         canvas[here] = inside.pixels
@@ -212,10 +225,10 @@ class Slide:
         if inside.missing is not None:
             missing = np.zeros((height, width), np.bool_)
             missing[here] = inside.missing
-        return Region(canvas, (inside.origin[0] - (left - x), inside.origin[1] - (top - y)), missing)
+        return PixelRegion(canvas, (inside.origin[0] - (left - x), inside.origin[1] - (top - y)), missing)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         return self.backend.thumbnail(max_px)
 
     def close(self) -> None:

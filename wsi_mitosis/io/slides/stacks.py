@@ -1,4 +1,4 @@
-"""Stacks of crops, and what the MIDOG 2025 track-2 challenge puts in and wants out."""
+"""Stacks of crops, and the input and output of track 2 of the MIDOG 2025 challenge."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_stack(path: Path) -> NDArray[np.uint8]:
         (N, P, P, 3) uint8 RGB, in page order.
 
     Raises:
-        InputError: where the file cannot be read or its pages are something else.
+        InputError: if the file cannot be read or its pages are something else.
     """
     from tifffile import TiffFile, TiffFileError
 
@@ -50,9 +50,9 @@ def read_stack(path: Path) -> NDArray[np.uint8]:
 
 
 def _fault(pages: Sequence[Any]) -> str | None:
-    """What is wrong with a TIFF's pages, if anything is."""
+    """The fault of a TIFF's pages; None if they are crops."""
     for number, page in enumerate(pages, start=1):
-        # Of YCbCr pages, tifffile turns only JPEG's into RGB.
+        # tifffile converts YCbCr to RGB only if it is compressed as JPEG.
         coded = page.photometric.name == "YCBCR" and page.compression.name == "JPEG"
         if page.samplesperpixel != 3 or not (page.photometric.name == "RGB" or coded):
             kind = f"{page.photometric.name} with {page.samplesperpixel} samples a pixel"
@@ -82,7 +82,7 @@ def _stack_error(path: Path, cause: str) -> InputError:
 
 
 def challenge_stack(input_dir: Path) -> Path:
-    """The one stack among a challenge container's inputs.
+    """Return the only stack among a challenge container's inputs.
 
     `inputs.json` is a list with an object per input, whose `socket` (older: `interface`) has the `slug` and
     the `relative_path` of a folder with one image.
@@ -91,7 +91,7 @@ def challenge_stack(input_dir: Path) -> Path:
         input_dir: `/input` of the container.
 
     Raises:
-        InputError: where the input is not described, or the folder does not hold exactly one TIFF.
+        InputError: if the input is not described, or the folder does not hold exactly one TIFF.
     """
     listing = input_dir / "inputs.json"
     try:
@@ -122,12 +122,12 @@ def _challenge_error(subject: Path, cause: str) -> InputError:
 def write_predictions(
     path: Path, predictions: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
 ) -> Path:
-    """Write predictions, and beside them what they come from.
+    """Write predictions, and a file of their provenance.
 
-    The provenance is written first, so that predictions never stand without it.
+    The provenance is written first, so that predictions never exist without it.
 
     Args:
-        path: Of the predictions' JSON file.
+        path: Path of the predictions' JSON file.
         predictions: In page order.
         provenance: Program, bundle and settings.
 
@@ -135,7 +135,7 @@ def write_predictions(
         Path of the provenance, `<stem>.provenance.json`.
 
     Raises:
-        OutputError: where the folder cannot be written.
+        OutputError: if the folder cannot be written.
     """
     beside = path.with_name(f"{path.stem}.provenance.json")
     try:

@@ -1,4 +1,4 @@
-"""Pixels through TIAToolbox, for what OpenSlide refuses (OME-TIFF and others). Importing it takes seconds."""
+"""Slides that TIAToolbox reads and OpenSlide refuses, such as OME-TIFF. Importing it takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import Level, Region, check_overview
+from wsi_mitosis.io.slides.slide import Level, PixelRegion, check_overview, undecodable
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TILE_PX = (256, 256)
-"""The order of reading needs a tile size, and TIAToolbox's readers do not tell theirs."""
+"""Size of tiles for the order of reading, because TIAToolbox's readers do not report theirs."""
 GUESSED_MPP = "inferred from Objective power"
-"""Part of TIAToolbox's log line when it makes up a pixel size (tiatoolbox/wsicore/wsireader/base.py,
-`_estimate_mpp_objective_power`)."""
+"""Part of the message that TIAToolbox logs when it estimates a pixel size. Source:
+`_estimate_mpp_objective_power` in tiatoolbox/wsicore/wsireader/base.py."""
 
 
 class TiatoolboxBackend:
-    """A slide that TIAToolbox reads, through its level 0 only: its other levels are resized by it."""
+    """A slide that TIAToolbox reads. Only its level 0 is used, because TIAToolbox resizes the others."""
 
     name = "tiatoolbox"
     bounds: Bounds | None = None
@@ -47,14 +47,14 @@ class TiatoolboxBackend:
         self.stated_mpp = None if info.mpp is None or guessed else Mpp(float(info.mpp[0]), float(info.mpp[1]))
         self._lock = threading.Lock()
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """Pixels of a rectangle inside level 0."""
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> PixelRegion:
+        """Read a rectangle inside level 0."""
         with self._decoding():
             pixels = self._reader.read_rect((x, y), (width, height), resolution=level, units="level")
-        return Region(_rgb8(self._name, np.asarray(pixels)), (float(x), float(y)))
+        return PixelRegion(_rgb8(self._name, np.asarray(pixels)), (float(x), float(y)))
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         longest = max(self.levels[0].width, self.levels[0].height)
         fine_enough = (
             size for size in self._reader.info.level_dimensions if max(size) >= min(max_px, longest)
@@ -65,27 +65,23 @@ class TiatoolboxBackend:
         return _rgb8(self._name, np.asarray(pixels))
 
     def close(self) -> None:
-        """Release the files that TIAToolbox's TIFF reader holds; its readers have no close of their own."""
+        """Close the files of TIAToolbox's TIFF reader, because its readers cannot be closed."""
         for held in ("tiff", "_zarr_store"):
             if (file := getattr(self._reader, held, None)) is not None:
                 file.close()
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        with self._lock:  # its zarr and tifffile stores are not promised to be thread-safe
+        with self._lock:  # its zarr and tifffile stores may not be thread-safe
             try:
                 yield
             except Exception as error:  # its readers raise whatever their libraries raise
-                raise UnreadableSlideError(
-                    f"TIAToolbox: {type(error).__name__}: {error}".replace("\n", " "),
-                    subject=self._name,
-                    stage="reading pixels",
-                    remedy="The file is damaged or incomplete; copy or scan it again",
-                ) from error
+                cause = f"TIAToolbox: {type(error).__name__}: {error}"
+                raise undecodable(self._name, cause) from error
 
 
 def _rgb8(name: str, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Checked rather than converted: 16 bits or many channels are not H&E, and no figure rests on a guess."""
+    """Refuse pixels that are not 8-bit RGB, because their conversion would be a guess."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UnreadableSlideError(
             f"its pixels are {pixels.dtype} of shape {pixels.shape}, not 8-bit RGB",
@@ -97,10 +93,10 @@ def _rgb8(name: str, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 class _Listener(logging.Handler):
-    """Hears what TIAToolbox logs while it opens a slide, and keeps that off the user's screen.
+    """Keeps the messages that TIAToolbox logs while it opens a slide, instead of printing them.
 
-    TIAToolbox logs through the root logger and, where that has no handler yet, gives it two of its own, one
-    of them on stdout, when it is imported.
+    TIAToolbox logs to the root logger. If that has no handlers, TIAToolbox adds two when it is imported, one
+    of which writes to stdout.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the tags of a TIFF say about its pages, read with tifffile and without any pixels."""
+"""The tags of the pages of a TIFF, which tifffile reads without any pixels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tifffile import TiffFile
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF and a BigTIFF begin, in both byte orders."""
+"""First bytes of a TIFF and a BigTIFF, in both byte orders."""
 MOST_PAGES = 40
-"""Pages whose tags are read. Slides have fewer; of a stack, that many are enough to recognise it."""
+"""Pages whose tags are read. Slides have fewer, and they are enough to recognise a stack."""
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 """ResolutionUnit of TIFF 6.0: inch and centimetre."""
 METRIC = (
@@ -46,12 +46,12 @@ UM_PER_OME_UNIT = {
     "ly": 9.4607304725808e21,
     "pc": 3.0856775814913673e22,
 }
-"""The lengths of OME's schema 2016-06 (`UnitsLength`) in um, after NFKC: it makes the micro sign a Greek mu.
-`pixel` and `reference frame` are no lengths; `um`, `micron` and `inch` are other writers' spellings."""
+"""The lengths of OME's schema 2016-06 (`UnitsLength`) in um, after NFKC, which turns the micro sign into a
+Greek mu. `pixel` and `reference frame` are not lengths. `um`, `micron` and `inch` are other spellings."""
 
 
 @dataclass(frozen=True)
-class Page:
+class TiffPage:
     """The tags of one page.
 
     Attributes:
@@ -66,8 +66,8 @@ class Page:
         mask: Whether it is the transparency mask of another page.
         tiled: Whether it is stored in tiles.
         description: ImageDescription.
-        mpp: What XResolution and YResolution state in a unit of length; None where they state none.
-        focus_nm: Hamamatsu's z offset; None without one.
+        mpp: The pixel size that XResolution and YResolution state; None if they state none.
+        focus_nm: Hamamatsu's z offset; None if there is none.
     """
 
     width: int
@@ -100,7 +100,7 @@ class Page:
 
 @dataclass(frozen=True)
 class OmeChannel:
-    """A channel as OME-XML describes it; `colour` is (red, green, blue), None where it is not stated."""
+    """A channel that OME-XML describes; `colour` is (red, green, blue), None if it is not stated."""
 
     name: str
     colour: tuple[int, int, int] | None
@@ -109,7 +109,7 @@ class OmeChannel:
 
 @dataclass(frozen=True)
 class OmeImage:
-    """An image of OME-XML: its size along each axis, its channels and its stated pixel size."""
+    """An image that OME-XML describes: its size along each axis, its channels and its pixel size."""
 
     size: tuple[int, int]
     size_c: int
@@ -123,34 +123,34 @@ class OmeImage:
 class Tiff:
     """The first pages of a TIFF and the images that its OME-XML describes."""
 
-    pages: tuple[Page, ...]
+    pages: tuple[TiffPage, ...]
     ome: tuple[OmeImage, ...]
 
-    def main_page(self, size: tuple[int, int]) -> Page:
-        """The page of level 0, whose (width, height) in px is `size`; else the largest tiled or any page."""
+    def main_page(self, size: tuple[int, int]) -> TiffPage:
+        """Return the page of level 0, which has `size` (width, height) px, or else the largest one."""
         same = [page for page in self.pages if page.size == size]
         tiled = [page for page in self.pages if page.tiled]
         return same[0] if same else max(tiled or self.pages, key=lambda page: page.width * page.height)
 
-    def largest_page(self) -> Page:
-        """The first of the largest pages that are no smaller versions of others."""
+    def largest_page(self) -> TiffPage:
+        """Return the first of the largest pages that are not smaller versions of others."""
         full = [page for page in self.pages if page.is_full]
         return max(full or self.pages, key=lambda page: page.width * page.height)
 
     def ome_image(self, size: tuple[int, int]) -> OmeImage | None:
-        """The OME image of (width, height) px; None where the file describes none."""
+        """Return the OME image of (width, height) px; None if the file describes none."""
         return next((image for image in self.ome if image.size == size), None)
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether a file begins as a TIFF or a BigTIFF does."""
+    """Return whether a file begins like a TIFF or a BigTIFF."""
     with path.open("rb") as file:
         return file.read(4) in MAGIC
 
 
 @contextmanager
 def quiet_tifffile() -> Iterator[None]:
-    """Keep what tifffile logs about damaged files off the screen: the error that follows says it."""
+    """Do not print what tifffile logs about damaged files, because an error follows."""
     logger = logging.getLogger("tifffile")
     before, logger.disabled = logger.disabled, True
     try:
@@ -163,7 +163,7 @@ def read_tiff(path: Path) -> Tiff:
     """Read the tags of the first pages.
 
     Raises:
-        Exception: of many kinds, where tifffile cannot read the first page's tags.
+        Exception: of many kinds, if tifffile cannot read the first page's tags.
     """
     from tifffile import TiffFile
 
@@ -172,18 +172,18 @@ def read_tiff(path: Path) -> Tiff:
     return Tiff(pages, _ome_images(pages[0].description))
 
 
-def _pages(file: TiffFile) -> Iterator[Page]:
+def _pages(file: TiffFile) -> Iterator[TiffPage]:
     yield _page(file.pages.first.tags)
     for index in range(1, MOST_PAGES):
         try:
             tags = file.pages[index].aspage().tags
             page = _page(tags)
-        except Exception:  # noqa: BLE001 - the end, or a damaged page, which is told when it is read
+        except Exception:  # noqa: BLE001 - the end, or a damaged page, which is an error when it is read
             return
         yield page
 
 
-def _page(tags: Any) -> Page:
+def _page(tags: Any) -> TiffPage:
     def value(code: int, default: Any) -> Any:
         tag = tags.get(code)
         return default if tag is None or tag.value is None else tag.value
@@ -191,7 +191,7 @@ def _page(tags: Any) -> Page:
     samples = int(value(277, 1))
     subfile = int(value(254, 0))
     description = value(270, "")
-    return Page(
+    return TiffPage(
         width=int(value(256, 0)),
         height=int(value(257, 0)),
         bits=_numbers(value(258, 1)),
@@ -244,7 +244,10 @@ def _ome_image(pixels: ElementTree.Element) -> OmeImage:
 
     channels = tuple(_ome_channel(node.attrib) for node in pixels if _tag(node) == "Channel")
     lengths = [_ome_length(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY"]
-    x, y = lengths[0] or lengths[1], lengths[1] or lengths[0]  # one alone stands for both, as in TIAToolbox
+    x, y = (
+        lengths[0] or lengths[1],
+        lengths[1] or lengths[0],
+    )  # a single one is used for both, as in TIAToolbox
     mpp = None if x is None or y is None else Mpp(x, y)
     return OmeImage((size("X"), size("Y")), size("C"), size("Z"), size("T"), channels, mpp)
 

@@ -1,4 +1,4 @@
-"""Pixels through tifffile, for TIFFs that no other library reads rightly.
+"""Slides that only tifffile reads correctly.
 
 These are images whose colours lie in separate channels, slides in strips, and slides with an alpha channel or
 missing tiles that OpenSlide does not open.
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, Region, blended, check_overview
+from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, PixelRegion, blended, check_overview, undecodable
 from wsi_mitosis.io.slides.tiff import quiet_tifffile
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Level(NamedTuple):
 
 
 class TifffileBackend:
-    """A TIFF that tifffile reads, segment by segment; safe to use from several threads.
+    """A TIFF that tifffile reads, tile by tile or strip by strip. Several threads may use it.
 
     Args:
         path: The file.
@@ -50,8 +50,8 @@ class TifffileBackend:
         composition: How to compose an RGB image from its channels; None for an RGB slide.
 
     Raises:
-        Exception: of many kinds, where tifffile cannot read the file.
-        UnreadableSlideError: where a channel is not in the file.
+        Exception: of many kinds, if tifffile cannot read the file.
+        UnreadableSlideError: if a channel is not in the file.
     """
 
     name = "tifffile"
@@ -75,35 +75,30 @@ class TifffileBackend:
         largest = max(_segment_bytes(found.pages[0]) for found in self._levels)
         self._segment = lru_cache(maxsize=max(4, CACHE_BYTES // largest))(self._decode)
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """Pixels of a rectangle inside the level; what the file does not hold shows white.
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> PixelRegion:
+        """Read a rectangle inside the level. Missing pixels are white.
 
         Raises:
-            UnreadableSlideError: where the pixels cannot be decoded.
+            UnreadableSlideError: if the pixels cannot be decoded.
         """
         found = self._levels[level]
         try:
             parts = [self._rectangle(level, n, x, y, width, height) for n in range(len(found.pages))]
         except Exception as error:  # tifffile and its codecs raise many kinds
-            raise UnreadableSlideError(
-                f"tifffile: {type(error).__name__}: {error}".replace("\n", " "),
-                subject=self._name,
-                stage="reading pixels",
-                remedy="The file is damaged or incomplete; copy or scan it again",
-            ) from error
+            raise undecodable(self._name, f"tifffile: {type(error).__name__}: {error}") from error
         missing = np.logical_or.reduce([part[1] for part in parts])
         pixels = np.concatenate([part[0] for part in parts], axis=2)[..., list(found.samples)]
         return _region(pixels, missing, found.pages[0], (float(x), float(y)))
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
         fine_enough = [n for n, of in enumerate(self.levels) if max(of.width, of.height) >= max_px]
         level = max(fine_enough, default=0)
         width, height = self.levels[level].width, self.levels[level].height
         check_overview(self._name, width, height)
-        picture = Image.fromarray(self.read(level, 0, 0, width, height).pixels)
-        picture.thumbnail((max_px, max_px))
-        return np.asarray(picture)
+        image = Image.fromarray(self.read(level, 0, 0, width, height).pixels)
+        image.thumbnail((max_px, max_px))
+        return np.asarray(image)
 
     def close(self) -> None:
         """Release the file."""
@@ -149,7 +144,7 @@ class TifffileBackend:
     def _rectangle(
         self, level: int, number: int, left: int, top: int, width: int, height: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """A page's (height, width, samples) pixels, and which of them are not in the file."""
+        """(height, width, samples) pixels of a page, and (height, width) which of them are missing."""
         page = self._levels[level].pages[number].keyframe
         seg_width, seg_height = _segment_px(page)
         across, down = math.ceil(page.imagewidth / seg_width), math.ceil(page.imagelength / seg_height)
@@ -171,7 +166,7 @@ class TifffileBackend:
         return pixels, missing
 
     def _decode(self, level: int, number: int, index: int) -> NDArray[np.uint8] | None:
-        """(height, width, samples) of one tile or strip; None where the file does not hold it."""
+        """(height, width, samples) of one tile or strip; None if the file does not have it."""
         page = self._levels[level].pages[number]
         offset, length = page.dataoffsets[index], page.databytecounts[index]
         if not offset or not length:
@@ -188,7 +183,7 @@ class TifffileBackend:
 
 
 def has_gaps(path: Path, size_px0: tuple[int, int]) -> bool:
-    """Whether the page of level 0 lacks some of its tiles or strips."""
+    """Return whether the page of level 0 lacks some of its tiles or strips."""
     from tifffile import TiffFile
 
     with quiet_tifffile(), TiffFile(path) as file:
@@ -222,8 +217,8 @@ def _segment_bytes(page: Any) -> int:
 
 def _region(
     pixels: NDArray[np.uint8], missing: NDArray[np.bool_], page: Any, origin: tuple[float, float]
-) -> Region:
-    """RGB on white, and what is missing."""
+) -> PixelRegion:
+    """The region in RGB on white."""
     keyframe = page.keyframe
     if keyframe.photometric == PALETTE:
         colours = (keyframe.colormap >> 8).astype(np.uint8)  # libtiff: 16-bit entries, the upper byte

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.training.labels.common import STAGE, Listing, images_below, listing, missing
-from wsi_mitosis.io.training.labels.rows import coordinates, need_columns, read_rows
+from wsi_mitosis.io.training.labels.rows import coordinates, need_columns, read_label_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def read_amibr(csv: Path, images: Path) -> Listing:
     Raises:
         DatasetError: where the table is not AMi-Br's, or images are missing.
     """
-    rows = read_rows(csv)
+    rows = read_label_rows(csv)
     need_columns(rows, COLUMNS, csv, "AMi-Br")
     found = images_below(images)
     names = [f"{row.text('dataset')}_{row.text('uid')}" for row in rows]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.training.labels.common import Listing, images_below, listing, missing
-from wsi_mitosis.io.training.labels.rows import coordinates, need_columns, read_rows
+from wsi_mitosis.io.training.labels.rows import coordinates, need_columns, read_label_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from wsi_mitosis.io.training.labels.rows import Row
+    from wsi_mitosis.io.training.labels.rows import LabelRow
 
 EXPERTS = ("expert1", "expert2", "expert3")
 COLUMNS = ("image_id", "filename", "coordinateX", "coordinateY", "Tumor", *EXPERTS, "majority")
@@ -32,7 +32,7 @@ def read_midog25(csv: Path, images: Path) -> Listing:
     Raises:
         DatasetError: where the table is another, or images are missing.
     """
-    rows = read_rows(csv)
+    rows = read_label_rows(csv)
     need_columns(rows, COLUMNS, csv, "MIDOG 2025's table")
     samples, files, on_slides = _with_files(rows, images)
     asked = [[row.label(name) for name in EXPERTS if row.cells[name].strip()] for row in rows]
@@ -50,7 +50,7 @@ def read_midog25(csv: Path, images: Path) -> Listing:
     return listing(columns, files, on_slides=on_slides)
 
 
-def _with_files(rows: Sequence[Row], images: Path) -> tuple[dict[str, list[str]], list[Path], bool]:
+def _with_files(rows: Sequence[LabelRow], images: Path) -> tuple[dict[str, list[str]], list[Path], bool]:
     found = images_below(images)
     named = {kind: [row.text(kind) for row in rows] for kind in ("image_id", "filename")}
     on_slides = not any(name in found for name in named["image_id"])

@@ -26,7 +26,7 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """One row of labels.
 
     Attributes:
@@ -73,7 +73,7 @@ class Row:
         return LABELS[text.lower()]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_label_rows(path: Path) -> list[LabelRow]:
     """Read all rows of a table with a header, separated by commas, semicolons or tabs, without empty rows.
 
     Raises:
@@ -95,17 +95,17 @@ def read_rows(path: Path) -> list[Row]:
     return [_row(record, dialect, f"{path.name}: row {n}") for n, record in enumerate(records, start=1)]
 
 
-def _row(record: Sequence[str], dialect: Dialect, place: str) -> Row:
+def _row(record: Sequence[str], dialect: Dialect, place: str) -> LabelRow:
     if len(record) != len(dialect.header):
         raise _fault(f"{len(record)} cells below a header of {len(dialect.header)}", place)
-    return Row(dict(zip(dialect.header, record, strict=True)), place, dialect.separator)
+    return LabelRow(dict(zip(dialect.header, record, strict=True)), place, dialect.separator)
 
 
 def _fault(cause: str, subject: object) -> DatasetError:
     return DatasetError(cause, subject=subject, stage=STAGE)
 
 
-def coordinates(rows: Sequence[Row], x: str, y: str, path: Path) -> tuple[list[float], list[float]]:
+def coordinates(rows: Sequence[LabelRow], x: str, y: str, path: Path) -> tuple[list[float], list[float]]:
     """The columns `x` and `y`, level-0 px, whose signs are decided as in a table of detections.
 
     Between commas, a number has a decimal point.
@@ -118,7 +118,7 @@ def coordinates(rows: Sequence[Row], x: str, y: str, path: Path) -> tuple[list[f
     return [row.number(x) for row in rows], [row.number(y) for row in rows]
 
 
-def _with_points(rows: Sequence[Row], columns: Sequence[str], path: Path) -> list[Row]:
+def _with_points(rows: Sequence[LabelRow], columns: Sequence[str], path: Path) -> list[LabelRow]:
     """Rows whose numbers have a decimal point and no thousands signs."""
     import pyarrow as pa
 
@@ -134,7 +134,7 @@ def _with_points(rows: Sequence[Row], columns: Sequence[str], path: Path) -> lis
     ]
 
 
-def need_columns(rows: Sequence[Row], columns: Sequence[str], path: Path, what: str) -> None:
+def need_columns(rows: Sequence[LabelRow], columns: Sequence[str], path: Path, what: str) -> None:
     """Refuse a table without the columns that `what`, a data set's name, has."""
     if absent := [name for name in columns if name not in rows[0].cells]:
         raise DatasetError(

@@ -10,7 +10,7 @@ from wsi_mitosis.errors import DatasetError
 from wsi_mitosis.io.detections.columns import alias_key
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.training.labels.common import STAGE, Listing, listing, missing, unknown
-from wsi_mitosis.io.training.labels.rows import coordinates, read_rows
+from wsi_mitosis.io.training.labels.rows import coordinates, read_label_rows
 from wsi_mitosis.tables import ALIASES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
         DatasetError: where columns or slides are missing, or a cell is not what it should be.
         InputError: where the folder has no slides, or a name fits two.
     """
-    rows = read_rows(csv)
+    rows = read_label_rows(csv)
     roles = _roles(rows[0].cells, csv)
     if domain is not None and "domain" in roles:
         raise DatasetError(
