@@ -233,7 +233,7 @@ def test_copies_of_an_object_count_once() -> None:
         ("a", 1.0, 2.0, "AMF", 5.0), ("a", 1.0, 2.0, "AMF", 5.0), ("new", 1.0, 2.0, "Atypical", 5.0)
     )
     assert found.figures["figure_id"].to_list() == ["a"]
-    assert found.notes == ("a.svs: 2 objects of the review stand there twice and are counted once",)
+    assert found.notes == ("a.svs: 2 objects of the review are copies of others and are counted once",)
 
 
 def test_a_place_in_qupaths_frame_starts_at_the_corner_of_the_bounds() -> None:

@@ -60,12 +60,12 @@ class Review:
 
 
 class Matches(NamedTuple):
-    """Pairs of a machine's and a reviewer's figure; (k,) each, no row twice.
+    """Pairs of an ensemble's and a reviewer's figure; (k,) each, no row twice.
 
     Attributes:
-        machine: Rows of the machine's figures.
-        reviewed: Rows of the reviewer's.
-        by_id: Whether the ids are the same; else the places were near.
+        machine: Rows of the ensemble's figures.
+        reviewed: Rows of the reviewer's figures.
+        by_id: Whether the ids are the same; otherwise the places are near.
     """
 
     machine: NDArray[np.intp]
@@ -74,16 +74,16 @@ class Matches(NamedTuple):
 
 
 def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel | None:
-    """What a class of QuPath says of an object.
+    """Return what a class of QuPath says about an object.
 
     Args:
         name: Such as "Mitosis: Atypical", "Untrained: Typical", "AMF" or "Ignore*"; upper and lower case,
             blanks, `-` and `_` are alike.
-        given: The user's own meanings, by `class_key`; they win.
+        given: The user's own meanings, by `class_key`; they come first.
 
     Returns:
         The label; "none" for QuPath's ignored classes (ending in `*`), `Hotspot` and names of look-alikes;
-        None where the name means nothing to us.
+        None for an unknown name.
     """
     parts = class_key(name).split(": ")
     if (own := given.get(class_key(name))) is not None:
@@ -94,7 +94,7 @@ def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel |
 
 
 def class_key(name: str) -> str:
-    """A class's name as it is compared."""
+    """Return the name of a class in the form in which names are compared."""
     parts = (part.replace("-", " ").replace("_", " ").split() for part in name.casefold().split(":"))
     return ": ".join(" ".join(words) for words in parts)
 
@@ -110,9 +110,9 @@ def reviewed_figures(
 ) -> Review:
     """Turn the objects of a reviewed GeoJSON file into figures.
 
-    Areas wider than 50 um are regions that somebody drew, whatever their class. Every other object must say
-    what it is: no number comes of an object that nobody decided about. An object that stands there twice
-    (QuPath never replaces what it imported before) counts once.
+    Areas wider than 50 um are regions, whatever their class. Every other object must have a class of known
+    meaning, so that no count includes an object that nobody decided about. Copies of an object count once:
+    QuPath does not replace what it imported before.
 
     Args:
         detections: The file, in px.
@@ -136,7 +136,7 @@ def reviewed_figures(
     figures = _once(figures, slide, _place_keys(figures))
     copies = int(objects["label"].ne("none").sum()) - len(figures)
     if copies > 0:
-        notes += (f"{slide}: {copies} objects of the review stand there twice and are counted once",)
+        notes += (f"{slide}: {copies} objects of the review are copies of others and are counted once",)
     return Review(figures[["figure_id", "x_px0", "y_px0", "label"]].reset_index(drop=True), notes)
 
 
@@ -147,14 +147,15 @@ def _objects(
     bounds: Bounds | None,
     labels: Mapping[str, ReviewLabel],
 ) -> pd.DataFrame:
-    """A row per object: `figure_id`, `x_px0`, `y_px0` (slide frame), `extent_um`, `class`, `label`."""
+    """Return a row per object: `figure_id`, `x_px0`, `y_px0` (slide frame), `extent_um`, `class`, `label`."""
     table = detections.table
     meanings = {name: label_of_class(name, labels) for name in table["detector_class"].dropna().unique()}
     origin = qupath.frame_origin(frame, bounds)
     classes = table["detector_class"].to_list()
     return pd.DataFrame(
         {
-            "figure_id": pd.Series([_lower(name) for name in table["id"]], dtype=object),
+            # UUIDs are the same in upper and lower case
+            "figure_id": pd.Series([name and name.lower() for name in table["id"]], dtype=object),
             "x_px0": table["x"] + origin[0],
             "y_px0": table["y"] + origin[1],
             "extent_um": table["extent"] * mpp.mean,
@@ -162,11 +163,6 @@ def _objects(
             "label": pd.Series([meanings.get(name) for name in classes], dtype=object),
         }
     )
-
-
-def _lower(name: str | None) -> str | None:
-    """UUIDs are the same in upper and lower case."""
-    return None if name is None else name.lower()
 
 
 def _region_notes(slide: str, classes: pd.Series[Any]) -> tuple[str, ...]:
@@ -178,14 +174,14 @@ def _region_notes(slide: str, classes: pd.Series[Any]) -> tuple[str, ...]:
 
 
 def _check_decided(objects: pd.DataFrame, slide: str) -> None:
-    """Refuse objects that do not say what, or where, they are."""
+    """Refuse objects without a known class, and figures without a place."""
     unknown = objects["label"].isna()
     if unknown.any():
         first = objects[unknown].iloc[0]
-        told = "has no class" if first["class"] is None else f"is of the unknown class '{first['class']}'"
-        others = f", and {unknown.sum() - 1} more do not say either" if unknown.sum() > 1 else ""
+        fault = "has no class" if first["class"] is None else f"is of the unknown class '{first['class']}'"
+        others = f", and so are {unknown.sum() - 1} more" if unknown.sum() > 1 else ""
         raise DetectionsError(
-            f"{_told(first)} {told}: typical or atypical?{others}",
+            f"{_object_name(first)} {fault}: typical or atypical?{others}",
             subject=slide,
             stage=STAGE,
             remedy="Set the class in QuPath, delete the object, or say what a class means with --label "
@@ -195,35 +191,35 @@ def _check_decided(objects: pd.DataFrame, slide: str) -> None:
     lost = (objects["label"] != "none") & ~placed
     if lost.any():
         raise DetectionsError(
-            f"{_told(objects[lost].iloc[0])} has no geometry that can be read",
+            f"{_object_name(objects[lost].iloc[0])} has no geometry that can be read",
             subject=slide,
             stage=STAGE,
             remedy="Delete the object in QuPath, or draw it again",
         )
 
 
-def _told(row: pd.Series[Any]) -> str:
+def _object_name(row: pd.Series[Any]) -> str:
     place = f"at ({row['x_px0']:.2f}, {row['y_px0']:.2f}) px of the slide"
     return f"an object {place}" if row["figure_id"] is None else f"object {row['figure_id']} {place}"
 
 
 def _id_keys(objects: pd.DataFrame) -> list[Any]:
-    """What copies of an object have in common: its id."""
+    """Return keys that copies with the same id have in common."""
     return [row if name is None else name for row, name in enumerate(objects["figure_id"])]
 
 
 def _place_keys(figures: pd.DataFrame) -> list[Any]:
-    """What copies have in common that QuPath gave new ids: the place, to 0.01 px."""
+    """Return keys that copies with new ids have in common: the place, to 0.01 px."""
     return qupath.figure_ids("", figures["x_px0"].to_numpy(), figures["y_px0"].to_numpy())
 
 
 def _once(objects: pd.DataFrame, slide: str, keys: list[Any]) -> pd.DataFrame:
-    """The first of each group of copies, which must be of one mind."""
+    """Return the first of each group of copies, which must have the same class."""
     groups = objects.groupby(pd.Series(keys, objects.index, dtype=object), sort=False)["label"]
-    torn = groups.transform("nunique") > 1
-    if torn.any():
+    differ = groups.transform("nunique") > 1
+    if differ.any():
         raise DetectionsError(
-            f"{_told(objects[torn].iloc[0])} stands there twice, with different classes",
+            f"{_object_name(objects[differ].iloc[0])} has a copy with a different class",
             subject=slide,
             stage=STAGE,
             remedy="Delete one of the copies in QuPath: it does not replace what was imported before",
@@ -238,20 +234,20 @@ def match_figures(
     reviewed_um: NDArray[np.float64],
     distance_um: float,
 ) -> Matches:
-    """Pair figures of the same id, wherever they are; of the others the nearest, one to one.
+    """Pair figures of the same id, wherever they are; pair the others by distance, one to one.
 
-    Of all pairs that are near enough the nearest is taken, then the nearest of what is left. Pairs of the
-    same distance are taken in the order of their coordinates, so that the order of rows changes nothing.
+    The nearest pair is taken first, then the nearest of those that remain. Pairs of the same distance are
+    taken in the order of their coordinates, so the order of rows does not change the result.
 
     Args:
         machine_ids: (n,) distinct.
         machine_um: (n, 2) x, y in um.
-        reviewed_ids: (m,) distinct, None where an object has none.
+        reviewed_ids: (m,) distinct; None for an object without an id.
         reviewed_um: (m, 2) x, y in um.
-        distance_um: Farther apart than this are two figures.
+        distance_um: Figures that are farther apart than this are not paired.
 
     Returns:
-        The pairs, those by id first.
+        The pairs; those by id come first.
     """
     places = {name: row for row, name in enumerate(machine_ids)}
     named = [(places[name], row) for row, name in enumerate(reviewed_ids) if name in places]
@@ -267,10 +263,10 @@ def match_figures(
 def _nearest_pairs(
     left_um: NDArray[np.float64], right_um: NDArray[np.float64], distance_um: float
 ) -> list[tuple[int, int]]:
-    """Rows of (n, 2) and (m, 2) points, one to one, nearest pairs first."""
+    """Return pairs of rows of (n, 2) and (m, 2) points, one to one, the nearest pairs first."""
     if not len(left_um) or not len(right_um):
         return []
-    # Slightly wider, because the tree rounds otherwise than the comparison that decides.
+    # Slightly wider, because the tree rounds differently from the comparison below.
     reach = distance_um * (1 + 1e-9) + 1e-12
     found = cKDTree(left_um).sparse_distance_matrix(cKDTree(right_um), reach, output_type="ndarray")
     a, b = found["i"], found["j"]
@@ -289,7 +285,7 @@ def _nearest_pairs(
 def near_share(
     machine_um: NDArray[np.float64], reviewed_um: NDArray[np.float64], distance_um: float
 ) -> float:
-    """Share of (m, 2) reviewed figures, x, y in um, that have one of the (n, 2) machine's near; 0 of none."""
+    """Return the share of (m, 2) reviewed figures with one of the ensemble's (n, 2) nearby; x, y in um."""
     if not len(machine_um) or not len(reviewed_um):
         return 0.0
     apart, _ = cKDTree(machine_um).query(reviewed_um)
@@ -297,49 +293,64 @@ def near_share(
 
 
 def drawn_over(table: pd.DataFrame, *, mpp: Mpp, distance_um: float) -> int:
-    """How many added figures lie on another one of the review: perhaps drawn there to correct it.
+    """Count the added figures that lie on another one of the review, perhaps to correct it.
 
     Args:
         table: As from `compare`.
         mpp: um per level-0 px along x and y.
-        distance_um: Nearer than this is on it.
+        distance_um: Figures that are nearer than this lie on each other.
     """
-    left = table[table["change"] != "removed"]
-    added = left["change"].to_numpy(object) == "added"
-    if len(left) < 2 or not added.any():
+    remaining = table[table["change"] != "removed"]
+    added = remaining["change"].to_numpy(object) == "added"
+    if len(remaining) < 2 or not added.any():
         return 0
-    centres_um = _xy(left) * np.array(mpp)
+    centres_um = _xy(remaining) * np.array(mpp)
     apart = cKDTree(centres_um).query(centres_um[added], k=2)[0][:, 1]
     return int((apart <= distance_um).sum())
 
 
 def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: float) -> pd.DataFrame:
-    """Set the ensemble's figures and the reviewer's side by side.
+    """Set the figures of the ensemble and of the reviewer side by side.
 
     Args:
-        figures: FIGURE_COLUMNS without `geometry`; rows without a label are no figures.
-        review: The reviewer's.
+        figures: FIGURE_COLUMNS without `geometry`; a row without a label is not a figure.
+        review: The reviewer's figures.
         mpp: um per level-0 px along x and y.
         distance_um: As for `match_figures`.
 
     Returns:
-        A row per figure of either, the machine's in their order and then the added ones: `figure_id`;
-        `change` ("kept" or one of CHANGES); `label_machine`, `label_reviewed` (None where there is none);
-        `x_px0`, `y_px0` (where the reviewer has it, of a removed one the machine; what QuPath's rounding
-        explains is no shift); `matched_by` ("id", "distance" or None); `moved_um` (NaN unless matched);
-        `votes_atypical`, `votes_cast` (Int64, missing for an added one).
+        A row per figure of either: the ensemble's in their order, then the added ones. `figure_id`; `change`
+        ("kept" or one of CHANGES); `label_machine`, `label_reviewed` (None without a label); `x_px0`, `y_px0`
+        (the reviewer's place, the ensemble's for a removed figure; a shift that QuPath's rounding explains is
+        none); `matched_by` ("id", "distance" or None); `moved_um` (NaN unless matched); `votes_atypical`,
+        `votes_cast` (Int64, missing for an added figure).
     """
     machine = figures[figures["label"].notna()].reset_index(drop=True)
-    theirs = review.figures
-    here, there = (_xy(table) for table in (machine, theirs))
-    scale = np.array(mpp)
+    theirs, scale = review.figures, np.array(mpp)
     match = match_figures(
         machine["figure_id"].to_numpy(object),
-        here * scale,
+        _xy(machine) * scale,
         theirs["figure_id"].to_numpy(object),
-        there * scale,
+        _xy(theirs) * scale,
         distance_um,
     )
+    table = _matched(machine, theirs, match, scale)
+    added = theirs[~np.isin(np.arange(len(theirs)), match.reviewed)]
+    whole = table.reindex(range(len(table) + len(added)))
+    for name in ("figure_id", "x_px0", "y_px0"):
+        whole.loc[len(table) :, name] = added[name].to_numpy()
+    whole.loc[len(table) :, "label_reviewed"] = added["label"].to_numpy(object)
+    for name in ("figure_id", "label_machine", "label_reviewed", "matched_by"):
+        whole[name] = whole[name].astype(object).where(whole[name].notna(), None)
+    whole.insert(1, "change", _changes(whole))
+    return whole
+
+
+def _matched(
+    machine: pd.DataFrame, theirs: pd.DataFrame, match: Matches, scale: NDArray[np.float64]
+) -> pd.DataFrame:
+    """Return a row per figure of the ensemble, with what the reviewer made of it."""
+    here, there = _xy(machine), _xy(theirs)
     table = pd.DataFrame(
         {
             "figure_id": machine["figure_id"].astype(object),
@@ -359,15 +370,7 @@ def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: flo
     table.loc[rows, "matched_by"] = np.where(match.by_id, "id", "distance").astype(object)
     table.loc[rows, "moved_um"] = np.where(moved, np.hypot(*(shift * scale).T), 0.0)
     table.loc[rows[moved], ["x_px0", "y_px0"]] = there[match.reviewed[moved]]
-    added = theirs[~np.isin(np.arange(len(theirs)), match.reviewed)]
-    whole = table.reindex(range(len(table) + len(added)))
-    for name in ("figure_id", "x_px0", "y_px0"):
-        whole.loc[len(table) :, name] = added[name].to_numpy()
-    whole.loc[len(table) :, "label_reviewed"] = added["label"].to_numpy(object)
-    for name in ("figure_id", "label_machine", "label_reviewed", "matched_by"):
-        whole[name] = whole[name].astype(object).where(whole[name].notna(), None)
-    whole.insert(1, "change", _changes(whole))
-    return whole
+    return table
 
 
 def _xy(table: pd.DataFrame) -> NDArray[np.float64]:
@@ -375,27 +378,26 @@ def _xy(table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _changes(table: pd.DataFrame) -> list[str]:
-    return [
-        "added"
-        if ours is None
-        else "removed"
-        if theirs is None
-        else "kept"
-        if ours == theirs
-        else "relabelled"
-        for ours, theirs in zip(table["label_machine"], table["label_reviewed"], strict=True)
-    ]
+    return [_change(*labels) for labels in zip(table["label_machine"], table["label_reviewed"], strict=True)]
+
+
+def _change(machine: str | None, reviewed: str | None) -> str:
+    if machine is None:
+        return "added"
+    if reviewed is None:
+        return "removed"
+    return "kept" if machine == reviewed else "relabelled"
 
 
 def counted(table: pd.DataFrame, machine: Counts) -> Counts:
-    """The reviewed numbers of one slide.
+    """Return the reviewed counts of one slide.
 
-    Added figures are candidates, removed ones are excluded. The mean agreement still is that of the
-    ensemble's members, over the figures that it voted on and that the reviewer kept.
+    Added figures are candidates, and removed ones are excluded. The mean agreement is that of the ensemble's
+    members over the figures that it voted on and that the reviewer kept.
 
     Args:
         table: As from `compare`.
-        machine: The machine's own numbers, with `candidates` and `excluded`.
+        machine: The ensemble's counts.
     """
     labels, changes = table["label_reviewed"], Counter(table["change"])
     voted = table[labels.notna() & table["label_machine"].notna()]
@@ -411,11 +413,11 @@ def counted(table: pd.DataFrame, machine: Counts) -> Counts:
 
 
 def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
-    """How far ensemble and reviewer agree, over all tables from `compare` together.
+    """Return how far ensemble and reviewer agree, over all tables from `compare` together.
 
     Returns:
-        Numbers of figures by what became of them; `matched`, of which `by_id` and `by_distance`; `moved`;
-        `agreed`, the share of the matched figures with the same label, and Cohen's `kappa` (None where
+        Numbers of figures by change; `matched`, of which `by_id` and `by_distance`; `moved`;
+        `agreed`, the share of the matched figures with the same label, and Cohen's `kappa` (None if
         undefined); `confusion[label of the ensemble][label of the reviewer]` over the matched figures.
     """
     rows = [row for table in tables for row in zip(*(table[name] for name in _COMPARED), strict=True)]
@@ -443,15 +445,15 @@ _COMPARED = ("change", "label_machine", "label_reviewed", "matched_by", "moved_u
 
 
 def cohens_kappa(confusion: Mapping[str, Mapping[str, int]]) -> float | None:
-    """Agreement beyond chance (Cohen 1960), from counts by first and second rater's label.
+    """Return the agreement beyond chance (Cohen 1960), from counts by first and second rater's label.
 
     Returns:
-        1 for full agreement, 0 for what the raters' own frequencies give by chance; None without figures, and
-        where both raters gave one and the same label throughout: chance then explains everything.
+        1 for full agreement, 0 for the agreement that the raters' frequencies give by chance; None without
+        figures, and if both raters gave the same single label throughout.
     """
     counts = np.array([[confusion[ours][theirs] for theirs in LABELS] for ours in LABELS], dtype=np.int64)
     total = int(counts.sum())
-    # In whole numbers, so that the undefined case is told exactly.
+    # Whole numbers detect the undefined case exactly.
     by_chance = int(counts.sum(axis=0) @ counts.sum(axis=1))
     if by_chance == total**2:
         return None

@@ -1,4 +1,7 @@
-"""Candidates on many slides by a detector. It knows no Ray: it hands tasks to an executor."""
+"""Find candidates on many slides with a detector.
+
+This module does not know Ray: it hands tasks to an executor and takes outcomes from it.
+"""
 
 from __future__ import annotations
 
@@ -41,22 +44,22 @@ if TYPE_CHECKING:
 
 CPU_BATCH = 1
 GPU_BATCH = 16
-"""Tiles per batch: one takes a CPU seconds and about 1 GB; 16 are about as much work as 256 patches."""
+"""Tiles per batch. One tile takes seconds and about 1 GB on a CPU; 16 are as much work as 256 patches."""
 MARGIN_PX = 32
-"""Of a tile of 512 px at 0.5 um/px: 16 um, so that a figure at a tile's seam is whole in both tiles."""
+"""Margin of a tile of 512 px at 0.5 um/px: 16 um, so that a figure at a seam is whole in both tiles."""
 GLASS = 255
-"""What lies outside the slide, as TIAToolbox pads."""
+"""Grey level outside the slide, as TIAToolbox pads."""
 MOST_LACKING = 0.01
-"""Share of a tile that may be missing without a word, if not in the middle: a square of 26 um."""
+"""Share of a tile that may be missing without a warning, if it is not in the middle: a square of 26 um."""
 SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class SlideCandidates:
-    """One slide, searched.
+    """The candidates of one slide.
 
     Attributes:
-        record: What is told of it.
+        record: Identity, scale, model, counts and cost of the result.
         candidates: `x`, `y` (level-0 px, slide frame), `score` (0..1), `id`; sorted by y, then x.
     """
 
@@ -66,13 +69,13 @@ class SlideCandidates:
 
 @dataclass(kw_only=True)
 class DetectResult(RunResult):
-    """A run's end.
+    """The result of a run.
 
     Attributes:
         out: The CSV.
-        model: The detector's name.
-        weights_sha256: Of its weights.
-        candidates: How many, by slide; this run's done slides.
+        model: Name of the detector.
+        weights_sha256: SHA-256 of its weights.
+        candidates: Number of candidates by slide, of this run's done slides.
     """
 
     out: Path
@@ -96,7 +99,7 @@ class SlideDetector:
     Args:
         model: A checked detector.
         spec: The run's options.
-        threads: CPU threads for reading and for the model; all granted ones where None.
+        threads: CPU threads for reading and for the model; all that are granted if None.
     """
 
     def __init__(self, model: DetectorModel, spec: DetectSpec, *, threads: int | None = None) -> None:
@@ -122,16 +125,16 @@ class SlideDetector:
 
         Args:
             source: The slide.
-            name: What the slide is called in the result.
-            known_key: The key of a result that exists already.
-            on_tiles: Told how many more tiles are through.
+            name: Its name in the result.
+            known_key: Key of a result that exists already.
+            on_tiles: Called with the number of tiles that were searched since the last call.
 
         Returns:
-            The result, or None where the one that exists is of the same key.
+            The result; None if the existing one has the same key.
 
         Raises:
-            InputError: where the weights cannot be read any more.
-            SlideError: where the slide cannot be read or its pixel size not be used.
+            InputError: if the weights cannot be read any more.
+            SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
         started = perf_counter()
         with open_slide(source.path, given_mpp=self.mpp, list_mpp=source.mpp) as slide:
@@ -155,13 +158,13 @@ class SlideDetector:
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
 
     def _input(self) -> InputSpec:
-        """No tolerance: a tile of the wrong scale would shift what is far from its centre."""
+        """Return the detector's input. It has no tolerance: at another scale, figures would be shifted."""
         return InputSpec(
             patch_px=self.model.tile_px, mpp=self.model.mpp, mpp_tolerance=0, pad_value=GLASS, scale=1
         )
 
     def _key(self, slide: Slide) -> str:
-        """Digest of all that the result depends on: whatever changes one must stand here."""
+        """Return the digest of everything that the result depends on."""
         parts = {
             "slide": slide.identity,
             "mpp": [*slide.mpp, slide.mpp_source],
@@ -178,10 +181,13 @@ class SlideDetector:
     def _search(
         self, name: str, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None] | None
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """(N, 3) x, y, level-0 px, slide frame, and probability; and what to say of missing pixels.
+        """Search the tiles of a slide.
+
+        Returns:
+            (N, 3) x, y in level-0 px of the slide frame, and probability; and warnings about missing pixels.
 
         Raises:
-            UnreadableSlideError: where the slide has no pixels at all.
+            UnreadableSlideError: if the slide has no pixels at all.
         """
         distance_px = self.model.min_distance_px
         tiling = Tiling(
@@ -197,11 +203,11 @@ class SlideDetector:
             slide, plan, centres[:, 0], centres[:, 1], batch_size=self.batch_size, threads=self.threads
         )
         for batch in tiles:
-            asked = may_hold_figures(batch.pixels)
-            tally.count(batch, asked)
-            if asked.any():
-                peaks = self._ready().peaks(batch.pixels[asked], self.min_score)
-                rows = batch.rows[asked]
+            searched = may_hold_figures(batch.pixels)
+            tally.count(batch, searched)
+            if searched.any():
+                peaks = self._ready().peaks(batch.pixels[searched], self.min_score)
+                rows = batch.rows[searched]
                 found += [tiling.placed(centres[row], seen) for row, seen in zip(rows, peaks, strict=True)]
             if on_tiles is not None:
                 on_tiles(len(batch.rows))
@@ -218,7 +224,7 @@ class SlideDetector:
 
 @dataclass
 class _Tally:
-    """How many tiles of a slide were searched, and how many of them lack pixels."""
+    """Counts the tiles of a slide: how many were searched, and how many lack pixels."""
 
     tiles: int = 0
     searched: int = 0
@@ -233,13 +239,13 @@ class _Tally:
         self.empty += int((batch.lacking == 1).sum())
 
     def warning(self, name: str, *, ordinary: bool) -> tuple[str, ...]:
-        """What to say of tiles without pixels.
+        """Return a warning about tiles without pixels.
 
-        Holes between scanned areas are ordinary in some formats. There, they are only worth a word if nothing
-        but glass is left around them.
+        Holes between scanned areas are ordinary in some formats. There, they are only reported if nothing but
+        glass is around them.
 
         Raises:
-            UnreadableSlideError: where no tile has any pixels.
+            UnreadableSlideError: if no tile has any pixels.
         """
         if self.empty == self.tiles:
             raise UnreadableSlideError(
@@ -259,16 +265,16 @@ class _Tally:
 def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> DetectResult:
     """Search many slides for candidates into one CSV.
 
-    A failed slide leaves the others alone. After an interrupt what is done stands, the rest (the slides under
-    work among it) is `pending`, and the result says so.
+    A failed slide leaves the others alone. After an interrupt, finished slides are kept, the others are
+    `pending`, and the result says so.
 
     Args:
         spec: The run.
-        execute: Who does the slides.
-        reporter: Who tells the user.
+        execute: Processes the slides.
+        reporter: Displays the progress.
 
     Raises:
-        InputError: where nothing can be started.
+        InputError: if nothing can be started.
     """
     from wsi_mitosis.nets.detector import find_detector
 
@@ -281,7 +287,7 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
 def detect_task(
     task: SlideTask, detector: SlideDetector, on_tiles: Callable[[int], None]
 ) -> SlideOutcome[SlideCandidates]:
-    """Do one slide."""
+    """Search one slide."""
     return attempt(
         task.name,
         lambda: detector.detect(task.source, task.name, known_key=task.known_key, on_tiles=on_tiles),

@@ -61,7 +61,7 @@ def read_inputs(spec: ClassifySpec) -> Inputs:
     """Find the slides, read the detections and match the two.
 
     Raises:
-        InputError: where there are no slides, or a detections file that all share cannot be used.
+        InputError: if there are no slides, or a detections file that all share cannot be used.
     """
     found = find_slides(spec.input.slides, recursive=spec.input.recursive)
     path = Path(spec.input.detections)

@@ -19,10 +19,10 @@ ENDINGS = (".geojson.gz", ".json.gz", ".geojson", ".json")
 
 
 def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
-    """Each slide's reviewed files, named after it as detections are; what is no GeoJSON is passed over.
+    """Find the reviewed files of each slide, named after it as detections are; other files are skipped.
 
     Raises:
-        DetectionsError: where the folder is none, or no file of it is named after one of the slides.
+        DetectionsError: if the folder does not exist, or no file of it is named after one of the slides.
     """
     if not folder.is_dir():
         raise DetectionsError(
@@ -35,16 +35,16 @@ def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
 
 
 def strangers(folder: Path, reviews: FoundFiles) -> tuple[str, ...]:
-    """GeoJSON files of the folder and its sub-folders that fit no slide, sorted."""
+    """Return the GeoJSON files of the folder and its subfolders that fit no slide, sorted."""
     there = (path for path in folder.rglob("*") if not path.name.startswith(".") and _is_geojson(path))
     return tuple(sorted(path.relative_to(folder).as_posix() for path in there if path not in reviews.fitting))
 
 
 def read_review(path: Path) -> Detections:
-    """Read a GeoJSON file as it is.
+    """Read a GeoJSON file without converting anything.
 
     Raises:
-        DetectionsError: where it cannot be read, or is something else.
+        DetectionsError: if it cannot be read, or is not GeoJSON.
     """
     review = read_detections(path)
     if review.format not in {"geojson", "tiatoolbox"}:

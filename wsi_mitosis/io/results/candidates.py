@@ -40,7 +40,7 @@ class CandidateFolder(HeldFolder):
         out: The CSV.
 
     Raises:
-        OutputError: where the folder cannot be written, or another run holds it, or `out` is a folder.
+        OutputError: if the folder cannot be written, or another run holds it, or `out` is a folder.
     """
 
     def __init__(self, out: Path) -> None:
@@ -50,7 +50,7 @@ class CandidateFolder(HeldFolder):
         self.out = out
 
     def path(self, slide: str) -> Path:
-        """The table of a slide, whether it exists or not."""
+        """Return the path of a slide's table, whether it exists or not."""
         return self.folder / f"{slide}.parquet"
 
     def records(self) -> dict[str, SlideRecord]:
@@ -77,7 +77,7 @@ class CandidateFolder(HeldFolder):
         """Write the CSV, sorted by slide, then y, then x.
 
         Args:
-            names: What each slide of the folder that counts is called in it, by its name in the folder.
+            names: Name in the CSV of each slide to include, by its name in the folder.
         """
         parts = [
             pq.read_table(self.path(slide)).to_pandas().assign(slide=name)

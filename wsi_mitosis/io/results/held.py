@@ -1,4 +1,4 @@
-"""A folder that one run at a time writes to, with the run's own account of itself."""
+"""A folder that one run at a time writes to, with `run.json` and the log."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class HeldFolder:
     """A folder that this process holds. Use it as a context manager.
 
     Args:
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
 
     Raises:
-        OutputError: where the folder cannot be written, or another run holds it.
+        OutputError: if the folder cannot be written, or another run holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class HeldFolder:
         except Timeout as error:
             wait = "Wait for the other run, or name another folder by --out"
             raise OutputError("another run holds this folder", subject=folder, remedy=wait) from error
-        except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
+        except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
             raise OutputError(f"cannot be written: {error}", subject=folder, remedy=remedy) from error
 
     def __enter__(self) -> Self:

@@ -30,7 +30,7 @@ RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGIO
 
 
 def read_recount(results: Path) -> dict[str, dict[str, str]]:
-    """The reviewed slides' rows of the recount in a folder of results; empty without a whole one."""
+    """Return the rows of the reviewed slides in a folder of results; empty without a complete recount."""
     folder = results / FOLDER
     if not (folder / "agreement.json").is_file() or not (folder / "summary.csv").is_file():
         return {}
@@ -38,7 +38,7 @@ def read_recount(results: Path) -> dict[str, dict[str, str]]:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -50,17 +50,17 @@ def write_recount(
     regions: Sequence[Mapping[str, Any]],
     agreement: Mapping[str, Any],
 ) -> None:
-    """Write the tables and last `agreement.json`: where it stands, all are of one recount.
+    """Write the tables, and `agreement.json` last: if it exists, all files are of one recount.
 
     Args:
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
         rows: By RECOUNT_COLUMNS; a column that a row lacks is an empty cell.
         changes: By CHANGE_COLUMNS.
         regions: By RECOUNT_REGION_COLUMNS; without any there is no `regions.csv`.
         agreement: Plain data.
 
     Raises:
-        OutputError: where the folder cannot be written.
+        OutputError: if the folder cannot be written.
     """
     try:
         (folder / "agreement.json").unlink(missing_ok=True)
