@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from wsi_mitosis.core.assessments import AssessedSlide, AssessmentOptions, assess, assessment_key
+from wsi_mitosis.core.assessments import AssessedSlide, assess, assessment_key
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.regions import Region
 from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.units import Bounds, Mpp
 
-NO_HOTSPOTS = AssessmentOptions(hotspot_area_mm2=0)
+NO_HOTSPOTS = AssessmentOptions(hotspot_area=0)
 
 
 def slide_record(

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from tests.records import NO_HOTSPOTS, assessed_slide, slide_record
-from wsi_mitosis.core.assessments import AssessmentOptions
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.records import SlideRecord
@@ -22,6 +21,7 @@ from wsi_mitosis.core.voting import tally
 from wsi_mitosis.io.detections.regions import RegionFile
 from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.slides import open_native
+from wsi_mitosis.specs import AssessmentOptions
 
 MEMBERS = 5
 
@@ -94,7 +94,9 @@ def results_folder(
     drawing = Drawing("detection", frame)  # type: ignore[arg-type]
     options = NO_HOTSPOTS
     if shape is not None:
-        options = AssessmentOptions(hotspot_area_mm2=shape.area_mm2, hotspot_aspect=shape.aspect)
+        options = AssessmentOptions(
+            hotspot_area=shape.area_mm2, hotspot_aspect=f"{shape.aspect[0]:g}:{shape.aspect[1]:g}"
+        )
     with ResultFolder(folder) as held:
         states = [SlideState(row["slide"], row["status"], error=row.get("error", "")) for row in others]  # type: ignore[arg-type]
         for number, done in enumerate(slides):

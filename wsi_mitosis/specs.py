@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from wsi_mitosis.errors import BundleError, DatasetError, InputError
 from wsi_mitosis.schema import Only, Option, Spec
@@ -296,6 +296,55 @@ class ResultOptions(Spec):
     ] = None
 
 
+def _proportion(aspect: str) -> str:
+    numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
+    sides = [float(side) for side in numbers.groups()] if numbers else [0.0]
+    if not min(sides) > 0 or max(sides) > 10 * min(sides):
+        raise ValueError("should be W:H such as 4:3, with no side more than ten times the other")
+    return aspect
+
+
+HOTSPOT_AREA, HOTSPOT_ASPECT = 2.0, "4:3"
+HotspotArea = Annotated[
+    float,
+    Field(ge=0, le=1000),
+    Option(
+        help="Area of the window with the most mitotic figures; 0 = no hotspot.",
+        unit="mm^2",
+        metavar="MM2",
+        changes="assessment",
+    ),
+]
+HotspotAspect = Annotated[
+    str,
+    AfterValidator(_proportion),
+    Option(
+        help="Width to height of this window; the turned window is tried as well.",
+        metavar="W:H",
+        changes="assessment",
+    ),
+]
+Hotspots = Annotated[
+    int,
+    Field(ge=1, le=100),
+    Option(help="Number of hotspots at most; they do not overlap.", metavar="K", changes="assessment"),
+]
+
+
+class AssessmentOptions(Spec):
+    """What an assessment looks for, beside the slide's regions."""
+
+    hotspot_area: HotspotArea = HOTSPOT_AREA
+    hotspot_aspect: HotspotAspect = HOTSPOT_ASPECT
+    hotspots: Hotspots = 1
+
+    @property
+    def hotspot_sides(self) -> tuple[float, float]:
+        """`hotspot_aspect` as numbers."""
+        across, down = self.hotspot_aspect.split(":")
+        return float(across), float(down)
+
+
 class OutputOptions(Spec):
     """Where results go, what is computed from the labels, and how it is shown."""
 
@@ -316,29 +365,9 @@ class OutputOptions(Spec):
             changes="drawing",
         ),
     ] = "qupath"
-    hotspot_area: Annotated[
-        float,
-        Field(ge=0, le=1000),
-        Option(
-            help="Area of the window with the most mitotic figures; 0 = no hotspot.",
-            unit="mm^2",
-            metavar="MM2",
-            changes="assessment",
-        ),
-    ] = 2.0
-    hotspot_aspect: Annotated[
-        str,
-        Option(
-            help="Width to height of this window; the turned window is tried as well.",
-            metavar="W:H",
-            changes="assessment",
-        ),
-    ] = "4:3"
-    hotspots: Annotated[
-        int,
-        Field(ge=1, le=100),
-        Option(help="Number of hotspots at most; they do not overlap.", metavar="K", changes="assessment"),
-    ] = 1
+    hotspot_area: HotspotArea = HOTSPOT_AREA
+    hotspot_aspect: HotspotAspect = HOTSPOT_ASPECT
+    hotspots: Hotspots = 1
     regions: Annotated[
         str | None,
         Option(
@@ -371,20 +400,10 @@ class OutputOptions(Spec):
     overwrite: Overwrite = False
     fail_fast: FailFast = False
 
-    @field_validator("hotspot_aspect")
-    @classmethod
-    def _is_a_proportion(cls, aspect: str) -> str:
-        numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
-        sides = [float(side) for side in numbers.groups()] if numbers else [0.0]
-        if not min(sides) > 0 or max(sides) > 10 * min(sides):
-            raise ValueError("should be W:H such as 4:3, with no side more than ten times the other")
-        return aspect
-
     @property
-    def hotspot_sides(self) -> tuple[float, float]:
-        """`hotspot_aspect` as numbers."""
-        across, down = self.hotspot_aspect.split(":")
-        return float(across), float(down)
+    def assessment(self) -> AssessmentOptions:
+        """The options of an assessment."""
+        return AssessmentOptions(**{name: getattr(self, name) for name in AssessmentOptions.model_fields})
 
 
 class PlacementOptions(Spec):

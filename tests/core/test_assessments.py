@@ -11,13 +11,14 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.assessments import REVIEW_MOST, Assessment, AssessmentOptions, assess, review_list
+from wsi_mitosis.core.assessments import REVIEW_MOST, Assessment, assess, review_list
 from wsi_mitosis.core.records import SlideScale
 from wsi_mitosis.core.regions import Region
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.tables import REVIEW_COLUMNS
 from wsi_mitosis.units import Mpp
 
-OPTIONS = AssessmentOptions(hotspot_area_mm2=40 * 30 / 1e6)
+OPTIONS = AssessmentOptions(hotspot_area=40 * 30 / 1e6)
 SCALE = SlideScale(size_px0=(1000, 1000), mpp=Mpp(1, 1), mpp_source="slide")
 
 
@@ -48,7 +49,7 @@ def test_excluded_candidates_count_in_no_hotspot() -> None:
 
 
 def test_hotspots_can_be_left_out() -> None:
-    assessment = assess(figures((100, 100, 0.9)), SCALE, AssessmentOptions(hotspot_area_mm2=0))
+    assessment = assess(figures((100, 100, 0.9)), SCALE, AssessmentOptions(hotspot_area=0))
     assert (assessment.hotspots, assessment.hotspot_reason) == ((), None)
     assert [item.in_hotspot for item in assessment.review] == [False]
 

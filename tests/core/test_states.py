@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from wsi_mitosis.core.assessments import AssessedSlide, Assessment, AssessmentOptions
+from wsi_mitosis.core.assessments import AssessedSlide, Assessment
 from wsi_mitosis.core.hotspots import Hotspot
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import Counts, wilson
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.tables import SUMMARY, SUMMARY_COLUMNS
 from wsi_mitosis.units import Bounds, Mpp
 

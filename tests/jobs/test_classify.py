@@ -95,7 +95,7 @@ def test_a_result_is_assessed_and_written_for_qupath(
     result = classify_slide(slide, file, bundle=small_bundle, device="cpu")
     assert result.assessment.hotspots == ()  # 2 mm^2 do not fit the slide
     assert "smaller than a hotspot of 2 mm^2" in str(result.assessment.hotspot_reason)
-    small = result.assess(hotspot_area_mm2=0.0018)
+    small = result.assess(hotspot_area=0.0018)
     assert [spot.mitoses for spot in small.hotspots] == [2]
     path = result.to_geojson(tmp_path / "out" / "a.geojson", assessment=small)
     assert path == tmp_path / "out" / "a.geojson"

@@ -14,12 +14,12 @@ from tests.dicom_files import dicom_slide
 from tests.jobs.test_assessments import regions_file
 from tests.runs import candidates_csv, run, slides_in
 from tests.slide_files import leica_slide, textured, tiff_of_resolution
-from wsi_mitosis.core.assessments import AssessmentOptions
+from wsi_mitosis.core.assessments import assessment_key
 from wsi_mitosis.io.results.figures import read_record
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.nets import members
 from wsi_mitosis.schema import KINDS, Kind, options_of
-from wsi_mitosis.specs import ClassifySpec
+from wsi_mitosis.specs import AssessmentOptions, ClassifySpec
 
 OPTIONS = {field.name: field for field in options_of(ClassifySpec)}
 AFRESH = {"folder", "overwrite"}
@@ -227,9 +227,9 @@ def test_the_values_of_a_kind_are_plain_data_in_a_stable_order(kind: Kind) -> No
         assert spec.output.changing(kind) == values
 
 
-def test_an_assessment_has_the_defaults_of_the_options() -> None:
-    options = AssessmentOptions()
-    across, down = map(float, OPTIONS["hotspot_aspect"].default.split(":"))
-    assert options.hotspot_area_mm2 == OPTIONS["hotspot_area"].default
-    assert options.hotspot_aspect == (across, down)
-    assert options.hotspots == OPTIONS["hotspots"].default
+def test_an_assessment_depends_on_the_options_of_its_kind() -> None:
+    """By their values, except those that a key knows in another way."""
+    mine = [field for field in OPTIONS.values() if field.option.changes == "assessment"]
+    values = {field.name: field.default for field in mine if not field.option.known_by}
+    assert AssessmentOptions().model_dump() == values
+    assert assessment_key("r", AssessmentOptions(), None) != assessment_key("r", AssessmentOptions(), [])

@@ -15,6 +15,7 @@ from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.core.regions import Region, RegionCount, count_regions, inside_regions
 from wsi_mitosis.core.voting import agreement
 from wsi_mitosis.schema import Spec
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.version import ASSESSMENT_VERSION
 
 if TYPE_CHECKING:
@@ -62,27 +63,6 @@ class ReviewItem(Spec):
     agreement: float
     in_hotspot: bool
     expected_change: float
-
-
-class AssessmentOptions(Spec):
-    """What an assessment looks for.
-
-    Attributes:
-        hotspot_area_mm2: Area of a hotspot, mm^2; 0 for no hotspots.
-        hotspot_aspect: Proportion of its sides; the window turned by 90 degrees is tried as well.
-        hotspots: How many hotspots at most.
-    """
-
-    hotspot_area_mm2: float = Field(default=2.0, ge=0)
-    hotspot_aspect: tuple[float, float] = (4, 3)
-    hotspots: int = Field(default=1, ge=1)
-
-    @property
-    def shape(self) -> HotspotShape | None:
-        """The shape of a hotspot; None for no hotspots."""
-        if not self.hotspot_area_mm2:
-            return None
-        return HotspotShape(self.hotspot_area_mm2, self.hotspot_aspect)
 
 
 class Assessment(Spec):
@@ -184,10 +164,11 @@ def assess_places(
         options: Likewise.
         regions: Likewise.
     """
-    size, mpp, shape = scale.size_px0, scale.mpp, options.shape
+    size, mpp = scale.size_px0, scale.mpp
     inside = _inside(regions, x_px0, y_px0, size)
     search = HotspotSearch((), None)
-    if shape is not None:
+    if options.hotspot_area:
+        shape = HotspotShape(options.hotspot_area, options.hotspot_sides)
         there = x_px0[inside], y_px0[inside], atypical[inside]
         search = find_hotspots(*there, shape, size_px0=size, mpp=mpp, number=options.hotspots)
     if regions is None:

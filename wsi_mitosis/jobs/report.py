@@ -279,9 +279,8 @@ def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[s
     mm = f"{width * scale.mpp.x / 1000:.2f} x {height * scale.mpp.y / 1000:.2f} mm"
     pixel = " x ".join(dict.fromkeys(f"{axis:g}" for axis in scale.mpp))
     hotspot = "none"
-    if assessed is not None and (options := assessed.options).shape is not None:
-        across, down = options.hotspot_aspect
-        hotspot = f"{options.hotspot_area_mm2:g} mm², {across:g}:{down:g}, at most {options.hotspots}"
+    if assessed is not None and (options := assessed.options).hotspot_area:
+        hotspot = f"{options.hotspot_area:g} mm², {options.hotspot_aspect}, at most {options.hotspots}"
     return (
         ("bundle", model.name),
         ("its digest", model.digest),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.core.assessments import AssessedSlide, AssessmentOptions, assess, assessment_key
+from wsi_mitosis.core.assessments import AssessedSlide, assess, assessment_key
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.io.results.folder import Drawing
 from wsi_mitosis.io.slides.dicom import is_dicom
@@ -48,11 +48,7 @@ class SlideFiles:
     ) -> None:
         self.folder, self.records, self.dicom = folder, records, dicom
         self._output, self._regions = output, regions
-        self._options = AssessmentOptions(
-            hotspot_area_mm2=output.hotspot_area,
-            hotspot_aspect=output.hotspot_sides,
-            hotspots=output.hotspots,
-        )
+        self._options = output.assessment
 
     @classmethod
     def of(

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.core.assessments import Assessment, AssessmentOptions, assess
+from wsi_mitosis.core.assessments import Assessment, assess
 from wsi_mitosis.io.results.geojson import write_slide_geojson
+from wsi_mitosis.specs import HOTSPOT_AREA, HOTSPOT_ASPECT, AssessmentOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS
 
 if TYPE_CHECKING:
@@ -67,21 +68,24 @@ class SlideResult:
     def assess(
         self,
         *,
-        hotspot_area_mm2: float = 2.0,
-        hotspot_aspect: tuple[float, float] = (4, 3),
+        hotspot_area: float = HOTSPOT_AREA,
+        hotspot_aspect: str = HOTSPOT_ASPECT,
         hotspots: int = 1,
         regions: Sequence[Region] | None = None,
     ) -> Assessment:
         """Look for hotspots and list the figures to review first.
 
         Args:
-            hotspot_area_mm2: Area of a hotspot, mm^2; 0 for no hotspots.
-            hotspot_aspect: Proportion of its sides; the window turned by 90 degrees is tried as well.
+            hotspot_area: Area of a hotspot, mm^2; 0 for no hotspots.
+            hotspot_aspect: Width to height, such as `4:3`; the turned window is tried as well.
             hotspots: How many hotspots at most.
             regions: Level-0 px, slide frame; hotspots then count only the figures inside.
+
+        Raises:
+            SpecError: if an option is impossible.
         """
-        options = AssessmentOptions(
-            hotspot_area_mm2=hotspot_area_mm2, hotspot_aspect=hotspot_aspect, hotspots=hotspots
+        options = AssessmentOptions.parse(
+            {"hotspot_area": hotspot_area, "hotspot_aspect": hotspot_aspect, "hotspots": hotspots}, "assess"
         )
         return assess(self.table, self.record.scale, options, regions)
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.records import assessed_slide, slide_record
-from wsi_mitosis.core.assessments import AssessedSlide, AssessmentOptions
+from wsi_mitosis.core.assessments import AssessedSlide
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import Counts
@@ -25,10 +25,11 @@ from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.results.figures import read_figures, read_record
 from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.results.geojson import read_provenance
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS, SUMMARY_COLUMNS
 
 DRAWING = Drawing("detection", "qupath")
-OPTIONS = AssessmentOptions(hotspot_area_mm2=0.01)
+OPTIONS = AssessmentOptions(hotspot_area=0.01)
 """115 x 87 um, which hold both figures."""
 OURS = [name for name in FIGURE_COLUMNS if name != "geometry"]
 
