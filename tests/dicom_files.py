@@ -86,37 +86,42 @@ def _uid(*parts: str) -> UID:
     return generate_uid(entropy_srcs=list(parts))
 
 
+CONSTANTS = dict(
+    line.split(": ")
+    for line in """\
+SpecificCharacterSet: ISO_IR 192
+PatientName: Müller^Änne
+PatientID: P-1
+PatientBirthDate: 19500203
+PatientSex: F
+StudyDate: 20200101
+StudyTime: 120000
+StudyID: S-1
+AccessionNumber: A-1
+Modality: SM
+PositionReferenceIndicator: SLIDE_CORNER
+Manufacturer: wsi-mitosis tests
+ManufacturerModelName: generated
+DeviceSerialNumber: 1
+SoftwareVersions: 1
+ContentDate: 20200101
+ContentTime: 120000
+AcquisitionDateTime: 20200101120000""".splitlines()
+) | {"ReferringPhysicianName": ""}
+
+
 def _identity(seed: str, level: int) -> Dataset:
     """Patient, study, series, frame of reference, equipment, instance."""
-    return _dataset(
+    data = _dataset(
         SOPClassUID=VLWholeSlideMicroscopyImageStorage,
         SOPInstanceUID=_uid(seed, f"level {level}"),
-        SpecificCharacterSet="ISO_IR 192",
-        PatientName="Müller^Änne",
-        PatientID="P-1",
-        PatientBirthDate="19500203",
-        PatientSex="F",
         StudyInstanceUID=_uid(seed, "study"),
-        StudyDate="20200101",
-        StudyTime="120000",
-        StudyID="S-1",
-        AccessionNumber="A-1",
-        ReferringPhysicianName="",
         SeriesInstanceUID=_uid(seed, "series"),
-        SeriesNumber=1,
-        Modality="SM",
         FrameOfReferenceUID=_uid(seed, "frame"),
-        PositionReferenceIndicator="SLIDE_CORNER",
-        Manufacturer="wsi-mitosis tests",
-        ManufacturerModelName="generated",
-        DeviceSerialNumber="1",
-        SoftwareVersions="1",
-        ContentDate="20200101",
-        ContentTime="120000",
-        AcquisitionDateTime="20200101120000",
-        InstanceNumber=level + 1,
-        AcquisitionContextSequence=[],
+        **CONSTANTS,
     )
+    data.SeriesNumber, data.InstanceNumber, data.AcquisitionContextSequence = 1, level + 1, []
+    return data
 
 
 def _specimen(seed: str) -> Dataset:

@@ -83,6 +83,14 @@ def ome_slide(
     return path
 
 
+TILED: dict[str, Any] = {
+    "tile": (256, 256),
+    "compression": "deflate",
+    "photometric": "rgb",
+    "metadata": None,
+}
+
+
 def tiff_of_resolution(
     path: Path,
     image: NDArray[np.uint8],
@@ -95,16 +103,8 @@ def tiff_of_resolution(
             stated = (
                 {} if mpp is None else {"resolution": tuple(UM_PER_CM / axis / 2**number for axis in mpp)}
             )
-            tiff.write(
-                pixels,
-                tile=(256, 256),
-                compression="deflate",
-                photometric="rgb",
-                metadata=None,
-                subfiletype=1 if number else 0,
-                resolutionunit="CENTIMETER" if mpp else "NONE",
-                **stated,
-            )
+            unit = "CENTIMETER" if mpp else "NONE"
+            tiff.write(pixels, subfiletype=1 if number else 0, resolutionunit=unit, **TILED, **stated)
     return path
 
 
@@ -155,15 +155,7 @@ def leica_slide(
     )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(macro, tile=(64, 64), photometric="rgb", description=description, metadata=None)
-        tiff.write(
-            image,
-            tile=(256, 256),
-            compression="deflate",
-            photometric="rgb",
-            metadata=None,
-            resolution=(UM_PER_CM / mpp,) * 2,
-            resolutionunit="CENTIMETER",
-        )
+        tiff.write(image, resolution=(UM_PER_CM / mpp,) * 2, resolutionunit="CENTIMETER", **TILED)
     return path
 
 

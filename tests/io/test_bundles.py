@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.evaluations import FIELDS as SMALL_BUNDLE
 from wsi_mitosis.errors import BundleError, OutputError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle, write_bundle
 from wsi_mitosis.io.shipped import names, shipped
 
 BUNDLES = sorted(shipped("models").glob("*/manifest.toml"))
 FIELDS: dict[str, Any] = {
+    **SMALL_BUNDLE,
     "name": "tried",
     "version": "1",
     "licence": "CC0",
     "intended_use": 'Tests: "quotes", \\ backslash, \x7f, µ and\nlines.',
-    "trained": True,
-    "input": {"patch_px": 32, "mpp": 0.25, "mpp_tolerance": 0.1, "pad_value": 0, "scale": 255.0},
-    "network": {"backbone": "preact-resnet50", "width": 2, "head": "gap-fc3"},
     "ensemble": {"vote": "majority", "threshold": 0.5, "tta": "d4", "zooms": (1.0, 1.15)},
     "member": [
         {"test_domain": "CS2", "validation_loss": np.float64(0.5), "validation_balanced_accuracy": 1e-7},

@@ -23,23 +23,14 @@ def touch(folder: Path, *names: str) -> None:
         path.touch()
 
 
+KNOWN_ENDINGS = {
+    *(".csv", ".tsv", ".txt", ".json", ".geojson", ".geojson.gz"),
+    *(".json.gz", ".parquet", ".db", ".sqlite"),
+}
+
+
 @pytest.mark.parametrize("base", ["a.svs", "a", "a.svs_detections", "a_detections"])
-@pytest.mark.parametrize(
-    "ending",
-    [
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".json",
-        ".geojson",
-        ".geojson.gz",
-        ".json.gz",
-        ".parquet",
-        ".db",
-        ".sqlite",
-        ".CSV",
-    ],
-)
+@pytest.mark.parametrize("ending", [*sorted(KNOWN_ENDINGS), ".CSV"])
 def test_files_named_after_a_slide(tmp_path: Path, base: str, ending: str) -> None:
     touch(tmp_path, f"{base}{ending}", "other.csv", f".{base}{ending}", "a.png", "aa.csv")
     (tmp_path / "b.db").mkdir()
@@ -56,20 +47,7 @@ def test_stems_of_ome_tiff(tmp_path: Path, name: str) -> None:
 
 
 def test_the_endings_that_are_known() -> None:
-    assert set(ENDINGS) == {
-        *(
-            ".csv",
-            ".tsv",
-            ".txt",
-            ".json",
-            ".geojson",
-            ".geojson.gz",
-            ".json.gz",
-            ".parquet",
-            ".db",
-            ".sqlite",
-        )
-    }
+    assert set(ENDINGS) == KNOWN_ENDINGS
 
 
 def test_a_slide_whose_own_name_ends_in_detections(tmp_path: Path) -> None:

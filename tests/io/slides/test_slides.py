@@ -347,6 +347,12 @@ def test_a_slide_in_strips_states_its_size_by_its_resolution(tmp_path: Path) -> 
         assert slide.mpp == pytest.approx((0.25, 0.5))
 
 
+def printed(code: str, path: Path) -> str:
+    """What a new Python prints that runs `code` with a path as its argument."""
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_opening_an_svs_does_not_import_tiatoolbox(tmp_path: Path) -> None:
     path = aperio_slide(tmp_path / "a.svs", IMAGE)
     code = (
@@ -354,10 +360,7 @@ def test_opening_an_svs_does_not_import_tiatoolbox(tmp_path: Path) -> None:
         "with open_slide(Path(sys.argv[1])) as slide: slide.window(0, 0, 0, 64, 64, 0)\n"
         "print(sorted({'tiatoolbox', 'torch', 'ray', 'pandas'} & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == "[]"
+    assert printed(code, path).strip() == "[]"
 
 
 def test_opening_by_tiatoolbox_leaves_the_process_as_it_was(tmp_path: Path) -> None:
@@ -371,10 +374,7 @@ def test_opening_by_tiatoolbox_leaves_the_process_as_it_was(tmp_path: Path) -> N
         "print([a == b for a, b in zip(before, after)])\n"
         "logging.captureWarnings(True); print(warnings.showwarning is before[1])"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.splitlines() == ["[True, True, True]", "False"]
+    assert printed(code, path).splitlines() == ["[True, True, True]", "False"]
 
 
 # --- identity

@@ -55,15 +55,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table whose columns have their roles.
-
-    Attributes:
-        cells: The columns.
-        roles: Role to column name.
-        path: The file, for messages.
-        separator: What separates the cells; None for Parquet.
-        options: What the user states.
-    """
+    """A table whose columns have their roles; `separator` is None for Parquet."""
 
     cells: pa.Table
     roles: Mapping[str, str]

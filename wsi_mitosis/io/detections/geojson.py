@@ -13,13 +13,7 @@ import shapely
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.classes import chosen_classes, plain_look_alikes
 from wsi_mitosis.io.detections.columns import alias_key, names_classes
-from wsi_mitosis.io.detections.common import (
-    candidate_table,
-    carried_columns,
-    fault,
-    numbers,
-    text_or_none,
-)
+from wsi_mitosis.io.detections.common import candidate_table, carried_columns, fault, numbers, text_or_none
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:

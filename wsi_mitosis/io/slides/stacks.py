@@ -73,12 +73,8 @@ def _channels_last(page: Any) -> NDArray[np.uint8]:
 
 
 def _stack_error(path: Path, cause: str) -> InputError:
-    return InputError(
-        cause,
-        subject=path,
-        stage="reading crops",
-        remedy="Give a TIFF whose pages are square RGB crops of one size, 8 bits a channel, without alpha",
-    )
+    remedy = "Give a TIFF whose pages are square RGB crops of one size, 8 bits a channel, without alpha"
+    return InputError(cause, subject=path, stage="reading crops", remedy=remedy)
 
 
 def challenge_stack(input_dir: Path) -> Path:
@@ -111,12 +107,8 @@ def challenge_stack(input_dir: Path) -> Path:
 
 
 def _challenge_error(subject: Path, cause: str) -> InputError:
-    return InputError(
-        cause,
-        subject=subject,
-        stage="reading the challenge's input",
-        remedy=f"It wants inputs.json and images/{IN_SOCKET}/<one TIFF>, as Grand Challenge mounts them",
-    )
+    remedy = f"Provide inputs.json and images/{IN_SOCKET}/<one TIFF>, as Grand Challenge mounts them"
+    return InputError(cause, subject=subject, stage="reading the challenge's input", remedy=remedy)
 
 
 def write_predictions(
@@ -142,10 +134,6 @@ def write_predictions(
         write_text(beside, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
         write_text(path, json.dumps(predictions, indent=2) + "\n")
     except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}",
-            subject=path,
-            stage="writing predictions",
-            remedy="Choose a folder that you may write to",
-        ) from error
+        cause, remedy = f"cannot be written: {error.strerror}", "Choose a folder that you may write to"
+        raise OutputError(cause, subject=path, stage="writing predictions", remedy=remedy) from error
     return beside
