@@ -1,4 +1,4 @@
-"""Every error that a user can meet, apart from our own bugs.
+"""Every error that a user can meet, except bugs of this program.
 
 ::
 
@@ -27,13 +27,13 @@ EXAMPLES = 3
 
 
 class WsiMitosisError(Exception):
-    """An error, told on one line: subject, stage, cause, remedy.
+    """An error, whose message is one line: subject, stage, cause, remedy.
 
     Args:
         cause: What is wrong, in one sentence without a full stop.
         subject: The file, slide or option concerned.
         stage: What was being done, such as "opening" or "reading patches".
-        remedy: What the reader can do next, as a sentence without a full stop.
+        remedy: What the user can do, as a sentence without a full stop.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class WsiMitosisError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """The whole message on one line, as `printable` has it."""
+        """Return the whole message on one line, with `printable` characters only."""
         head = ": ".join(part for part in (self.subject, self.stage, self.cause) if part)
         return printable(head if not self.remedy else f"{head.rstrip('.')}. {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross process borders whole."""
+        """Pickle all attributes, because errors are sent between processes."""
         return _rebuild, (type(self), self.cause, self.subject, self.stage, self.remedy)
 
 
@@ -60,7 +60,7 @@ def _rebuild(
 
 
 class InputError(WsiMitosisError):
-    """What was asked for cannot be started."""
+    """The requested work cannot be started."""
 
 
 class DetectionsError(InputError):
@@ -84,7 +84,7 @@ class OutputError(InputError):
 
 
 class SlideError(WsiMitosisError):
-    """One slide fails; the others are not concerned."""
+    """One slide fails; the others are not affected."""
 
 
 class UnreadableSlideError(SlideError):
@@ -98,8 +98,8 @@ class MppError(SlideError):
 def printable(text: str) -> str:
     """Return one line in which control characters and lone surrogates are escaped.
 
-    A slide's name may hold anything but a slash and NUL: an escape sequence would be the terminal's to obey,
-    a line feed would begin a line that the program did not write.
+    A slide's name may contain any character except a slash and NUL. A terminal would execute an escape
+    sequence, and a line feed would start a line that the program did not write.
     """
     return "".join(
         char if not unicodedata.category(char).startswith(("Cc", "Cf", "Cs", "Zl", "Zp")) else _escaped(char)
@@ -112,7 +112,7 @@ def _escaped(char: str) -> str:
 
 
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
-    """Return the first few names in quotes, and how many more there are: `'a', 'b', 'c' and 1197 more`."""
+    """Return the first names in quotes, and the number of further ones: `'a', 'b', 'c' and 1197 more`."""
     texts = [f"'{name}'" for name in names]
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"

@@ -73,8 +73,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("size_y", "y_size", "sizey", "ysize"),
     ),
 }
-"""What a table's columns may be called, best first; upper and lower case, blanks, `-` and `_` are alike. The
-name of a coordinate may end in its unit: `left_um`, `x [mm]`, `y (%)`, `x_fraction`."""
+"""Names of a table's columns, best first, in any case and with any blanks, `-` and `_`. The name of a
+coordinate may end in its unit: `left_um`, `x [mm]`, `y (%)`, `x_fraction`."""
 
 EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate", "blank")
 """Why a candidate has no label, in the order in which the reasons are tried (`blank` on reading)."""
@@ -236,7 +236,7 @@ DetectionFormat = Literal[
     "grand-challenge",
 ]
 DecimalSign = Literal["point", "comma"]
-"""What stands before the fraction of a number in a table; the other one then separates thousands."""
+"""The sign before the fraction of a number in a table. The other sign then separates thousands."""
 LabelSource = Literal["midog25", "amibr", "folder", "csv"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
@@ -245,8 +245,9 @@ ReviewLabel = Literal["atypical", "typical", "none"]
 """What a class means in a review; "none" is no mitotic figure."""
 Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
 ClassRule = Literal["any", "mitotic", "qupath"]
-"""Which classes are candidates where none is named: all but look-alikes of mitotic figures; mitotic figures
-only; all but look-alikes, QuPath's ignored classes (ending in `*`), `Hotspot`, and areas over 50 um wide."""
+"""Which classes are candidates if the user names none: all except look-alikes of mitotic figures; only
+mitotic figures; or all except look-alikes, QuPath's ignored classes (ending in `*`), `Hotspot`, and areas
+wider than 50 um."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,8 @@ class Detections:
         frame: Frame of `x` and `y`.
         class_rule: Which classes count as candidates unless the user names some.
         format: The format the file was read as, a name of `--format`.
-        file_classes: The classes of the whole file where the table is a part of it; None where it is all.
-        notes: What the user should know about how the file was read, each with its name.
+        file_classes: The classes of the whole file if the table is a part of it; None if it is all of it.
+        notes: Notes for the user on how the file was read, each with the file's name.
     """
 
     table: pd.DataFrame
@@ -292,6 +293,6 @@ class SlideSource:
 
 
 def input_name(column: str) -> str:
-    """The name under which an input's other column is carried through; ours are never replaced."""
+    """Return the name of an input's other column in the results, which is never one of the program's."""
     ours = column in CANDIDATE_COLUMNS or column in FIGURE_COLUMNS
     return f"input_{column}" if ours else column

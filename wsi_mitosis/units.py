@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 LengthUnit = Literal["px", "um", "mm", "fraction"]
-"""`fraction` is a share of the image's width or height, from 0 to 1."""
+"""`fraction` is a fraction of the image's width or height, from 0 to 1."""
 Frame = Literal["slide", "qupath"]
 
 MPP_RANGE = (0.05, 20.0)
-"""Pixel sizes in um/px outside this range are taken for mistakes (a 72 dpi tag gives 352.8)."""
+"""Pixel sizes in um/px outside this range are considered mistakes, such as 352.8 from a tag of 72 dpi."""
 
 
 class Mpp(NamedTuple):
@@ -25,7 +25,7 @@ class Mpp(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """The one number that reports show, um/px."""
+        """The mean of both axes, which reports show, um/px."""
         return (self.x + self.y) / 2
 
     @property
