@@ -68,6 +68,20 @@ def figures_of(identity: str, done: Done, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def random_figures(number: int, seed: int = 0) -> pd.DataFrame:
+    """Figures at random places of a slide `a.svs`."""
+    xy = np.random.default_rng(seed).uniform(0, 5000, (number, 2))
+    return figures_of("i" * 64, Done(Path("a.svs"), [tuple(place) for place in xy]), seed)
+
+
+def voted_figures(*votes: tuple[int, int, float]) -> pd.DataFrame:
+    """Figures by votes for atypical, votes cast and P(atypical); their ids are f0, f1, ..."""
+    table = pd.DataFrame(votes, columns=["votes_atypical", "votes_cast", "p_atypical"])
+    table["label"] = np.where(2 * table["votes_atypical"] > table["votes_cast"], "atypical", "typical")
+    table["figure_id"] = [f"f{n}" for n in range(len(table))]
+    return table.assign(x_px0=0.0, y_px0=np.arange(len(table), dtype=float))
+
+
 def results_folder(
     folder: Path,
     slides: Sequence[Done],

@@ -39,7 +39,7 @@ def test_other_slides_can_be_asked_for(out: Path) -> None:
     assert page_of(out).count("<section") == 2
     told = call(out, "--slides", "z*")
     assert told.exit_code == 2
-    assert "none of its 2 done slides is called z*" in told.stderr
+    assert "none of the 2 classified slides is named z*" in told.stderr
     assert page_of(out).count("<section") == 2
 
 

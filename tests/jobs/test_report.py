@@ -187,7 +187,7 @@ def test_why_there_is_no_hotspot_is_told(tmp_path: Path) -> None:
     report(results_folder(tmp_path / "large", [Done(slides[0], places(5))], shape=HotspotShape(2.0)))
     assert "is smaller than a hotspot of 2 mm^2" in told(page_of(tmp_path / "large"))
     report(results_folder(tmp_path / "none", [Done(slides[0], places(5))]))
-    assert "no hotspot none was asked for" in told(page_of(tmp_path / "none"))
+    assert "no hotspot none was requested" in told(page_of(tmp_path / "none"))
 
 
 def test_regions_are_told_and_drawn_and_that_the_hotspot_was_sought_inside_them_only(
@@ -200,8 +200,8 @@ def test_regions_are_told_and_drawn_and_that_the_hotspot_was_sought_inside_them_
     done = [Done(slides[0], [(100, 100), (120, 110), (500, 400)])]
     report(results_folder(tmp_path / "out", done, shape=SMALL, regions=regions))
     text = told(page_of(tmp_path / "out"))
-    assert "; sought inside the regions only" in text
-    assert "Hotspot, sought inside the regions only" in text
+    assert "; searched for inside the regions only" in text
+    assert "Hotspot, searched for inside the regions only" in text
     assert "left <half> Tumor 0.009375 mm² 2" in text
     assert "all regions 0.009375 mm² 2" in text
     drawn = re.findall(
@@ -212,13 +212,13 @@ def test_regions_are_told_and_drawn_and_that_the_hotspot_was_sought_inside_them_
         ("region excluded", "necrosis, Ignore*"),
     ]
     assert set(drawn[0][2][1:-1].split("L")) == {"0 0", "500 0", "500 833", "0 833"}  # of 600 px, 1000 units
-    assert "region left out" in text
+    assert "excluded region" in text
     large = HotspotShape(2.0)
     report(results_folder(tmp_path / "large", done, shape=large, regions=regions))
-    assert "; sought inside the regions only" in told(page_of(tmp_path / "large"))
+    assert "; searched for inside the regions only" in told(page_of(tmp_path / "large"))
     report(results_folder(tmp_path / "whole", done, shape=SMALL))
     assert "region" not in told(page_of(tmp_path / "whole"))
-    monkeypatch.setattr("wsi_mitosis.io.pages.report.report.REGIONS_DRAWN", 1)
+    monkeypatch.setattr("wsi_mitosis.io.pages.template.REGIONS_DRAWN", 1)
     report(tmp_path / "out")
     assert "1 more regions are not drawn" in told(page_of(tmp_path / "out"))
 
@@ -305,7 +305,7 @@ def test_pictures_are_of_the_last_runs_slides_or_of_those_asked_for(tmp_path: Pa
     assert report(out, ["a*"]).pictured == ("a1.tiff", "a2.tiff")
     assert report(out, ["a2.tiff", "b*"]).pictured == ("a2.tiff", "b1.tiff")
     assert report(out, ["*"]).notes == ()
-    with pytest.raises(InputError, match="none of its 3 done slides is called c"):
+    with pytest.raises(InputError, match="none of the 3 classified slides is named c"):
         report(out, ["c*"])
     (out / "run.json").unlink()
     assert report(out).pictured == tuple(names)
@@ -326,12 +326,12 @@ def test_a_slide_that_is_gone_or_changed_keeps_its_numbers(pair: Path, tmp_path:
     (tmp_path / "slides/c.tiff").replace(tmp_path / "slides/b.tiff")
     result = report(pair)
     assert set(result.without_picture) == {"a.tiff", "b.tiff"}
-    assert result.told() == ["2 slides have no picture in report.html, which says why"]
+    assert result.messages() == ["2 slides have no picture in report.html; the report shows the reasons"]
     page = page_of(pair)
     assert Parsed(page).all("td") == before
     assert Parsed(page).all("image") == Parsed(page).all("img") == []
     assert "the slide is no longer where it was classified" in told(section(page, 1))
-    assert "the slide was changed since it was classified" in told(section(page, 2))
+    assert "the slide has changed since it was classified" in told(section(page, 2))
     assert len(Parsed(section(page, 1)).all("li")) == 30
 
 
@@ -350,7 +350,7 @@ def test_no_slide_is_opened_after_the_time_is_up(pair: Path, monkeypatch: pytest
     monkeypatch.setattr(job, "MOST_SECONDS", -1.0)
     monkeypatch.setattr(job, "open_classified", None)
     assert set(report(pair).without_picture) == {"a.tiff", "b.tiff"}
-    assert "reading the slides before took over" in told(page_of(pair))
+    assert "reading the other slides took over" in told(page_of(pair))
 
 
 def test_fifty_slides_of_noise_are_under_ten_megabytes(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_without_a_usable_run_json_there_is_a_report(pair: Path, content: str | 
 def test_only_results_have_a_report_and_only_one_at_a_time(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for wrong in (tmp_path / "nothing", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="no results of `classify`"):
+        with pytest.raises(InputError, match="has no results of `classify`"):
             report(wrong)
     assert not (tmp_path / "nowhere").exists()
     with ResultFolder(pair), pytest.raises(OutputError, match="another run holds this folder"):

@@ -40,7 +40,7 @@ def command(results: Path, globs: tuple[str, ...], *, as_json: bool, quiet: bool
 
     result = report(results, globs)
     if not quiet:
-        for text in (*result.told(), *(result.without_picture.values() if verbose else ())):
+        for text in (*result.messages(), *(result.without_picture.values() if verbose else ())):
             note(text)
     show(lambda: _as_data(result), lambda: [_as_text(result)], as_json=as_json, quiet=quiet)
     return 0

@@ -121,6 +121,6 @@ def write_report(folder: ResultFolder, ledger: Ledger, *, requested: bool) -> Pa
         )
         return None
     ledger.log("report", seconds=made.seconds, size_bytes=made.size_bytes)
-    for message in made.told():
+    for message in made.messages():
         ledger.warn(message)
     return path

@@ -1,4 +1,4 @@
-"""`report.html` of a folder of results: made of what stands there, and of the slides' pixels."""
+"""`report.html` of an output folder, made from the results in it and from the slides' pixels."""
 
 from __future__ import annotations
 
@@ -12,62 +12,50 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from wsi_mitosis.core.assessments import Assessment
-from wsi_mitosis.core.report import (
-    Coordinates,
-    Limits,
-    Page,
-    Row,
-    Section,
-    Tile,
-    View,
-    bundles_of,
-    gallery,
-    marks,
-    parameters,
-    probability_bars,
-    reviewed_of,
-    table_row,
-    vote_bars,
-)
+from wsi_mitosis.core.gallery import gallery_figures
+from wsi_mitosis.core.histograms import probability_bars, vote_bars
 from wsi_mitosis.errors import InputError, WsiMitosisError
+from wsi_mitosis.io.pages.drawing import View, marks
+from wsi_mitosis.io.pages.limits import MOST_SLIDES, MOST_WARNINGS, Limits
+from wsi_mitosis.io.pages.model import LastRun, Page, Reviewed, Row, Section, Tile, bundles_of
 from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
-from wsi_mitosis.io.pages.report import write_report
+from wsi_mitosis.io.pages.template import write_report
+from wsi_mitosis.io.pages.wording import Coordinates, parameters
 from wsi_mitosis.io.results.folder import open_results
 from wsi_mitosis.io.results.recounts import read_recount
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from wsi_mitosis.core.assessments import AssessedSlide
     from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.results.folder import ResultFolder
+    from wsi_mitosis.io.slides import Slide
 
 FILE = "report.html"
 STAGE = "making the report"
-MOST_SLIDES = 200
-"""Slides with pictures: what a browser shows with ease, and a few minutes of reading."""
 MOST_SECONDS = 600.0
-"""After this no further slide is opened: a slow store must not keep a batch from ending."""
-TOLD_OF_RUN = ("version", "started", "ended", "exit_status", "warnings")
-MOST_WARNINGS = 100
+"""After this time no further slide is opened, so that slow storage does not delay the end of a batch."""
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """A report's end.
+    """A report that was written.
 
     Attributes:
         path: The file.
-        slides: Rows of its table.
+        slides: Number of rows in its table.
         pictured: Slides with a section.
-        without_picture: Why, for those whose overview or gallery is missing.
-        notes: What was left out, and how to get it.
-        size_bytes: Of the file.
+        without_picture: For slides whose overview or gallery has no pictures, the reason.
+        notes: Which slides have no section, and how to show them.
+        size_bytes: Size of the file.
         seconds: Time it took.
     """
 
@@ -79,23 +67,57 @@ class ReportResult:
     size_bytes: int
     seconds: float
 
-    def told(self) -> list[str]:
-        """What the user should know, a line each."""
+    def messages(self) -> list[str]:
+        """Return the messages for the user."""
         missing = len(self.without_picture)
         if missing > 1:
-            return [*self.notes, f"{missing} slides have no picture in {FILE}, which says why"]
+            return [*self.notes, f"{missing} slides have no picture in {FILE}; the report shows the reasons"]
         return [*self.notes, *self.without_picture.values()]
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The results in an output folder.
+
+    Attributes:
+        folder: The folder.
+        states: The states of its slides by name, sorted.
+        rows: The rows of `summary.csv` by slide.
+        run: The content of `run.json`; empty if it is missing or damaged.
+        recounted: The rows of `reviewed/summary.csv` by slide.
+    """
+
+    folder: ResultFolder
+    states: Mapping[str, SlideState]
+    rows: Mapping[str, Mapping[str, Any]]
+    run: Mapping[str, Any]
+    recounted: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def done(self) -> list[str]:
+        """The slides that can have a section."""
+        return [name for name, state in self.states.items() if state.record is not None]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of a slide; `missing` is the reason if any of them is None, else ""."""
+
+    overview: str | None
+    crops: Sequence[str | None]
+    missing: str
 
 
 def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
     """Make the report of a folder of results again.
 
     Args:
-        results: What `classify` wrote.
+        results: The output folder of `classify`.
         globs: Slides to show with pictures, by name or by file name; those of the last run if none is given.
 
     Raises:
-        InputError: where there are no results, no slide fits, or the folder cannot be written.
+        InputError: if there are no results, or no slide fits.
+        OutputError: if the folder cannot be written, or is in use.
     """
     with open_results(results, STAGE) as folder:
         return make_report(folder, globs)
@@ -104,160 +126,68 @@ def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
 def make_report(folder: ResultFolder, globs: Sequence[str] = ()) -> ReportResult:
     """Write `report.html` of a folder that this process holds.
 
-    Every slide of the folder is in the table; those that `globs` name, else those of the last run, at most
-    MOST_SLIDES, have a section with pictures. Slides are read by this process, whoever classified them: of
-    each an overview and the windows of at most 48 figures, and none is begun after MOST_SECONDS. A slide that
-    is gone or unreadable keeps its numbers, and its section says why there is no picture.
+    Every slide of the folder is in the table. The slides that fit `globs`, or else those of the last run,
+    have a section with pictures, at most MOST_SLIDES. If a slide is missing or cannot be read, its section
+    has its numbers, and the reason instead of its pictures. No slide is opened after MOST_SECONDS.
 
     Raises:
-        InputError: where no slide fits `globs`.
-        OSError: where the file cannot be written.
+        InputError: if no slide fits `globs`.
+        OSError: if the file cannot be written.
     """
-    return _Report(folder, globs).made()
+    started = perf_counter()
+    results = _read_results(folder)
+    selected = _selected(results, globs)
+    shown = selected[:MOST_SLIDES]
+    ids = {name: f"slide-{number}" for number, name in enumerate(shown, start=1)}
+    rows = {name: Row.of(row, ids.get(name)) for name, row in results.rows.items()}
+    limits = Limits.shared(len(shown))
+    deadline = started + MOST_SECONDS
+    page = Page(
+        title=folder.folder.resolve().name,
+        rows=tuple(rows.values()),
+        sections=tuple(
+            _section(results, record, rows[name], limits, deadline)
+            for name in shown
+            if (record := results.states[name].record) is not None
+        ),
+        notes=tuple(_notes(results, len(selected), len(shown))),
+        run=_last_run(results.run),
+        bundles=bundles_of(tuple(results.rows.values())),
+        program=__version__,
+    )
+    path = folder.folder / FILE
+    write_report(path, page)
+    return _result(path, page, perf_counter() - started)
 
 
-class _Report:
-    """One report's state."""
-
-    def __init__(self, folder: ResultFolder, globs: Sequence[str]) -> None:
-        self.folder, self.started = folder, perf_counter()
-        self.states = folder.states()
-        self.records = {name: s.record for name, s in self.states.items() if s.record is not None}
-        self.rows = {name: state.row() for name, state in self.states.items()}
-        self.run, self.recounted = _last_run(folder.folder), read_recount(folder.folder)
-        done = [name for name, row in self.rows.items() if row["status"] == "done" and name in self.records]
-        chosen = self._chosen(done, globs)
-        self.names = chosen[:MOST_SLIDES]
-        self.limits = Limits.shared(len(self.names))
-        self.notes = tuple(self._left_out(len(done), len(chosen)))
-        self.without_picture: dict[str, str] = {}
-
-    def made(self) -> ReportResult:
-        """Write the page."""
-        ids = {name: f"slide-{number}" for number, name in enumerate(self.names, start=1)}
-        rows = {name: table_row(row, ids.get(name)) for name, row in self.rows.items()}
-        page = Page(
-            title=self.folder.folder.resolve().name,
-            rows=tuple(rows.values()),
-            sections=tuple(self._section(self.records[name], rows[name]) for name in self.names),
-            notes=self.notes,
-            bundles=bundles_of(tuple(self.rows.values())),
-            run={name: self.run.get(name) for name in TOLD_OF_RUN} | {"warnings": self._warnings()}
-            if self.run
-            else {},
-            parameters=tuple(parameters(self.run)),
-            program=__version__,
-        )
-        path = self.folder.folder / FILE
-        write_report(path, page)
-        return ReportResult(
-            path=path,
-            slides=len(rows),
-            pictured=tuple(self.names),
-            without_picture=self.without_picture,
-            notes=self.notes,
-            size_bytes=path.stat().st_size,
-            seconds=perf_counter() - self.started,
-        )
-
-    def _chosen(self, done: Sequence[str], globs: Sequence[str]) -> list[str]:
-        if not globs:
-            mine = {slide.get("slide") for slide in self.run.get("slides", ())}
-            return [name for name in done if name in mine] if mine else list(done)
-        fitting = [name for name in done if any(_fits(name, glob) for glob in globs)]
-        if not fitting:
-            raise InputError(
-                f"none of its {len(done)} done slides is called {' or '.join(globs)}",
-                subject=self.folder.folder,
-                stage=STAGE,
-                remedy="Quote a glob; `*` stands for anything, and summary.csv has the names",
-            )
-        return fitting
-
-    def _left_out(self, done: int, chosen: int) -> list[str]:
-        others = f"`wsi-mitosis report {self.folder.folder.name} --slides GLOB` shows others"
-        if chosen > MOST_SLIDES:
-            return [f"{MOST_SLIDES} of {chosen} slides are shown with pictures; {others}"]
-        if chosen < done:
-            return [f"{chosen} of {done} slides are shown with pictures; {others}"]
-        return []
-
-    def _warnings(self) -> list[str]:
-        told = list(self.run.get("warnings", ()))
-        more = len(told) - MOST_WARNINGS
-        return told if more <= 0 else [*told[:MOST_WARNINGS], f"and {more} more, in run.json"]
-
-    def _section(self, record: SlideRecord, row: Row) -> Section:
-        mpp, scale = record.scale.mpp, record.scale
-        figures = self.folder.figures(record.name)
-        classified = figures[figures["label"].notna()]
-        state = self.states[record.name]
-        assessment = state.assessment or Assessment()
-        view = View.of(scale.size_px0, scale.bounds, mpp)
-        shown = gallery(classified, assessment.review, self.limits.crops)
-        picture, pictures, reason = self._pictures(record, view, shown)
-        in_order = gallery(classified, (), len(classified))
-        drawn_marks = in_order.head(self.limits.marks)
-        places = {
-            label: marks(view, *_centres(drawn_marks[drawn_marks["label"] == label]))
-            for label in ("atypical", "typical")
-        }
-        return Section(
-            row=row,
-            assessment=assessment,
-            view=view,
-            coordinates=Coordinates.drawn(self.folder.drawn_frame(record.name), scale.bounds, mpp),
-            overview=picture,
-            no_picture=reason,
-            **places,
-            marks_left_out=len(in_order) - len(drawn_marks),
-            tiles=[
-                Tile(figure, picture)
-                for figure, picture in zip(shown.itertuples(index=False), pictures, strict=True)
-            ],
-            probabilities=probability_bars(classified),
-            votes=vote_bars(classified),
-            excluded={str(k): int(n) for k, n in figures["excluded_reason"].value_counts().items()},
-            reviewed=reviewed_of(self.rows[record.name], self.recounted.get(record.name)),
-            facts=_facts(record, state.assessed),
-            warnings=record.warnings,
-        )
-
-    def _pictures(
-        self, record: SlideRecord, view: View, shown: pd.DataFrame
-    ) -> tuple[str | None, Sequence[str | None], str]:
-        """The overview, a picture per figure, and why any of them is missing."""
-        blank: list[str | None] = [None] * len(shown)
-        if perf_counter() - self.started > MOST_SECONDS:
-            reason = f"no picture: reading the slides before took over {MOST_SECONDS / 60:g} minutes"
-            self.without_picture[record.name] = reason
-            return None, blank, reason
-        slide, reason = _tried(lambda: open_classified(Path(record.slide.path), record.slide.digest))
-        whole, each = None, None
-        if slide is not None:
-            with slide:
-                whole, reason = _tried(lambda: overview(slide, view, self.limits.overview_chars))
-                each, reason_of_crops = _tried(
-                    lambda: crops(slide, view.mpp, *_centres(shown), self.limits.crops_chars)
-                )
-            reason = "; ".join(dict.fromkeys(filter(None, (reason, reason_of_crops))))
-        if reason:
-            self.without_picture[record.name] = reason
-        return whole, blank if each is None else each, f"no picture: {reason}" if reason else ""
+def _result(path: Path, page: Page, seconds: float) -> ReportResult:
+    missing = {section.row.slide: section.no_picture for section in page.sections if section.no_picture}
+    return ReportResult(
+        path=path,
+        slides=len(page.rows),
+        pictured=tuple(section.row.slide for section in page.sections),
+        without_picture=missing,
+        notes=tuple(page.notes),
+        size_bytes=path.stat().st_size,
+        seconds=seconds,
+    )
 
 
-def _tried(make: Callable[[], Made]) -> tuple[Made | None, str]:
-    """What was made, or why not: a picture's failure is that picture's alone."""
-    try:
-        return make(), ""
-    except WsiMitosisError as error:
-        return None, str(error)
-    except Exception as error:  # noqa: BLE001 - the reason stands in the picture's place
-        return None, f"unexpected {type(error).__name__}: {error}"
+# Reading the results
 
 
-def _last_run(folder: Path) -> dict[str, Any]:
-    """`run.json`; empty where it is missing or damaged."""
+def _read_results(folder: ResultFolder) -> _Results:
+    states = folder.states()
+    return _Results(
+        folder=folder,
+        states=states,
+        rows={name: state.row() for name, state in states.items()},
+        run=_read_run(folder.folder),
+        recounted=read_recount(folder.folder),
+    )
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -265,12 +195,95 @@ def _last_run(folder: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
+# Selecting the slides
+
+
+def _selected(results: _Results, globs: Sequence[str]) -> list[str]:
+    """Return the slides that the user or the last run selects, sorted."""
+    done = results.done
+    if not globs:
+        of_run = {slide.get("slide") for slide in results.run.get("slides", ())}
+        return [name for name in done if name in of_run] if of_run else done
+    fitting = [name for name in done if any(_fits(name, glob) for glob in globs)]
+    if not fitting:
+        raise InputError(
+            f"none of the {len(done)} classified slides is named {' or '.join(globs)}",
+            subject=results.folder.folder,
+            stage=STAGE,
+            remedy="Quote a glob; `*` stands for any characters, and summary.csv has the names",
+        )
+    return fitting
+
+
 def _fits(name: str, glob: str) -> bool:
     return fnmatchcase(name, glob) or fnmatchcase(PurePosixPath(name).name, glob)
 
 
-def _centres(figures: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:
+    total = selected if selected > shown else len(results.done)
+    if shown < total:
+        command = f"`wsi-mitosis report {results.folder.folder.name} --slides GLOB`"
+        yield f"{shown} of {total} slides are shown with pictures; {command} shows others"
+
+
+def _last_run(run: Mapping[str, Any]) -> LastRun | None:
+    if not run:
+        return None
+    names = ("version", "started", "ended", "exit_status")
+    warnings = list(run.get("warnings", ()))
+    more = len(warnings) - MOST_WARNINGS
+    return LastRun(
+        **{name: run.get(name) for name in names},
+        parameters=tuple(parameters(run)),
+        warnings=[*warnings[:MOST_WARNINGS], *([f"and {more} more, in run.json"] if more > 0 else [])],
+    )
+
+
+# The section of a slide
+
+
+def _section(results: _Results, record: SlideRecord, row: Row, limits: Limits, deadline: float) -> Section:
+    scale, assessed = record.scale, results.states[record.name].assessed
+    figures = results.folder.figures(record.name)
+    classified = figures[figures["label"].notna()]
+    assessment = Assessment() if assessed is None else assessed.assessment
+    view = View.of(scale.size_px0, scale.bounds, scale.mpp)
+    tiles = gallery_figures(classified, assessment.review, limits.crops)
+    pictures = _pictures(record, view, tiles, limits, deadline)
+    atypical, typical = _places(view, gallery_figures(classified).head(limits.marks))
+    return Section(
+        row=row,
+        assessment=assessment,
+        view=view,
+        coordinates=Coordinates.of(results.folder.drawn_frame(record.name), scale.bounds, scale.mpp),
+        overview=pictures.overview,
+        no_picture=pictures.missing,
+        atypical=atypical,
+        typical=typical,
+        marks_omitted=max(len(classified) - limits.marks, 0),
+        tiles=list(map(Tile, tiles.itertuples(index=False), pictures.crops)),
+        probabilities=probability_bars(classified),
+        votes=vote_bars(classified),
+        excluded={str(k): int(n) for k, n in figures["excluded_reason"].value_counts().items()},
+        reviewed=_reviewed(results, record.name),
+        facts=_facts(record, assessed),
+        warnings=record.warnings,
+    )
+
+
+def _places(view: View, figures: pd.DataFrame) -> list[list[tuple[int, int]]]:
+    """Return the marks of atypical and of typical figures."""
+    labels = ("atypical", "typical")
+    return [marks(view, *_centres(figures[figures["label"] == label])) for label in labels]
+
+
+def _centres(figures: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return figures["x_px0"].to_numpy(np.float64), figures["y_px0"].to_numpy(np.float64)
+
+
+def _reviewed(results: _Results, slide: str) -> Reviewed | None:
+    recounted = results.recounted.get(slide)
+    return None if recounted is None else Reviewed.of(results.rows[slide], recounted)
 
 
 def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[str, str], ...]:
@@ -278,9 +291,6 @@ def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[s
     width, height = scale.size_px0
     mm = f"{width * scale.mpp.x / 1000:.2f} x {height * scale.mpp.y / 1000:.2f} mm"
     pixel = " x ".join(dict.fromkeys(f"{axis:g}" for axis in scale.mpp))
-    hotspot = "none"
-    if assessed is not None and (options := assessed.options).hotspot_area:
-        hotspot = f"{options.hotspot_area:g} mm², {options.hotspot_aspect}, at most {options.hotspots}"
     return (
         ("bundle", model.name),
         ("its digest", model.digest),
@@ -288,7 +298,49 @@ def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[s
         ("classified by", f"wsi-mitosis {record.program}"),
         ("size", f"{width} x {height} px, {mm}"),
         ("pixel size", f"{pixel} µm, from: {scale.mpp_source}"),
-        ("hotspots asked for", hotspot),
+        ("requested hotspots", _requested_hotspots(assessed)),
         ("slide's identity", record.slide.digest),
         ("result's key", record.key),
     )
+
+
+def _requested_hotspots(assessed: AssessedSlide | None) -> str:
+    if assessed is None or not assessed.options.hotspot_area:
+        return "none"
+    options = assessed.options
+    return f"{options.hotspot_area:g} mm², {options.hotspot_aspect}, at most {options.hotspots}"
+
+
+# Pictures
+
+
+def _pictures(
+    record: SlideRecord, view: View, tiles: pd.DataFrame, limits: Limits, deadline: float
+) -> _Pictures:
+    """Make the pictures of a slide; a failure costs only the pictures that it concerns."""
+    none: list[str | None] = [None] * len(tiles)
+    if perf_counter() > deadline:
+        reason = f"{record.name}: reading the other slides took over {MOST_SECONDS / 60:g} minutes"
+        return _Pictures(None, none, reason)
+    slide, reason = _attempt(lambda: open_classified(Path(record.slide.path), record.slide.digest))
+    if slide is None:
+        return _Pictures(None, none, reason)
+    with slide:
+        return _pictures_of(slide, view, tiles, limits)
+
+
+def _pictures_of(slide: Slide, view: View, tiles: pd.DataFrame, limits: Limits) -> _Pictures:
+    whole, no_overview = _attempt(lambda: overview(slide, view, limits.overview_chars))
+    each, no_crops = _attempt(lambda: crops(slide, view.mpp, *_centres(tiles), limits.crops_chars))
+    reasons = dict.fromkeys(filter(None, (no_overview, no_crops)))
+    return _Pictures(whole, [None] * len(tiles) if each is None else each, "; ".join(reasons))
+
+
+def _attempt(make: Callable[[], Made]) -> tuple[Made | None, str]:
+    """Return what `make` returns and "", or None and the reason why it failed."""
+    try:
+        return make(), ""
+    except WsiMitosisError as error:
+        return None, str(error)
+    except Exception as error:  # noqa: BLE001 - the report shows the reason
+        return None, f"unexpected {type(error).__name__}: {error}"

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from tests.slide_files import leica_slide, textured, tiff_of_resolution, tiff_slide
-from wsi_mitosis.core.report import View
 from wsi_mitosis.errors import UnreadableSlideError
-from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
+from wsi_mitosis.io.pages.drawing import View
+from wsi_mitosis.io.pages.pictures import CROP_UM, crop_side, crops, open_classified, overview
 from wsi_mitosis.io.slides import open_native
 from wsi_mitosis.units import Mpp
 
@@ -135,3 +137,14 @@ def test_only_the_slide_that_was_classified_is_opened(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UnreadableSlideError, match="no longer where"):
         open_classified(path, identity)
+
+
+@given(st.floats(0.05, 20), st.floats(0.05, 20))
+def test_a_picture_is_of_one_physical_size_and_never_enlarged(x: float, y: float) -> None:
+    mpp = Mpp(x, y)
+    side, crop_mpp = crop_side(mpp)
+    assert side % 2 == 0
+    assert side * crop_mpp == pytest.approx(CROP_UM)
+    assert 8 <= side <= 128
+    if mpp.mean < 2:
+        assert crop_mpp > 0.9 * mpp.mean

@@ -1,1 +1,1 @@
-"""The report: a page for people, made of what the output folder holds."""
+"""The report: one HTML page that shows the results in an output folder."""

@@ -1,4 +1,4 @@
-"""Small pictures of a slide as text, for a page that holds all it shows. Only the pyramid is read."""
+"""Small pictures of a slide as data URIs, for a page without other files. Only the pyramid is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
-from wsi_mitosis.core.report import crop_side
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.slides import open_native
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsi_mitosis.core.report import View
+    from wsi_mitosis.io.pages.drawing import View
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.units import Mpp
 
@@ -29,11 +28,15 @@ Attempt = TypeVar("Attempt")
 Made = TypeVar("Made")
 
 OVERVIEW_PX = 900
-"""Longer side of an overview at most, px."""
+"""Longest side of an overview, px."""
 MOST_THUMBNAIL_PX = 4096
-"""Longer side of what is read for an overview of a slide that is mostly outside its bounds, px."""
+"""Longest side of the thumbnail from which an overview is cut, px."""
 OVERVIEW_QUALITIES = ((900, 82), (900, 70), (720, 70), (560, 70), (430, 70), (320, 65), (240, 60), (160, 50))
-"""(longer side in px, JPEG quality), the first that is short enough."""
+"""(longer side in px, JPEG quality); the first one that is short enough is used."""
+CROP_UM = 32.0
+"""Side of a picture in the gallery, um: a figure and its neighbouring nuclei."""
+CROP_MPP = 0.25
+"""Pixel size of these pictures, um/px. A coarser slide keeps its own pixel size: enlarging adds no detail."""
 CROP_QUALITIES = (82, 72, 60, 45, 30)
 WHITE = 255
 BATCH = 16
@@ -42,23 +45,27 @@ STAGE = "making pictures"
 
 
 def open_classified(path: Path, identity: str) -> Slide:
-    """Open the slide whose figures are to be shown.
+    """Open the slide whose figures are shown.
+
+    Args:
+        path: Where it was classified.
+        identity: Its identity then.
 
     Raises:
-        UnreadableSlideError: where it is gone, cannot be read, or is not the slide that was classified.
+        UnreadableSlideError: if it is missing, cannot be read, or was changed.
     """
     if not path.exists():
         raise UnreadableSlideError(
             "the slide is no longer where it was classified",
             subject=path.name,
             stage=STAGE,
-            remedy="run.json of its run has the path",
+            remedy="Its path is in run.json",
         )
     slide = open_native(path)
     if slide.identity != identity:
         slide.close()
         raise UnreadableSlideError(
-            "the slide was changed since it was classified",
+            "the slide has changed since it was classified",
             subject=path.name,
             stage=STAGE,
             remedy="Run `classify` again",
@@ -67,15 +74,15 @@ def open_classified(path: Path, identity: str) -> Slide:
 
 
 def overview(slide: Slide, view: View, most_chars: int) -> str:
-    """A part of the slide as a JPEG in a data URI.
+    """Return a part of the slide as a JPEG in a data URI.
 
     Args:
         slide: An open slide.
         view: The part.
-        most_chars: How long the URI may be; the picture is made smaller until it fits.
+        most_chars: Greatest length of the URI; the picture is made smaller until it fits.
 
     Raises:
-        UnreadableSlideError: where it cannot be decoded, or not in bounded time.
+        UnreadableSlideError: if the slide cannot be decoded, or not in bounded time.
     """
     width, height = slide.size_px0
     enlarged = OVERVIEW_PX * max(width, height) / max(view.width, view.height)
@@ -97,17 +104,17 @@ def overview(slide: Slide, view: View, most_chars: int) -> str:
 def crops(
     slide: Slide, mpp: Mpp, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64], most_chars: int
 ) -> list[str]:
-    """Pictures of figures, CROP_UM wide each, as JPEGs in data URIs.
+    """Return pictures of figures, each CROP_UM wide, as JPEGs in data URIs.
 
     Args:
         slide: An open slide.
         mpp: um per level-0 px.
         x_px0: (N,) centres along x, level-0 px, slide frame.
         y_px0: (N,) centres along y.
-        most_chars: How long all URIs together may be; their quality is lowered until they fit, or the least.
+        most_chars: Greatest length of all URIs together; their quality is lowered until they fit.
 
     Raises:
-        UnreadableSlideError: where the slide's pixels cannot be decoded.
+        UnreadableSlideError: if the slide's pixels cannot be decoded.
     """
     side, crop_mpp = crop_side(mpp)
     spec = InputSpec(patch_px=side, mpp=crop_mpp, mpp_tolerance=0, pad_value=WHITE, scale=1)
@@ -122,10 +129,20 @@ def crops(
     return _first_fitting(encoded, CROP_QUALITIES, lambda uris: sum(map(len, uris)), most_chars)
 
 
+def crop_side(mpp: Mpp) -> tuple[int, float]:
+    """Return the side of a gallery's picture in px, and its um/px; their product is CROP_UM.
+
+    Args:
+        mpp: um per level-0 px of the slide.
+    """
+    side = 2 * max(4, round(CROP_UM / max(CROP_MPP, mpp.mean) / 2))
+    return side, CROP_UM / side
+
+
 def _first_fitting(
     make: Callable[[Attempt], Made], attempts: Iterable[Attempt], length: Callable[[Made], int], most: int
 ) -> Made:
-    """The first attempt that is short enough; the last where none is."""
+    """Return the first result that is short enough, or else the last."""
     for attempt in attempts:
         made = make(attempt)
         if length(made) <= most:

@@ -1,7 +1,7 @@
-"""`report.html`: one file that opens without a network and can neither load nor send anything.
+"""`report.html`: one file that can be opened without a network and can neither load nor send anything.
 
-Its content security policy allows pictures inside the file, and the one style and the one script whose
-hashes it states; everything else is refused by the browser, whatever a slide or a class is called.
+Its content security policy allows pictures inside the file, and the one style sheet and the one script whose
+hashes it names. The browser refuses everything else, whatever the name of a slide or a class contains.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.core import qupath, report
+from wsi_mitosis.core import qupath
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.pages import wording
+from wsi_mitosis.io.pages.limits import REGIONS_DRAWN, REVIEW_SHOWN
+from wsi_mitosis.io.pages.pictures import CROP_UM
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wsi_mitosis.io.pages.model import Page
 
 TEMPLATES = files("wsi_mitosis.io.pages") / "templates"
 COLUMNS = (
@@ -31,15 +36,15 @@ COLUMNS = (
 )
 
 
-def write_report(path: Path, page: report.Page) -> None:
-    """Write a page, whole or not at all."""
+def write_report(path: Path, page: Page) -> None:
+    """Write a page; if it fails, an existing file is not changed."""
     write_text(path, render(page))
 
 
-def render(page: report.Page) -> str:
-    """The page as HTML.
+def render(page: Page) -> str:
+    """Return the page as HTML.
 
-    Every text is escaped by the template engine, and a name that the template does not know is an error.
+    The template engine escapes every text, and a name that the page does not have raises an error.
     """
     from jinja2 import BaseLoader, Environment, StrictUndefined
     from markupsafe import Markup
@@ -47,42 +52,36 @@ def render(page: report.Page) -> str:
     style, script = _style(), _text("report.js")
     environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
-        "area": report.area,
-        "interval": report.interval,
-        "moment": report.moment,
-        "number": report.number,
-        "percent": report.percent,
+        **{name: getattr(wording, name) for name in ("area", "interval", "moment", "number", "percent")},
         "raw": lambda value: "" if value is None else repr(float(value)),
-        "sum_of": lambda bar: bar.atypical + bar.typical,
     }
-    template = environment.from_string(_text("report.html.j2"))
-    return template.render(
+    return environment.from_string(_text("report.html.j2")).render(
         page=page,
         columns=COLUMNS,
-        crop_um=report.CROP_UM,
-        regions_drawn=report.REGIONS_DRAWN,
-        review_shown=report.REVIEW_SHOWN,
+        crop_um=CROP_UM,
+        regions_drawn=REGIONS_DRAWN,
+        review_shown=REVIEW_SHOWN,
         policy=_policy(style, script),
-        style=Markup(style),  # noqa: S704 - our own files
+        style=Markup(style),  # noqa: S704 - files of this package
         script=Markup(script),  # noqa: S704
     )
 
 
 def _policy(style: str, script: str) -> str:
-    """Source: W3C, Content Security Policy Level 3, hashes of inline elements."""
+    """Return the policy. Source: W3C, Content Security Policy Level 3, hashes of inline elements."""
     return (
-        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; "
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _source(text: str) -> str:
+def _hash(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     return f"'sha256-{digest}'"
 
 
 def _style() -> str:
-    """The style sheet, in which figures have the colours that they have in QuPath."""
+    """Return the style sheet, with the colours that figures and hotspots have in QuPath."""
     colours = {**qupath.FIGURE_COLOURS, qupath.HOTSPOT_CLASS.casefold(): qupath.HOTSPOT_COLOUR}
     named = "".join(f"--{name}:rgb({r} {g} {b});" for name, (r, g, b) in colours.items())
     return f":root{{{named}}}\n{_text('report.css')}"
