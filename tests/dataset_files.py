@@ -32,6 +32,10 @@ class Told:
 
     def __init__(self) -> None:
         self.outcomes: list[PartOutcome] = []
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def start(self, parts: int, samples: int) -> None:
         self.planned = parts, samples

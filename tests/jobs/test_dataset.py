@@ -36,7 +36,7 @@ from wsi_mitosis import workers
 from wsi_mitosis.core.masks import FigureMask, Haematoxylin
 from wsi_mitosis.errors import DatasetError, OutputError
 from wsi_mitosis.io.training.stores import open_store, sample_digests
-from wsi_mitosis.jobs.dataset import Part, PartOutcome, build, draw, parts, run_part, run_parts, show, verify
+from wsi_mitosis.jobs.dataset import Part, PartOutcome, Reporter, build, draw, parts, run_part, show, verify
 from wsi_mitosis.specs import DatasetSpec
 from wsi_mitosis.workers import build_dataset
 
@@ -207,10 +207,11 @@ def test_a_broken_slide_is_named_and_the_others_parts_are_kept(tmp_path: Path) -
 SCRIPT = """
 import os, signal, sys
 from tests.dataset_files import Told, spec
-from wsi_mitosis.jobs.dataset import build, parts, run_parts
+from wsi_mitosis.jobs.dataset import build, parts, run_part
 parts.CROPS_PER_PART = 3
-def killed(all_parts, spec):
-    for number, outcome in enumerate(run_parts(all_parts, 1)):
+def killed(all_parts, spec, reporter):
+    for number, part in enumerate(all_parts):
+        outcome = run_part(part, 1)
         if number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield outcome
@@ -244,8 +245,10 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
 def stopping(after: int) -> object:
     """An executor that is interrupted after so many parts."""
 
-    def execute(all_parts: Sequence[Part], spec: DatasetSpec) -> Generator[PartOutcome, None, None]:
-        yield from run_parts(all_parts[:after], 1)
+    def execute(
+        all_parts: Sequence[Part], _spec: DatasetSpec, _reporter: Reporter
+    ) -> Generator[PartOutcome, None, None]:
+        yield from (run_part(part, 1) for part in all_parts[:after])
         raise KeyboardInterrupt
 
     return execute
@@ -300,11 +303,32 @@ def test_workers_of_ray_give_what_one_process_gives(tmp_path: Path, monkeypatch:
     assert there.flags == here.flags
 
 
-def dying(part: Part, threads: int) -> PartOutcome:
+def dying(part: Part, threads: int, _emit: object) -> PartOutcome:
     """Its process ends under the second part, as it would when memory runs out."""
     if part.index == 1:
         os._exit(1)
     return run_part(part, threads)
+
+
+def dying_once(part: Part, threads: int, emit: object) -> PartOutcome:
+    marker = part.folder.parent / f"died-{part.index}"
+    if marker.exists():
+        return run_part(part, threads)
+    marker.touch()
+    return dying(part, threads, emit)
+
+
+def test_a_part_whose_worker_dies_once_is_made_by_a_new_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parts_of(3, monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(workers, "_do_part", dying_once)
+    placement, reporter = {"workers": 1, "cpus_per_worker": 1}, Told()
+    options = spec("folder", crops_folder(tmp_path / "in"), tmp_path / "s.zarr", placement=placement, **SMALL)
+    assert (build_dataset(options, reporter).samples, (tmp_path / "died-1").exists()) == (8, True)
+    (warning,) = reporter.warnings
+    assert warning.startswith("Normal/1.png: its worker died (")
 
 
 def test_a_dead_worker_fails_the_build_and_the_other_parts_are_kept(
@@ -315,8 +339,10 @@ def test_a_dead_worker_fails_the_build_and_the_other_parts_are_kept(
     folder = crops_folder(tmp_path / "in")
     placement = {"workers": 1, "cpus_per_worker": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "run_part", dying)
-        with pytest.raises(DatasetError, match=r"1 of the images .*: 'Normal/1\.png: its worker died"):
+        patch.setattr(workers, "_do_part", dying)
+        with pytest.raises(
+            DatasetError, match=r"1 of the images .*: 'Normal/1\.png: its worker died 3 times"
+        ):
             built("folder", folder, tmp_path / "s.zarr", placement=placement, **SMALL)
     assert built("folder", folder, tmp_path / "s.zarr", **SMALL).kept_parts == 2
 

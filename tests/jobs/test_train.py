@@ -303,13 +303,16 @@ def test_folds_on_ray_give_the_same_weights(
     assert len([progress for progress in told.told if progress.metrics]) == 6
 
 
-def dying_once(task: Any, threads: int) -> Any:
+def dying_once(task: Any, threads: int, emit: Any) -> Any:
     """A fold whose process ends after its first epoch, as when memory runs out; not the second time."""
-    for progress in run_fold(task, threads):
-        yield progress
+
+    def emit_or_die(progress: Any) -> None:
+        emit(progress)
         if progress.epoch == 1 and not (task.folder / "died").exists():
             (task.folder / "died").touch()
             os._exit(1)
+
+    return run_fold(task, threads, emit_or_die)
 
 
 def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(
@@ -322,14 +325,14 @@ def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(
     monkeypatch.setattr(workers, "run_fold", dying_once)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     placement = {"workers": 1, "cpus_per_worker": 1, "device": "cpu"}
-    result, _ = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)
+    result, reporter = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)
     assert (result.work / "alpha" / "died").exists()
     assert result.exit_status == 0
     assert weights(result) == weights(whole[0])
+    assert "alpha: its worker died (" in reporter.warnings[-1]
 
 
-def always_dying(task: Any, threads: int) -> Any:
-    yield from ()
+def always_dying(task: Any, _threads: int, _emit: Any) -> None:
     with (task.folder.parent / "deaths").open("a") as file:
         file.write("x")
     os._exit(1)

@@ -262,6 +262,11 @@ class PartsReporter:
         if self._progress is not None:
             self._progress.stop()
 
+    def warn(self, message: str) -> None:
+        """Print something that the user should know."""
+        if not self._quiet:
+            self._console.print(f"note: {printable(message)}", style="yellow")
+
     def start(self, parts: int, samples: int) -> None:
         """Called before the first part."""
         self._samples, self._printed = samples, monotonic()

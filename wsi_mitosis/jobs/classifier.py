@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +16,7 @@ from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRe
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.jobs.slide_result import SlideResult
@@ -84,7 +84,7 @@ class Classifier:
         from wsi_mitosis.nets.members import resolve_device
 
         self.bundle, self.options = bundle, options
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or granted_cpus()
         self.device = resolve_device(device)
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
         self._ensemble: Ensemble | None = None

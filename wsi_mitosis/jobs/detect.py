@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRe
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
 from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides, open_slide
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
@@ -107,7 +107,7 @@ class SlideDetector:
 
         self.model, self.mpp = model, spec.mpp
         self.min_score = model.threshold if spec.min_score is None else spec.min_score
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or granted_cpus()
         self.device = resolve_device(spec.placement.device)
         on_gpu = self.device.startswith("cuda")
         self.batch_size = spec.placement.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)

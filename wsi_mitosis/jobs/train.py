@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +107,8 @@ class Reporter(Protocol):
         ...
 
 
-Executor = Callable[[Sequence[FoldTask], "TrainSpec"], Generator[FoldProgress, None, None]]
-"""Takes folds and yields their progress as it comes; each fold's last says that it ended."""
+Executor = Callable[[Sequence[FoldTask], "TrainSpec", Reporter], Generator[FoldProgress, None, None]]
+"""Trains folds and yields the end of each; the reporter gets the epochs as they are finished."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     asked = _asked(spec, tasks)
     prepare_folder(work, plan)
     failed = {}
-    with closing(execute(asked, spec)) as all_progress:
-        for progress in all_progress:
-            reporter.progress(progress)
-            if progress.error is not None:
-                failed[progress.fold] = progress.error
+    with closing(execute(asked, spec, reporter)) as ends:
+        for end in ends:
+            reporter.progress(end)
+            if end.error is not None:
+                failed[end.fold] = end.error
     records = [FoldFolder(task.folder, task.key).read_record() for task in tasks]
     done = tuple(record for record in records if record is not None)
     waiting = tuple(
@@ -179,31 +179,25 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     return TrainResult(work, plan, done, failed, waiting, bundle)
 
 
-def run_fold(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
-    """Train one fold from where it was left; a fold that is done is not trained again.
+def run_fold(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], None]) -> FoldProgress:
+    """Train one fold, from its last checkpoint if it has one; a finished fold is not trained again.
 
     Args:
         task: The fold.
-        threads: CPU threads to compute on.
+        threads: Number of CPU threads to compute on.
+        on_epoch: Called when an epoch is finished.
 
-    Yields:
-        Each epoch's progress, and the end.
+    Returns:
+        The fold's end: its record, or the error of a fold that failed.
     """
     try:
-        yield from _trained(task, threads)
+        return _trained(task, threads, on_epoch)
     except (WsiMitosisError, FloatingPointError) as error:
-        yield _failure(task, str(error))
+        return _failure(task, str(error))
     except Exception as error:  # noqa: BLE001 - one fold's failure is that fold's alone
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        yield _failure(
-            task, f"{told}. Run again: it goes on from its last checkpoint", traceback.format_exc()
-        )
-
-
-def run_folds(tasks: Sequence[FoldTask], threads: int) -> Generator[FoldProgress, None, None]:
-    """Train folds one after the other in this process."""
-    for task in tasks:
-        yield from run_fold(task, threads)
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        remedy = "Run again: the fold continues from its last checkpoint"
+        return _failure(task, f"{cause}. {remedy}", traceback.format_exc())
 
 
 def export(
@@ -346,15 +340,14 @@ def _asked(spec: TrainSpec, tasks: Sequence[FoldTask]) -> list[FoldTask]:
     return [task for task in tasks if not spec.folds or task.fold.name in spec.folds]
 
 
-def _trained(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
+def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], None]) -> FoldProgress:
     folder = FoldFolder(task.folder, task.key)
     epochs = task.recipe.optimiser.epochs
     if (record := folder.read_record()) is not None:
         if record.ensemble != task.recipe.ensemble:
             record = record.model_copy(update=_stored_scores(task, folder, open_store(task.store), threads))
             folder.write_record(record)
-        yield FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
-        return
+        return FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
     from wsi_mitosis.nets.checkpoints import load_encoder
     from wsi_mitosis.nets.members import cpu_threads
     from wsi_mitosis.nets.training import train as train_member
@@ -376,10 +369,10 @@ def _trained(task: FoldTask, threads: int) -> Iterator[FoldProgress]:
             row = {"epoch": epoch.number, **epoch.metrics, **told}
             folder.write_epoch(row, epoch.chosen, epoch.checkpoint)
             board.write(epoch.number, epoch.metrics)
-            yield FoldProgress(task.fold.name, epoch.number, epochs, metrics=row)
+            on_epoch(FoldProgress(task.fold.name, epoch.number, epochs, metrics=row))
     record = _recorded(task, folder, store, threads)
     folder.write_record(record)
-    yield FoldProgress(task.fold.name, epochs, epochs, record=record)
+    return FoldProgress(task.fold.name, epochs, epochs, record=record)
 
 
 def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> FoldRecord:

@@ -1,7 +1,7 @@
 """Datasets of labelled figures: building, showing and verifying a store."""
 
 from wsi_mitosis.jobs.dataset.build import BuildResult, Reporter, build
-from wsi_mitosis.jobs.dataset.parts import Part, PartOutcome, run_part, run_parts
+from wsi_mitosis.jobs.dataset.parts import Part, PartOutcome, run_part
 from wsi_mitosis.jobs.dataset.show import Contents, DomainContents, draw, show
 from wsi_mitosis.jobs.dataset.verify import Overlap, Verification, verify
 
@@ -17,7 +17,6 @@ __all__ = [
     "build",
     "draw",
     "run_part",
-    "run_parts",
     "show",
     "verify",
 ]

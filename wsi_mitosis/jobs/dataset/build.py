@@ -32,7 +32,11 @@ STAGE = "building a dataset"
 
 
 class Reporter(Protocol):
-    """Whoever shows a build to the user."""
+    """Displays the progress and messages of a build."""
+
+    def warn(self, message: str) -> None:
+        """Show something that the user should know."""
+        ...
 
     def start(self, parts: int, samples: int) -> None:
         """The work begins."""
@@ -43,7 +47,7 @@ class Reporter(Protocol):
         ...
 
 
-Executor = Callable[[Sequence[Part], "DatasetSpec"], Generator[PartOutcome, None, None]]
+Executor = Callable[[Sequence[Part], "DatasetSpec", Reporter], Generator[PartOutcome, None, None]]
 """Takes parts and yields an outcome for each as it ends."""
 
 
@@ -143,7 +147,7 @@ def _through(
 ) -> list[PartOutcome]:
     """All parts in their order; where some fail, the others are done first."""
     outcomes = []
-    with closing(execute(parts, spec)) as done:
+    with closing(execute(parts, spec, reporter)) as done:
         for outcome in done:
             reporter.finished(outcome)
             outcomes.append(outcome)

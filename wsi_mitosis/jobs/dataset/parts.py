@@ -23,8 +23,6 @@ from wsi_mitosis.io.slides import identify, open_native
 from wsi_mitosis.io.training.crops import cut_crops, read_crops, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -148,17 +146,12 @@ def _others(samples: pd.DataFrame, patch_px: int) -> list[NDArray[np.float64]]:
     return others
 
 
-def run_parts(parts: Sequence[Part], threads: int) -> Iterator[PartOutcome]:
-    """Do parts one after the other in this process."""
-    return (run_part(part, threads) for part in parts)
-
-
 def run_part(part: Part, threads: int) -> PartOutcome:
-    """Do one part, unless its file is there; what its input explains is its outcome.
+    """Make one part's file, unless it exists; images that cannot be used are faults of its outcome.
 
     Args:
-        part: What to do.
-        threads: Threads that read a slide.
+        part: The part.
+        threads: Number of threads that read a slide.
     """
     if gone := [f"{short_name(path)}: no such file" for path in part.files if not path.is_file()]:
         return PartOutcome(part.index, len(part.files), faults=tuple(dict.fromkeys(gone)))

@@ -1,0 +1,316 @@
+"""The pool: the same in this process and on Ray; what a lost worker means."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from wsi_mitosis.errors import InputError
+from wsi_mitosis.specs import PlacementOptions
+from wsi_mitosis.workers.placement import Placement
+from wsi_mitosis.workers.pool import ATTEMPTS, Hooks, RayPool, Work, run_tasks
+from wsi_mitosis.workers.runtime import ray_runtime
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60.0
+"""For what another process does; a failure waits for it, a success does not."""
+
+Emit = Callable[[Any], None]
+
+
+@dataclass
+class Notes:
+    """What the pool reports beside its results."""
+
+    events: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def hooks(self) -> Hooks[Any]:
+        return Hooks(self.events.append, self.warnings.append)
+
+
+@dataclass(frozen=True)
+class Lost:
+    task: str
+    reason: str
+
+
+def lost(task: str, reason: str, _details: str | None) -> Lost:
+    return Lost(task, reason)
+
+
+def work(do: Callable[[str, Any, Emit], Any], build: Callable[[int], Any] = int) -> Work[str, Any, Any, Any]:
+    return Work(build, do, lost, str, "Finished tasks are kept.")
+
+
+# What workers do. Files in a folder are what their processes leave behind.
+
+
+def count(task: str, threads: int, emit: Emit) -> str:
+    for number in range(5):
+        emit((task, number))
+    return f"{task} with {threads}"
+
+
+def note_process(folder: Path, task: str, _threads: int, _emit: Emit) -> int:
+    with (folder / task).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return os.getpid()
+
+
+def die(folder: Path, times: int, task: str, threads: int, emit: Emit) -> int:
+    """Task b kills its process so many times."""
+    emit((task, "begins"))
+    process = note_process(folder, task, threads, emit)
+    if task == "b" and len(processes(folder, task)) <= times:
+        os.kill(process, signal.SIGKILL)
+    return process
+
+
+def processes(folder: Path, task: str) -> list[int]:
+    path = folder / task
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_and_note(folder: Path, task: str, threads: int, emit: Emit) -> None:
+    """Note the process, and then work until it is killed."""
+    note_process(folder, task, threads, emit)
+    emit(task)
+    time.sleep(600)
+
+
+def follow_driver(folder: Path, task: str, _threads: int, emit: Emit) -> bool:
+    """Go on when the driver has taken the event; return whether it did so during the task."""
+    emit(task)
+    return wait_for(lambda: (folder / task).exists())
+
+
+def fail(task: str, _threads: int, _emit: Emit) -> str:
+    raise KeyError(task)
+
+
+def refuse(_threads: int) -> int:
+    raise InputError("no such device", subject="--device cuda:99")
+
+
+def refuse_after(folder: Path, _threads: int) -> int:
+    """The first worker starts, and no other does."""
+    try:
+        (folder / "started").mkdir()
+    except FileExistsError:
+        wait_for(lambda: (folder / "ended").exists())
+        raise InputError("no such device") from None
+    return 1
+
+
+def die_in_the_end(folder: Path, task: str, threads: int, emit: Emit) -> str:
+    """The first task ends, the second takes its worker along."""
+    if (folder / "ended").exists():
+        os._exit(1)
+    (folder / "ended").touch()
+    return task
+
+
+def hold_a_thread(task: str, _threads: int, _emit: Emit) -> Callable[[], str]:
+    """Return what cannot be sent to another process."""
+    lock = __import__("threading").Lock()
+    return lambda: f"{task}{lock}"
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + SECONDS
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A local Ray whose processes can import this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with ray_runtime(None) as ray:
+            yield ray
+
+
+Run = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def on_ray(ray: Any) -> Run:
+    def run(tasks: str, work: Work[str, Any, Any, Any], notes: Notes, workers: int = 1) -> list[Any]:
+        return list(RayPool(ray, work, Placement(workers, 1, 0.0), notes.hooks).run(list(tasks)))
+
+    return run
+
+
+@pytest.fixture(params=["here", "ray"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run tasks with one worker, in this process or on Ray."""
+    if request.param == "ray":
+        run: Run = request.getfixturevalue("on_ray")
+        return run
+
+    def here(tasks: str, work: Work[str, Any, Any, Any], notes: Notes) -> list[Any]:
+        options = PlacementOptions(workers=0, cpus_per_worker=1)
+        return list(run_tasks(list(tasks), work, options, notes.hooks))
+
+    return here
+
+
+def test_results_and_events_are_the_same_here_and_on_ray(run: Run) -> None:
+    notes = Notes()
+    assert run("abc", work(count), notes) == ["a with 1", "b with 1", "c with 1"]
+    assert notes.events == [(task, number) for task in "abc" for number in range(5)]
+    assert notes.warnings == []
+
+
+def test_a_worker_that_cannot_be_built_is_an_error_before_anything_is_done(run: Run) -> None:
+    notes = Notes()
+    with pytest.raises(InputError) as raised:
+        run("abc", work(count, refuse), notes)
+    assert str(raised.value) == "--device cuda:99: no such device"
+    assert notes.events == []
+
+
+def test_an_exception_of_a_task_is_raised(run: Run) -> None:
+    with pytest.raises(KeyError, match="a"):
+        run("abc", work(fail), Notes())
+
+
+def test_the_traceback_of_a_worker_is_among_the_notes_of_its_exception(on_ray: Run) -> None:
+    with pytest.raises(KeyError) as raised:
+        on_ray("a", work(fail), Notes())
+    assert "in fail\n" in raised.value.__notes__[0]
+
+
+def test_without_tasks_nothing_is_built() -> None:
+    options = PlacementOptions(workers=2)
+    assert list(run_tasks([], work(count, refuse), options, Notes().hooks)) == []
+
+
+def test_without_workers_ray_is_not_imported() -> None:
+    code = (
+        "import sys\n"
+        "from tests.workers.test_pool import *\n"
+        "list(run_tasks(['a'], work(count), PlacementOptions(workers=0), Notes().hooks))\n"
+        "print('ray' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ended.stdout == "False\n"
+
+
+def test_all_workers_take_part(ray: Any, on_ray: Run) -> None:
+    del ray
+    notes = Notes()
+    results = on_ray("abcdef", work(count), notes, workers=2)
+    assert sorted(results) == [f"{task} with 1" for task in "abcdef"]
+    for task in "abcdef":
+        assert [number for name, number in notes.events if name == task] == list(range(5))
+
+
+def test_events_arrive_while_a_task_is_at_work(ray: Any, tmp_path: Path) -> None:
+    hooks: Hooks[str] = Hooks(lambda task: (tmp_path / task).touch(), print)
+    pool = RayPool(ray, work(partial(follow_driver, tmp_path)), Placement(1, 1, 0.0), hooks)
+    assert list(pool.run(["a", "b"])) == [True, True]
+
+
+def test_a_worker_gets_its_next_task_before_the_caller_gets_a_result(ray: Any, tmp_path: Path) -> None:
+    """The caller writes results, which can take long."""
+    pool = RayPool(ray, work(partial(note_process, tmp_path)), Placement(1, 1, 0.0), Notes().hooks)
+    with closing(pool.run(["a", "b", "c"])) as results:
+        next(results)
+        assert wait_for((tmp_path / "b").exists)
+        time.sleep(0.5)
+        assert not (tmp_path / "c").exists()
+
+
+def test_a_lost_workers_task_is_done_by_a_new_worker(on_ray: Run, tmp_path: Path) -> None:
+    notes = Notes()
+    results = on_ray("abc", work(partial(die, tmp_path, 1)), notes)
+    assert len(results) == 3
+    dead, new = processes(tmp_path, "b")
+    assert results == [*processes(tmp_path, "a"), *processes(tmp_path, "c"), new]
+    assert len({dead, *processes(tmp_path, "c"), new}) == 3
+    (warning,) = notes.warnings
+    assert warning.startswith("b: its worker died (ActorDiedError: ")
+    assert warning.endswith("). It is tried again on a new worker (attempt 2 of 3).")
+    assert notes.events[-1] == ("b", "begins")
+
+
+def test_a_task_is_tried_again_on_a_worker_that_has_done_nothing_else(on_ray: Run, tmp_path: Path) -> None:
+    on_ray("abcdef", work(partial(die, tmp_path, 2)), Notes())
+    others = {process for task in "acdef" for process in processes(tmp_path, task)}
+    assert len(processes(tmp_path, "b")) == ATTEMPTS
+    assert not others & set(processes(tmp_path, "b")[1:])
+
+
+def test_a_task_that_kills_its_workers_is_named_and_costs_no_other_an_attempt(
+    on_ray: Run, tmp_path: Path
+) -> None:
+    notes = Notes()
+    results = on_ray("abcd", work(partial(die, tmp_path, 99)), notes, workers=2)
+    (gone,) = (result for result in results if isinstance(result, Lost))
+    assert gone.task == "b"
+    assert gone.reason.startswith("b: its worker died 3 times (ActorDiedError: ")
+    assert gone.reason.endswith(
+        "). Pass fewer --workers, which need less memory, and run again. Finished tasks are kept."
+    )
+    assert "\n" not in gone.reason
+    assert [len(processes(tmp_path, task)) for task in "abcd"] == [1, 3, 1, 1]
+    assert len(notes.warnings) == 2
+
+
+def test_a_worker_that_cannot_be_built_later_costs_its_task_alone(on_ray: Run, tmp_path: Path) -> None:
+    build = partial(refuse_after, tmp_path)
+    results = on_ray("abc", work(partial(die_in_the_end, tmp_path), build), Notes())
+    assert results[0] == "a"
+    reasons = {result.task: result.reason for result in results[1:]}
+    assert reasons == {task: f"{task}: its worker cannot start: no such device" for task in "bc"}
+
+
+def test_a_result_that_cannot_be_sent_loses_its_task(on_ray: Run) -> None:
+    (result,) = on_ray("a", work(hold_a_thread), Notes())
+    assert "3 times" in result.reason
+    assert "pickle" in result.reason
+
+
+def test_a_pool_that_is_closed_early_leaves_no_process(ray: Any, tmp_path: Path) -> None:
+    """Not even on a Ray that goes on."""
+    notes = Notes()
+    pool = RayPool(ray, work(partial(wait_and_note, tmp_path)), Placement(2, 1, 0.0), notes.hooks)
+    with pytest.raises(KeyboardInterrupt):
+        list(interrupted(pool, notes))
+    gone = [processes(tmp_path, task)[0] for task in "ab"]
+    assert wait_for(lambda: not any(map(psutil.pid_exists, gone)))
+    assert not (tmp_path / "c").exists()
+
+
+def interrupted(pool: RayPool[str, Any, Any], notes: Notes) -> Iterator[Any]:
+    """Interrupt a pool when both of its workers are at work."""
+
+    def interrupt(_event: object) -> None:
+        notes.events.append(_event)
+        if len(notes.events) == 2:
+            raise KeyboardInterrupt
+
+    pool._hooks = Hooks(interrupt, print)
+    return pool.run(["a", "b", "c"])
+
+
+def test_a_finished_pool_leaves_no_process(on_ray: Run, tmp_path: Path) -> None:
+    (process,) = set(on_ray("abc", work(partial(note_process, tmp_path)), Notes()))
+    assert wait_for(lambda: not psutil.pid_exists(process))

@@ -1,0 +1,72 @@
+"""The number of CPUs that this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_QUOTA = frozenset({"max", "-1"})
+"""How cgroup v2 and v1 write that a group has no quota of its own."""
+WITHOUT_CGROUPS = "0::/\n1:cpu:/\n"
+
+
+def granted_cpus(root: Path = Path("/")) -> int:
+    """Return the number of CPUs that this process may use: the smallest of all limits, at least 1.
+
+    The limits are the affinity mask (sched_getaffinity(2)), Slurm's grant (`SLURM_CPUS_PER_TASK`, sbatch(1)),
+    and the CPU quotas of the process's cgroup and of each cgroup above it, whose quotas limit it as well
+    (kernel.org: admin-guide/cgroup-v2, "CPU Interface Files"; scheduler/sched-bwc, "Hierarchical
+    considerations"). A fraction of a CPU is rounded down.
+
+    Args:
+        root: The root of the file system, which holds `proc` and `sys`.
+    """
+    limits: list[float] = [len(os.sched_getaffinity(0))]
+    if (slurm := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        limits.append(int(slurm))
+    limits += (quota for folder in _cgroups(root) if (quota := _quota_cpus(folder)) is not None)
+    return max(1, int(min(limits)))
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and of those above it, of v2 and of v1's CPU controller.
+
+    `/proc/self/cgroup` has lines `number:controllers:path`; version 2 has no controllers (cgroups(7)). In a
+    container the path can be the host's, which does not exist here: the root of the mounted file system is
+    the container's own group then, and it is always among the folders.
+    """
+    mounted = root / "sys/fs/cgroup"
+    for line in _memberships(root):
+        _, controllers, path = line.split(":", 2)
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):
+            yield mounted / ("cpu" if controllers else "") / group
+
+
+def _memberships(root: Path) -> list[str]:
+    try:
+        text = (root / "proc/self/cgroup").read_text()
+    except OSError:
+        text = WITHOUT_CGROUPS
+    return text.splitlines()
+
+
+def _quota_cpus(folder: Path) -> float | None:
+    """Return a cgroup's quota in CPUs; None if it has none, or if its files cannot be read."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return None if quota in NO_QUOTA else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

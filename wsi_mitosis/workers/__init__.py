@@ -1,0 +1,143 @@
+"""Where the work is done: in this process, on a local Ray, or on a cluster. Only this package imports Ray."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsi_mitosis.io.training.crops import short_name
+from wsi_mitosis.jobs.batch import run_batch, run_task
+from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part
+from wsi_mitosis.jobs.detect import SlideDetector, detect_task, run_detection
+from wsi_mitosis.jobs.outcomes import SlideOutcome
+from wsi_mitosis.jobs.plan import SlideTask
+from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
+from wsi_mitosis.workers.pool import Hooks, Work, run_tasks
+from wsi_mitosis.workers.runtime import ray_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.jobs.batch import BatchResult
+    from wsi_mitosis.jobs.dataset import BuildResult, Part
+    from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
+    from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates
+    from wsi_mitosis.jobs.outcomes import Reporter
+    from wsi_mitosis.jobs.plan import ClassifyTask
+    from wsi_mitosis.jobs.slide_result import SlideResult
+    from wsi_mitosis.jobs.train import FoldTask, TrainResult
+    from wsi_mitosis.jobs.train import Reporter as TrainReporter
+    from wsi_mitosis.nets.detector import DetectorModel
+    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, TrainSpec
+
+__all__ = ["build_dataset", "classify_batch", "detect_batch", "train_ensemble", "try_ray"]
+
+AnyTask = TypeVar("AnyTask", bound=SlideTask)
+Model = TypeVar("Model")
+Result = TypeVar("Result")
+
+
+def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
+    """Classify many slides; see `jobs.batch.run_batch`."""
+    return run_batch(spec, _classify, reporter)
+
+
+def detect_batch(spec: DetectSpec, reporter: Reporter) -> DetectResult:
+    """Search many slides for candidates; see `jobs.detect.run_detection`."""
+    return run_detection(spec, _detect, reporter)
+
+
+def build_dataset(spec: DatasetSpec, reporter: BuildReporter) -> BuildResult:
+    """Build a store of labelled figures; see `jobs.dataset.build`."""
+    return build(spec, _do_parts, reporter)
+
+
+def train_ensemble(spec: TrainSpec, reporter: TrainReporter) -> TrainResult:
+    """Train the folds of a recipe; see `jobs.train.train`."""
+    return train(spec, _do_folds, reporter)
+
+
+def try_ray() -> str:
+    """Start a local Ray, run something on it, and return what it granted."""
+    with ray_runtime(None) as ray:
+        ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
+        granted = ray.cluster_resources()
+        return f"starts; {granted.get('CPU', 0):g} CPUs, {granted.get('GPU', 0):g} GPUs"
+
+
+def _classify(
+    tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
+) -> Generator[SlideOutcome[SlideResult], None, None]:
+    work = _slide_work(partial(_classifier, bundle, spec), run_task)
+    return run_tasks(tasks, work, spec.placement, Hooks(reporter.patches, reporter.warn))
+
+
+def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
+    options = spec.placement
+    return Classifier(
+        bundle, spec.result, device=options.device, batch_size=options.batch_size, threads=threads
+    )
+
+
+def _detect(
+    tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, reporter: Reporter
+) -> Generator[SlideOutcome[SlideCandidates], None, None]:
+    work = _slide_work(partial(_slide_detector, model, spec), detect_task)
+    return run_tasks(tasks, work, spec.placement, Hooks(reporter.patches, reporter.warn))
+
+
+def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> SlideDetector:
+    return SlideDetector(model, spec, threads=threads)
+
+
+def _slide_work(
+    build: Callable[[int], Model],
+    do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
+) -> Work[AnyTask, Model, int, SlideOutcome[Result]]:
+    return Work(build, do, _lost_slide, lambda task: task.name, "Finished slides are kept.")
+
+
+def _lost_slide(task: SlideTask, reason: str, details: str | None) -> SlideOutcome[Any]:
+    return SlideOutcome(task.name, "failed", error=reason, details=details)
+
+
+def _do_parts(
+    parts: Sequence[Part], spec: DatasetSpec, reporter: BuildReporter
+) -> Generator[PartOutcome, None, None]:
+    work: Work[Part, int, None, PartOutcome] = Work(
+        _threads, _do_part, _lost_part, lambda part: short_name(part.files[0]), "Finished parts are kept."
+    )
+    hooks = Hooks[None](lambda _: None, reporter.warn)
+    return run_tasks(parts, work, spec.placement, hooks, on_gpus=spec.masks == "nuclick")
+
+
+def _do_part(part: Part, threads: int, _emit: Callable[[None], None]) -> PartOutcome:
+    return run_part(part, threads)
+
+
+def _lost_part(part: Part, reason: str, _details: str | None) -> PartOutcome:
+    return PartOutcome(part.index, len(part.files), faults=(reason,))
+
+
+def _do_folds(
+    tasks: Sequence[FoldTask], spec: TrainSpec, reporter: TrainReporter
+) -> Generator[FoldProgress, None, None]:
+    work: Work[FoldTask, int, FoldProgress, FoldProgress] = Work(
+        _threads,
+        run_fold,
+        _lost_fold,
+        lambda task: task.fold.name,
+        "The fold continues from its last checkpoint.",
+    )
+    return run_tasks(tasks, work, spec.placement, Hooks(reporter.progress, reporter.warn))
+
+
+def _lost_fold(task: FoldTask, reason: str, details: str | None) -> FoldProgress:
+    return FoldProgress(task.fold.name, 0, task.recipe.optimiser.epochs, error=reason, details=details)
+
+
+def _threads(number: int) -> int:
+    """What a worker keeps if it builds nothing: the number of its CPU threads."""
+    return number
