@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi_mitosis.io.bundles import Bundle, write_bundle
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.training.stores import Store, sample_table, write_store
 from wsi_mitosis.specs import BundleManifest
 
@@ -42,7 +43,10 @@ class KnownEnsemble:
     asked: list[tuple[str, int]]
     """Member and the number (the crop's first pixel) of each crop that was asked about."""
 
-    def __init__(self, manifest: BundleManifest, states: list[Any], *, device: str, tta: str | None) -> None:
+    def __init__(
+        self, manifest: BundleManifest, states: list[Any], *, device: str, tta: str | None, threads: int
+    ) -> None:
+        assert threads == granted_cpus()
         assert (len(states), len(manifest.member), device) == (1, 1, "cpu")
         self.tta, self.read_px = tta, manifest.input.patch_px
         self._file = manifest.member[0].file

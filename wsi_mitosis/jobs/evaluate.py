@@ -20,6 +20,7 @@ from wsi_mitosis.core.scoring import (
     member_names,
 )
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.jobs.predict import BATCH
 from wsi_mitosis.version import __version__
 
@@ -180,7 +181,7 @@ def _alone(views: _Views, index: int, state: Mapping[str, NDArray[np.floating]],
     from wsi_mitosis.nets.members import Ensemble
 
     manifest = views.manifest.model_copy(update={"member": (views.manifest.member[index],)})
-    return Ensemble(manifest, [state], device=device, tta=views.tta)
+    return Ensemble(manifest, [state], device=device, tta=views.tta, threads=granted_cpus())
 
 
 def _classify(ensemble: Ensemble, crops: NDArray[np.uint8]) -> Probabilities:

@@ -10,6 +10,7 @@ import numpy as np
 from wsi_mitosis.core.geometry import cut_centres, read_px
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
 from wsi_mitosis.version import __version__
 
@@ -117,7 +118,14 @@ def predict_stack(
     crops = read_stack(path)
     from wsi_mitosis.nets.members import Ensemble
 
-    ensemble = Ensemble(bundle.manifest, bundle.read_members(), device=device, tta=tta, vote=vote)
+    ensemble = Ensemble(
+        bundle.manifest,
+        bundle.read_members(),
+        device=device,
+        tta=tta,
+        vote=vote,
+        threads=granted_cpus(),
+    )
     try:
         votes = predict_crops(crops, ensemble, bundle)
     except InputError as error:

@@ -1,0 +1,62 @@
+"""Models compute on the CPUs that are granted, which can be fewer than those of the affinity mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from wsi_mitosis.io.bundles import open_bundle
+from wsi_mitosis.jobs import classify, detect, evaluate, predict
+from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs.detect import SlideDetector
+from wsi_mitosis.nets import members
+from wsi_mitosis.nets.detector import DetectorModel
+from wsi_mitosis.nets.untrained import stained_noise
+from wsi_mitosis.specs import DetectSpec, ResultOptions
+
+GRANTED = 7
+"""More than a laptop has, so that it cannot be any other number."""
+
+
+@pytest.fixture(autouse=True)
+def granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for job in (classify, detect, evaluate, predict):
+        monkeypatch.setattr(job, "granted_cpus", lambda: GRANTED)
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The numbers of threads that torch was set to."""
+    numbers: list[int | None] = []
+
+    @contextmanager
+    def note(number: int | None) -> Iterator[None]:
+        numbers.append(number)
+        yield
+
+    monkeypatch.setattr(members, "cpu_threads", note)
+    return numbers
+
+
+def test_a_classifier_takes_the_granted_cpus(small_bundle: Path) -> None:
+    bundle = open_bundle(small_bundle)
+    assert Classifier(bundle, ResultOptions(), device="cpu").threads == GRANTED
+    assert Classifier(bundle, ResultOptions(), device="cpu", threads=2).threads == 2
+
+
+def test_a_detector_takes_the_granted_cpus() -> None:
+    model = DetectorModel("stub", Path("none.pth"), "0" * 64, 512, 0.5, 21, 0.4)
+    spec = DetectSpec.parse({"slides": ["a"], "out": "b", "placement": {"device": "cpu"}}, "test")
+    assert SlideDetector(model, spec).threads == GRANTED
+
+
+def test_predictions_take_the_granted_cpus(
+    small_bundle: Path, tmp_path: Path, used: list[int | None]
+) -> None:
+    tifffile.imwrite(tmp_path / "s.tiff", stained_noise(4, 32, seed=1), photometric="rgb")
+    predict.predict_stack(tmp_path / "s.tiff", open_bundle(small_bundle), device="cpu")
+    assert used == [GRANTED]
