@@ -25,19 +25,31 @@ with termination_interrupts():
 """
 
 
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def environment() -> dict[str, str]:
+    """The environment of processes that know nothing of this one's Ray and can import this module."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of a cluster that other processes run, on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        try:
-            yield cluster.address
-        finally:
-            cluster.shutdown()
+    """The address of a cluster on this machine that another process runs."""
+    command = [sys.executable, "-c", CLUSTER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment(), text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
 
 
 @pytest.mark.parametrize("where", ["local", "cluster"])
@@ -46,11 +58,10 @@ def test_no_worker_outlives_its_driver(
     request: pytest.FixtureRequest, tmp_path: Path, where: str, number: signal.Signals
 ) -> None:
     address = "" if where == "local" else request.getfixturevalue("cluster")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, address, tmp_path],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment(),
         stderr=subprocess.DEVNULL,
     )
     try:
