@@ -10,8 +10,8 @@ import pytest
 import tifffile
 
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.jobs import classify, detect, evaluate, predict
-from wsi_mitosis.jobs.classify import Classifier
+from wsi_mitosis.jobs import classifier, detect, evaluate, predict
+from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.detect import SlideDetector
 from wsi_mitosis.nets import members
 from wsi_mitosis.nets.detector import DetectorModel
@@ -24,7 +24,7 @@ GRANTED = 7
 
 @pytest.fixture(autouse=True)
 def granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for job in (classify, detect, evaluate, predict):
+    for job in (classifier, detect, evaluate, predict):
         monkeypatch.setattr(job, "granted_cpus", lambda: GRANTED)
 
 
