@@ -1,4 +1,4 @@
-"""What the name of a class means: a mitotic figure, a look-alike of one, or nothing that can be known."""
+"""The meaning of a class's name: a mitotic figure, a look-alike of one, or unknown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _AS_A_CLASS = re.compile(
     """,
     re.VERBOSE,
 )
-"""Names that mean no mitotic figure where they name a class, but perhaps not in any other text."""
+"""Names of classes that are not mitotic figures; in other texts the same words may mean something else."""
 _MITOTIC = re.compile(r"mito|митоз|有丝分裂|核分裂|\b[an]?mfs?\b")
 _KIND = re.compile(r"typical|normal|(pro|meta|ana|telo)phase|cytokinesis")
 _YES = r"true|yes|y|t|ja|si|oui|x|\+|☑|✓|1(\.0*)?"
@@ -46,45 +46,45 @@ _SAYS_NOTHING = re.compile(rf"[+-]?\d+(\.0*)?|{_YES}|{_NO}")
 
 
 def words(name: str) -> str:
-    """A name in lower case without accents, a blank between words: `NonMitotic` is `non mitotic`."""
+    """Return a name in lower case without accents, blanks between words: `NonMitotic` is `non mitotic`."""
     plain = unicodedata.normalize("NFKD", _CAMEL_CASE.sub(" ", name))
     plain = "".join(char for char in plain if not unicodedata.combining(char))
     return _NO_WORD.sub(" ", plain.casefold()).strip()
 
 
 def is_look_alike(name: str) -> bool:
-    """Whether a class is of objects that look like mitotic figures and are none."""
+    """Return whether a class is of objects that only look like mitotic figures."""
     text = words(name)
     return _PLAINLY.search(text) is not None or _AS_A_CLASS.search(text) is not None
 
 
 def is_plainly_look_alike(text: str) -> bool:
-    """Whether a text of any kind, such as a comment, says that something is no mitotic figure."""
+    """Return whether any text, such as a comment, states that an object is not a mitotic figure."""
     return _PLAINLY.search(words(text)) is not None
 
 
 def is_mitotic(name: str) -> bool:
-    """Whether a class is of mitotic figures, whichever kind."""
+    """Return whether a class is of mitotic figures of any kind."""
     return _MITOTIC.search(words(name)) is not None and not is_look_alike(name)
 
 
 def is_kind(name: str) -> bool:
-    """Whether a class is a kind of mitotic figure: typical or atypical, or a phase."""
+    """Return whether a class is a kind of mitotic figure: typical, atypical, or a phase."""
     return _KIND.search(words(name)) is not None
 
 
 def are_unexplained(names: Iterable[str]) -> bool:
-    """Whether several classes are only numbers, or yes and no: which of them is mitotic, they do not say."""
+    """Return whether classes are only numbers, or yes and no, so that the mitotic one is unknown."""
     distinct = {name.strip().casefold() for name in names}
     return len(distinct) > 1 and all(_SAYS_NOTHING.fullmatch(name) for name in distinct)
 
 
 def flagged(name: str, values: Iterable[str | None]) -> list[str | None] | None:
-    """The classes that a column of yes and no means by its name, such as `is_mitosis` or `hard_negative`.
+    """Return the classes that a column of yes and no names, such as `is_mitosis` or `hard_negative`.
 
     Returns:
-        `not mitotic` or `look-alike` where a value says so, None for the others; None for a column that is no
-        such flag.
+        `not mitotic` or `look-alike` for the values that mean it, None for the others; None if the column is
+        not such a flag.
     """
     mitotic, look_alike = is_mitotic(name), is_look_alike(name)
     texts = [None if value is None else value.strip().casefold() for value in values]
