@@ -1,4 +1,4 @@
-"""Training recipes: everything that a trained bundle depends on beside its data, as frozen data."""
+"""Training recipes: everything that a trained bundle depends on apart from its data."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ class DecoderSpec(Spec):
 
 
 class LossSpec(Spec):
-    """What is minimised.
+    """The loss that is minimised.
 
     Attributes:
         class_weights: `balanced`: inverse to class frequency in the fold's training domains.
-        experts_share: The cross-entropy's target is this share of the experts' votes and the rest of their
-            majority; 0 is the majority alone.
-        dice: Which Dice loss the decoders have.
+        experts_share: Share of the experts' votes in the cross-entropy's target; the rest is their majority.
+        dice: Kind of the decoders' Dice loss.
         classification: Weight of the cross-entropy.
         mask: Weight of the mask's Dice loss.
         pixels: Weight of the pixel classes' Dice loss.
@@ -47,14 +46,14 @@ class LossSpec(Spec):
 
 
 class OptimiserSpec(Spec):
-    """How it is minimised.
+    """How the loss is minimised.
 
     Attributes:
         name: `adam` (decay as an L2 term), `adamw` (decoupled), or `muon`: that for the hidden convolutions,
             `adamw` for the rest.
-        learning_rate: The highest, where the schedule changes it.
+        learning_rate: Learning rate; the highest one if the schedule changes it.
         schedule: `constant`, or `one-cycle`: up for the share `warm_up` of all steps, then down to nearly 0.
-        batch: Samples per step; the last, smaller batch of an epoch is left out.
+        batch: Samples per step; the last, smaller batch of an epoch is skipped.
     """
 
     name: Literal["adam", "adamw", "muon"]
@@ -67,19 +66,19 @@ class OptimiserSpec(Spec):
 
 
 class AugmentationSpec(Spec):
-    """Online augmentation; see `nets.augment`. A zero leaves a change out.
+    """Online augmentation; see `nets.augment`. A change whose value is zero is not made.
 
     Attributes:
         rotation: By any angle, by right angles, or not.
         flips: Both mirror images.
-        zoom: Enlarged or shrunk by up to this, relative.
+        zoom: Most that a crop is enlarged or shrunk by, relative.
         stain_scale: Each stain's density times 1 +- this.
         stain_shift: Each stain's density plus +- this.
         gamma: Intensities to the power of e^+-this.
         contrast: Contrast times 1 +- this.
         saturation: Saturation times 1 +- this.
         channel_gain: Each of R, G, B times 1 +- this.
-        sharpness: Blurred or sharpened by up to this; 1 is a Gaussian of 1 px.
+        sharpness: Most that a crop is blurred or sharpened by; 1 is a Gaussian of 1 px.
         noise: Standard deviation of Gaussian noise, up to this share of white.
         jpeg: Lowest and highest JPEG quality, for half of the crops; none where empty.
     """
@@ -100,18 +99,19 @@ class AugmentationSpec(Spec):
     @model_validator(mode="after")
     def _qualities(self) -> Self:
         if self.jpeg and not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
-            raise ValueError("'jpeg' wants the lowest and the highest quality, 1 to 100")
+            raise ValueError("'jpeg' should be the lowest and the highest quality, 1 to 100")
         return self
 
 
 class SelectionSpec(Spec):
-    """Which epoch's weights, and which folds.
+    """The epoch whose weights are kept, and the folds that become members.
 
     Attributes:
-        epoch: `best`: of the lowest total loss on the validation domain among those that were looked at;
-            `last`.
-        every: Epochs from one look at the validation domain to the next; the last epoch always gets one.
-        members: How many folds become members, those of the lowest validation loss; all where there are
+        epoch: `best`: the one with the lowest total loss on the validation domain among those that were
+            evaluated; `last`.
+        every: Epochs from one evaluation on the validation domain to the next; the last epoch is always
+            evaluated.
+        members: Number of folds that become members, those of the lowest validation loss; all if there are
             fewer.
     """
 
@@ -125,10 +125,10 @@ class RecipeSpec(Spec):
 
     Attributes:
         decoders: None trains the classification alone.
-        dropout: In the head's hidden layers.
-        precision: `auto`: bf16 on a GPU that has it, on a CPU where a measurement at the start says that it
-            pays, fp32 otherwise.
-        initial_weights: `random`, or `given`: an encoder's checkpoint must be named when training starts.
+        dropout: Dropout in the head's hidden layers.
+        precision: `auto`: bf16 on a GPU that has it, and on a CPU if it is faster in a measurement at the
+            start; fp32 otherwise.
+        initial_weights: `random`, or `given`: training needs the checkpoint of an encoder.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -148,12 +148,14 @@ class RecipeSpec(Spec):
     @model_validator(mode="after")
     def _fits_the_encoder(self) -> Self:
         if self.input.patch_px % 8:
-            raise ValueError("'input.patch_px' wants a multiple of 8: the encoder halves it three times")
+            raise ValueError(
+                "'patch_px' in [input] should be a multiple of 8, because the encoder halves it three times"
+            )
         return self
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the weights: all but how members are chosen and vote."""
+        """SHA-256 of what the weights depend on: everything except how members are selected and vote."""
         left_out: Any = {"name": True, "selection": {"members"}, "ensemble": True}
         # Without defaults: a key that a later version adds leaves the digests of older recipes as they are.
         content = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
@@ -161,18 +163,18 @@ class RecipeSpec(Spec):
 
 
 class FoldRecord(Spec):
-    """`fold.json`: what is known of a fold that is done.
+    """`fold.json`: the record of a finished fold.
 
     Attributes:
-        key: Of all that decides its weights.
-        sha256: Of the member's file.
-        epoch: Whose weights they are.
+        key: Digest of everything that its weights depend on.
+        sha256: Digest of the member's file.
+        epoch: Epoch of these weights.
         validation_loss: Total loss on the validation domain after that epoch, float32, one view.
-        validation_balanced_accuracy: Of the stored weights with the recipe's views; None where a class is
-            absent.
+        validation_balanced_accuracy: Balanced accuracy of the stored weights with the recipe's views; None if
+            a class is absent.
         validation_auroc: Likewise.
-        ensemble: The views and the threshold of these two scores; None where unknown.
-        seconds: Spent in epochs, over all runs.
+        ensemble: The views and the threshold of these two scores; None if unknown.
+        seconds: Time spent in epochs, over all runs.
     """
 
     fold: str
@@ -202,7 +204,7 @@ class FoldRecord(Spec):
         """Parse and check a record.
 
         Raises:
-            SpecError: where the text is no record.
+            SpecError: if the text is not a record.
         """
         try:
             data = json.loads(text)

@@ -222,7 +222,7 @@ def _unknown(spec: type[Spec], location: Location, *, is_table: bool) -> str:
     if not near:
         return f"{text} (known: {', '.join(path[-1] for path in here)})"
     best = next(path for path in (*here, *paths) if path[-1] == near[0])
-    return f"{text} (did you mean {toml_name(best)}?)"
+    return f"{text} (did you mean {f'[{best[0]}]' if is_top else toml_name(best)}?)"
 
 
 def _paths(spec: type[Spec], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

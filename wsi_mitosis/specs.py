@@ -7,6 +7,7 @@ The fields of runs (`ClassifySpec`, `DetectSpec`, `DatasetSpec`, `TrainSpec`) ar
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -18,14 +19,14 @@ from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
 
 
 class InputSpec(Spec):
-    """How a bundle wants its patches: part of the evaluated model, not of a run's options.
+    """The patches that a bundle classifies: part of the evaluated model, not of a run's options.
 
     Attributes:
         patch_px: Side of the square patch that the network sees, px; even.
         mpp: Pixel size of that patch, um/px.
-        mpp_tolerance: Relative; a slide whose pixel size lies inside it is taken as it is.
+        mpp_tolerance: Relative; patches of a slide inside it are not resampled.
         pad_value: Grey level 0..255 outside the slide.
-        scale: Pixel values are divided by it.
+        scale: Divisor of pixel values.
     """
 
     patch_px: int = Field(ge=8, multiple_of=2)
@@ -36,7 +37,7 @@ class InputSpec(Spec):
 
 
 class NetworkSpec(Spec):
-    """Which network the members' weights fit."""
+    """The network of the members."""
 
     backbone: Literal["preact-resnet50"]
     width: int = Field(ge=1, le=64)
@@ -44,7 +45,7 @@ class NetworkSpec(Spec):
 
 
 class EnsembleSpec(Spec):
-    """How members become one label.
+    """How the votes of members become one label.
 
     Attributes:
         threshold: A member votes atypical at or above this mean P(atypical) over its views.
@@ -59,14 +60,14 @@ class EnsembleSpec(Spec):
 
     @field_validator("zooms")
     @classmethod
-    def _sensible(cls, zooms: tuple[float, ...]) -> tuple[float, ...]:
+    def _are_distinct(cls, zooms: tuple[float, ...]) -> tuple[float, ...]:
         if not zooms or len(set(zooms)) != len(zooms) or not all(0.25 <= zoom <= 4 for zoom in zooms):
             raise ValueError("should be distinct zooms between 0.25 and 4")
         return zooms
 
 
 class MemberSpec(Spec):
-    """One member: its weights file and what its fold measured."""
+    """One member: the file of its weights, and the results of its fold."""
 
     file: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -84,10 +85,10 @@ class MemberSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """Where a trained bundle comes from.
+    """The origin of a trained bundle.
 
     Attributes:
-        samples: File beside the manifest, a line per sample: its digest, a blank, its domain.
+        samples: File beside the manifest, with a line per sample: its digest, a blank, its domain.
     """
 
     dataset_digest: str
@@ -125,7 +126,7 @@ class BundleManifest(Spec):
     training: TrainingSpec | None = None
 
     @model_validator(mode="after")
-    def _trained_says_on_what(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.trained and self.training is None:
             raise ValueError("a trained bundle needs the table [training]")
         if len({member.file for member in self.member}) != len(self.member):
@@ -134,17 +135,17 @@ class BundleManifest(Spec):
 
 
 class StoreAttributes(Spec):
-    """What a store of samples says of itself.
+    """The attributes of a store of samples.
 
     Attributes:
         patch_px: Side of its images and masks, px.
-        mpp: um/px; None for crops, which state none.
-        licence: As whoever built it gave it.
-        source: How its labels were read.
+        mpp: um/px; None for crops, whose pixel size is unknown.
+        licence: Licence that was given when it was built.
+        source: Kind of the source of its labels.
         mask_provider_version: Changes when the provider's masks do; empty without a provider.
         domains: Sorted.
         digest: SHA-256 over images, masks and samples, whatever the layout of the files.
-        code_version: Of the program that wrote it.
+        code_version: Version of the program that wrote it.
     """
 
     error: ClassVar[type[InputError]] = DatasetError
@@ -162,29 +163,31 @@ class StoreAttributes(Spec):
     code_version: str
 
 
+_candidates = partial(Option, changes="result", known_by="candidates")
+_result = partial(Option, changes="result")
+_assessment = partial(Option, changes="assessment")
+_drawing = partial(Option, changes="drawing")
+_product = partial(Option, changes="product")
+_run = partial(Option, changes="run")
+"""Descriptions by what an option changes; a key holds the candidates themselves in place of `_candidates`."""
+
 GivenMpp = Annotated[
     float | None,
     Field(ge=MPP_RANGE[0], le=MPP_RANGE[1]),
-    Option(
-        help="Pixel size of slides that state none, or an absurd one.",
-        unit="um/px",
-        changes="result",
-        known_by="mpp",
-    ),
+    _result(help="Pixel size of slides that state none, or an absurd one.", unit="um/px", known_by="mpp"),
 ]
 Slides = Annotated[
     tuple[str, ...],
     Field(min_length=1),
-    Option(
+    _run(
         help="Slides: files, folders, quoted globs, or a .csv or .txt list (slide[,mpp]).",
         positional=True,
         metavar="SLIDE...",
-        changes="run",
     ),
 ]
-Recursive = Annotated[bool, Option(help="Search folders with their subfolders.", changes="run")]
-Overwrite = Annotated[bool, Option(help="Process finished slides again.", changes="run")]
-FailFast = Annotated[bool, Option(help="Stop at the first failed slide.", changes="run")]
+Recursive = Annotated[bool, _run(help="Search folders with their subfolders.")]
+Overwrite = Annotated[bool, _run(help="Process finished slides again.")]
+FailFast = Annotated[bool, _run(help="Stop at the first failed slide.")]
 
 
 class InputOptions(Spec):
@@ -193,57 +196,36 @@ class InputOptions(Spec):
     slides: Slides
     detections: Annotated[
         str,
-        Option(
-            help="Candidates: one file for all slides, or a folder with one file per slide.",
-            metavar="PATH",
-            changes="result",
-            known_by="candidates",
+        _candidates(
+            help="Candidates: one file for all slides, or a folder with one file per slide.", metavar="PATH"
         ),
     ]
     format: Annotated[
-        DetectionFormat,
-        Option(
-            help="Format of the detections; auto detects it from their content.",
-            changes="result",
-            known_by="candidates",
-        ),
+        DetectionFormat, _candidates(help="Format of the detections; auto detects it from their content.")
     ] = "auto"
     columns: Annotated[
         dict[str, str],
         Field(default_factory=dict),
-        Option(
-            help="Names of a table's columns that have none of the usual names.",
-            metavar="x=A,y=B,...",
-            changes="result",
-            known_by="candidates",
+        _candidates(
+            help="Names of a table's columns that have none of the usual names.", metavar="x=A,y=B,..."
         ),
     ]
     decimal: Annotated[
         DecimalSign | None,
-        Option(
+        _candidates(
             help="Decimal sign in a table; the other sign separates thousands.",
             default="detected from its columns",
-            changes="result",
-            known_by="candidates",
         ),
     ] = None
     units: Annotated[
-        LengthUnit | None,
-        Option(
-            help="Unit of the coordinates.",
-            default="the format's",
-            changes="result",
-            known_by="candidates",
-        ),
+        LengthUnit | None, _candidates(help="Unit of the coordinates.", default="the format's")
     ] = None
     frame: Annotated[
         Frame | None,
-        Option(
+        _candidates(
             help="Frame of the coordinates, by its origin: slide = corner of level 0, qupath = corner of the "
             "slide's bounds.",
             default="the format's",
-            changes="result",
-            known_by="candidates",
         ),
     ] = None
     recursive: Recursive = False
@@ -254,43 +236,31 @@ class ResultOptions(Spec):
 
     classes: Annotated[
         tuple[str, ...],
-        Option(
+        _candidates(
             flag="--class",
             help="Class whose objects are candidates; repeatable.",
             metavar="NAME",
             default="those that the format means",
-            changes="result",
-            known_by="candidates",
         ),
     ] = ()
-    min_score: Annotated[
-        float | None,
-        Option(help="Exclude candidates with a lower score.", changes="result", known_by="candidates"),
-    ] = None
+    min_score: Annotated[float | None, _candidates(help="Exclude candidates with a lower score.")] = None
     merge_um: Annotated[
         float | None,
         Field(gt=0),
-        Option(
-            help="Merge candidates that are nearer than this; the highest score is kept.",
-            unit="um",
-            changes="result",
-            known_by="candidates",
-        ),
+        _candidates(help="Merge candidates that are nearer than this; the highest score is kept.", unit="um"),
     ] = None
     mpp: GivenMpp = None
     vote: Annotated[
         Vote,
-        Option(
-            help="Members that vote: all, or early: until the majority is certain, with the same labels.",
-            changes="result",
+        _result(
+            help="Members that vote: all, or early: until the majority is certain, with the same labels."
         ),
     ] = "all"
     tta: Annotated[
         Tta | None,
-        Option(
+        _result(
             help="Views of each patch: as it is, with both flips, or all 8 symmetries of the square.",
             default="the bundle's",
-            changes="result",
             known_by="tta",
         ),
     ] = None
@@ -308,26 +278,24 @@ HOTSPOT_AREA, HOTSPOT_ASPECT = 2.0, "4:3"
 HotspotArea = Annotated[
     float,
     Field(ge=0, le=1000),
-    Option(
+    _assessment(
         help="Area of the window with the most mitotic figures; 0 = no hotspot.",
         unit="mm^2",
         metavar="MM2",
-        changes="assessment",
     ),
 ]
 HotspotAspect = Annotated[
     str,
     AfterValidator(_proportion),
-    Option(
+    _assessment(
         help="Width to height of this window; the turned window is tried as well.",
         metavar="W:H",
-        changes="assessment",
     ),
 ]
 Hotspots = Annotated[
     int,
     Field(ge=1, le=100),
-    Option(help="Number of hotspots at most; they do not overlap.", metavar="K", changes="assessment"),
+    _assessment(help="Number of hotspots at most; they do not overlap.", metavar="K"),
 ]
 
 
@@ -348,53 +316,41 @@ class AssessmentOptions(Spec):
 class OutputOptions(Spec):
     """Where results go, what is computed from the labels, and how it is shown."""
 
-    folder: Annotated[
-        str, Option(flag="--out", help="Folder of the results.", metavar="DIR", changes="run")
-    ] = "wsi-mitosis-results"
+    folder: Annotated[str, _run(flag="--out", help="Folder of the results.", metavar="DIR")] = (
+        "wsi-mitosis-results"
+    )
     objects: Annotated[
         Literal["detections", "annotations"],
-        Option(
-            help="Objects that figures are in QuPath: detections are fast, annotations can be edited.",
-            changes="drawing",
-        ),
+        _drawing(help="Objects that figures are in QuPath: detections are fast, annotations can be edited."),
     ] = "detections"
     geojson_frame: Annotated[
-        Frame,
-        Option(
-            help="Frame of the GeoJSON, and of --regions; slide if QuPath runs with --no-crop.",
-            changes="drawing",
-        ),
+        Frame, _drawing(help="Frame of the GeoJSON, and of --regions; slide if QuPath runs with --no-crop.")
     ] = "qupath"
     hotspot_area: HotspotArea = HOTSPOT_AREA
     hotspot_aspect: HotspotAspect = HOTSPOT_ASPECT
     hotspots: Hotspots = 1
     regions: Annotated[
         str | None,
-        Option(
+        _assessment(
             help="GeoJSON of regions from QuPath, a file or a folder with one per slide. Figures are counted "
             "in each region, and hotspots are searched inside regions only.",
             metavar="PATH",
-            changes="assessment",
             known_by="regions",
         ),
     ] = None
     dicom: Annotated[
         bool,
-        Option(
+        _drawing(
             help="Write annotations of DICOM slides as DICOM as well; needs wsi-mitosis[dicom].",
-            changes="drawing",
             known_by="dicom",
         ),
     ] = False
-    report: Annotated[
-        bool, Option(flag="--no-report", help="Do not write report.html.", changes="product")
-    ] = True
+    report: Annotated[bool, _product(flag="--no-report", help="Do not write report.html.")] = True
     qupath_project: Annotated[
         bool,
-        Option(
+        _product(
             help="Write a QuPath project with the slides, the class colours, and a script that imports the "
-            "figures.",
-            changes="product",
+            "figures."
         ),
     ] = False
     overwrite: Overwrite = False
@@ -410,35 +366,27 @@ class PlacementOptions(Spec):
     """Where the work is done."""
 
     workers: Annotated[
-        int | None,
-        Field(ge=0),
-        Option(help="Ray workers; 0 = work in this process.", default="auto", changes="run"),
+        int | None, Field(ge=0), _run(help="Ray workers; 0 = work in this process.", default="auto")
     ] = None
     gpus_per_worker: Annotated[
-        float | None,
-        Field(ge=0),
-        Option(help="GPUs of each worker; may be a fraction.", default="auto", changes="run"),
+        float | None, Field(ge=0), _run(help="GPUs of each worker; may be a fraction.", default="auto")
     ] = None
-    cpus_per_worker: Annotated[
-        int | None, Field(ge=1), Option(help="CPUs of each worker.", default="auto", changes="run")
-    ] = None
+    cpus_per_worker: Annotated[int | None, Field(ge=1), _run(help="CPUs of each worker.", default="auto")] = (
+        None
+    )
     address: Annotated[
-        str | None,
-        Option(help="Existing Ray cluster, such as head:6379 or auto.", metavar="ADDRESS", changes="run"),
+        str | None, _run(help="Existing Ray cluster, such as head:6379 or auto.", metavar="ADDRESS")
     ] = None
     device: Annotated[
         str,
-        Option(
+        _result(
             help="Device of the networks: auto, cpu, cuda or cuda:N. Results of CPU and GPU are kept apart.",
             metavar="DEVICE",
-            changes="result",
             known_by="device",
         ),
     ] = "auto"
     batch_size: Annotated[
-        int | None,
-        Field(ge=1),
-        Option(help="Patches or tiles per batch.", default="auto", changes="run"),
+        int | None, Field(ge=1), _run(help="Patches or tiles per batch.", default="auto")
     ] = None
 
     @model_validator(mode="after")
@@ -454,11 +402,10 @@ class ClassifySpec(Spec):
     input: InputOptions
     model: Annotated[
         str | None,
-        Option(
+        _result(
             help="Folder of a bundle, or the name of a shipped one (see `models list`).",
             metavar="BUNDLE",
             default="amibr-nano",
-            changes="result",
             known_by="bundle",
         ),
     ] = None
@@ -471,29 +418,22 @@ class DetectSpec(Spec):
     """One `detect` run."""
 
     slides: Slides
-    out: Annotated[
-        str, Option(help="Table of the candidates of all slides.", metavar="CSV", changes="run")
-    ] = "dets.csv"
-    model: Annotated[
-        str, Option(help="Name of a detector of TIAToolbox.", metavar="NAME", changes="result")
-    ] = "KongNet_Det_MIDOG_1"
+    out: Annotated[str, _run(help="Table of the candidates of all slides.", metavar="CSV")] = "dets.csv"
+    model: Annotated[str, _result(help="Name of a detector of TIAToolbox.", metavar="NAME")] = (
+        "KongNet_Det_MIDOG_1"
+    )
     weights: Annotated[
         str | None,
-        Option(
+        _result(
             help="Checkpoint of the detector, or hub to fetch it; nothing else goes online.",
             metavar="PATH",
             default="what was fetched before",
-            changes="result",
         ),
     ] = None
     min_score: Annotated[
         float | None,
         Field(ge=0, lt=1),
-        Option(
-            help="Probability above which a peak is a candidate.",
-            default="the detector's, 0.99",
-            changes="result",
-        ),
+        _result(help="Probability above which a peak is a candidate.", default="the detector's, 0.99"),
     ] = None
     mpp: GivenMpp = None
     recursive: Recursive = False
@@ -507,60 +447,45 @@ class DatasetSpec(Spec):
 
     path: Annotated[
         str,
-        Option(
-            help="Table of labels, or the folder above the folders of crops.",
-            positional=True,
-            metavar="PATH",
-            changes="result",
+        _result(
+            help="Table of labels, or the folder above the folders of crops.", positional=True, metavar="PATH"
         ),
     ]
-    source: Annotated[LabelSource, Option(help="How PATH states the labels.", changes="result")]
-    out: Annotated[str, Option(help="Folder of the store.", metavar="STORE.zarr", changes="run")]
+    source: Annotated[LabelSource, _result(help="How PATH states the labels.")]
+    out: Annotated[str, _run(help="Folder of the store.", metavar="STORE.zarr")]
     images: Annotated[
         str | None,
-        Option(
-            help="Folder of the crops or slides.",
-            metavar="DIR",
-            default="the table's folder",
-            changes="result",
-        ),
+        _result(help="Folder of the crops or slides.", metavar="DIR", default="the table's folder"),
     ] = None
     masks: Annotated[
-        MaskProviderName,
-        Option(help="Method that segments the figures, for multi-task training.", changes="result"),
+        MaskProviderName, _result(help="Method that segments the figures, for multi-task training.")
     ] = "haematoxylin"
     nuclick_weights: Annotated[
-        str | None,
-        Option(help="Checkpoint for --masks nuclick; hub fetches it.", metavar="PATH|hub", changes="result"),
+        str | None, _result(help="Checkpoint for --masks nuclick; hub fetches it.", metavar="PATH|hub")
     ] = None
     domain: Annotated[
         str | None,
         Field(min_length=1),
-        Option(
+        _result(
             help="Domain of the samples of a folder, or of a csv without that column.",
             default="the folder's or table's name",
-            changes="result",
         ),
     ] = None
     patch_px: Annotated[
         int,
         Field(ge=8, multiple_of=2),
-        Option(
-            help="Side of the patches that are cut from slides, and the least side of crops.",
-            unit="px",
-            changes="result",
-        ),
+        _result(help="Side of the patches that are cut from slides, and the least side of crops.", unit="px"),
     ] = 128
-    licence: Annotated[str, Option(help="Licence of the images.", metavar="TEXT", changes="product")] = (
-        "not stated"
-    )
-    overwrite: Annotated[bool, Option(help="Replace an existing store.", changes="run")] = False
+    licence: Annotated[str, _product(help="Licence of the images.", metavar="TEXT")] = "not stated"
+    overwrite: Annotated[bool, _run(help="Replace an existing store.")] = False
     placement: Annotated[PlacementOptions, Only(["workers"])] = PlacementOptions()
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
         if (self.masks == "nuclick") != (self.nuclick_weights is not None):
-            raise ValueError("masks by nuclick and --nuclick-weights, a file or hub, go together")
+            raise ValueError(
+                "--masks nuclick needs --nuclick-weights, a file or hub, and only it has a use for them"
+            )
         if self.domain is not None and self.source in {"midog25", "amibr"}:
             raise ValueError(f"{self.source} has its own domains; --domain is for folder and csv")
         if self.images is not None and self.source == "folder":
@@ -573,62 +498,38 @@ class TrainSpec(Spec):
 
     recipe: Annotated[
         str,
-        Option(
-            help="TOML file, or the name of a shipped recipe.",
-            positional=True,
-            metavar="RECIPE.toml",
-            changes="result",
-        ),
+        _result(help="TOML file, or the name of a shipped recipe.", positional=True, metavar="RECIPE.toml"),
     ]
-    dataset: Annotated[
-        str, Option(help="Store that `dataset build` made.", metavar="STORE.zarr", changes="result")
-    ]
-    out: Annotated[str, Option(help="Folder of the new bundle.", metavar="BUNDLE", changes="run")]
+    dataset: Annotated[str, _result(help="Store that `dataset build` made.", metavar="STORE.zarr")]
+    out: Annotated[str, _run(help="Folder of the new bundle.", metavar="BUNDLE")]
     work: Annotated[
         str | None,
-        Option(
+        _run(
             help="Folder of checkpoints, metrics and curves.",
             metavar="DIR",
             default="BUNDLE.training, beside it",
-            changes="run",
         ),
     ] = None
     folds: Annotated[
         tuple[str, ...],
-        Option(
-            flag="--fold",
-            help="Fold to train in this run; repeatable.",
-            metavar="NAME",
-            default="all",
-            changes="run",
-        ),
+        _run(flag="--fold", help="Fold to train in this run; repeatable.", metavar="NAME", default="all"),
     ] = ()
     validation: Annotated[
         dict[str, str],
         Field(default_factory=dict),
-        Option(
+        _result(
             help="The fold that tests on TEST selects on DOMAIN; repeatable.",
             metavar="TEST=DOMAIN",
             default="the next domain",
-            changes="result",
         ),
     ]
     encoder_weights: Annotated[
-        str | None,
-        Option(
-            help="Checkpoint, for a recipe that starts from one.",
-            metavar="PATH",
-            changes="result",
-        ),
+        str | None, _result(help="Checkpoint, for a recipe that starts from one.", metavar="PATH")
     ] = None
-    name: Annotated[
-        str | None, Option(help="Name of the bundle.", default="its folder's", changes="product")
-    ] = None
+    name: Annotated[str | None, _product(help="Name of the bundle.", default="its folder's")] = None
     licence: Annotated[
-        str | None,
-        Option(help="Licence of the weights.", metavar="TEXT", default="the dataset's", changes="product"),
+        str | None, _product(help="Licence of the weights.", metavar="TEXT", default="the dataset's")
     ] = None
     placement: Annotated[
-        PlacementOptions,
-        Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"]),
+        PlacementOptions, Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"])
     ] = PlacementOptions()

@@ -66,11 +66,8 @@ STORE = click.argument("store", type=click.Path(path_type=Path))
 
 @command.command()
 @STORE
-@click.option(
-    "--sheet",
-    type=click.Path(path_type=Path),
-    metavar="FILE.png",
-    help="Picture of some figures.  [default: STORE.png beside the store]",
+@options.path(
+    "--sheet", metavar="FILE.png", help="Picture of some figures.  [default: STORE.png beside the store]"
 )
 @options.as_json
 def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
@@ -97,9 +94,8 @@ def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
 
 @command.command()
 @STORE
-@click.option(
+@options.path(
     "--against",
-    type=click.Path(path_type=Path),
     metavar="OTHER",
     help="Second store: list the figures that both have, by image, and by slide and place.",
 )

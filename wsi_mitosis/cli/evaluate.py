@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,21 +11,16 @@ from wsi_mitosis.cli.render import message, note
 from wsi_mitosis.cli.streams import json_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsi_mitosis.tables import Tta
 
 
 @click.command()
 @options.model
-@click.option(
-    "--dataset",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="STORE.zarr",
-    help="Store that `dataset build` made.",
-)
-@click.option(
+@options.path("--dataset", required=True, metavar="STORE.zarr", help="Store that `dataset build` made.")
+@options.path(
     "--out",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Folder for evaluation.json and .md, roc.png, calibration.png and predictions.csv.",
 )

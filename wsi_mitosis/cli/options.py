@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -168,6 +170,8 @@ def _number(kind: type[int] | type[float], field: OptionField) -> click.ParamTyp
     )
 
 
+path = partial(click.option, type=click.Path(path_type=Path))
+"""Decorator of an option whose value is a path."""
 model = one(ClassifySpec, "model")
 device = one(ClassifySpec, "device")
 tta = one(ClassifySpec, "tta")

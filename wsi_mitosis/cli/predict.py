@@ -20,15 +20,11 @@ INPUT_DIR, OUTPUT_DIR = Path("/input"), Path("/output")
 
 @click.command()
 @click.argument("stack", required=False, type=click.Path(path_type=Path), metavar="[STACK]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="File for the predictions.")
+@options.path("--out", metavar="FILE.json", help="File for the predictions.")
 @options.model
 @click.option("--grand-challenge", is_flag=True, help="Run as the container of MIDOG 2025 track 2.")
-@click.option(
-    "--input-dir", type=click.Path(path_type=Path), help="For --grand-challenge.  [default: /input]"
-)
-@click.option(
-    "--output-dir", type=click.Path(path_type=Path), help="For --grand-challenge.  [default: /output]"
-)
+@options.path("--input-dir", help="For --grand-challenge.  [default: /input]")
+@options.path("--output-dir", help="For --grand-challenge.  [default: /output]")
 @options.device
 @options.tta
 @options.vote

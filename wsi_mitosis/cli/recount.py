@@ -32,10 +32,9 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
+@options.path(
     "--reviewed",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="GeoJSON exported from QuPath, a file per slide, named after it.",
 )

@@ -1,4 +1,4 @@
-"""Pipeline files: a classify run, written down."""
+"""Pipeline files, which hold the options of a classify run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
 
     Args:
         pipeline: A TOML file, or the bare name of a shipped one.
-        root: Where relative paths start; the file's folder if not given, the current one for a shipped file.
+        root: Folder that relative paths start at; by default the file's folder, and for a shipped file the
+            current one.
 
     Raises:
-        SpecError: where there is no such pipeline, or its keys are not those of `ClassifySpec`.
+        SpecError: if there is no such pipeline, or its keys are not those of `ClassifySpec`.
     """
     path = Path(pipeline)
     base = path.parent
