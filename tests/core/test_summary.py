@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from wsi_mitosis.core.summary import count, wilson
 
@@ -67,6 +68,13 @@ def test_wilsons_interval_holds_the_share_and_stays_within_0_and_1(of: int, data
     mirrored = wilson(of - atypical, of)
     assert mirrored is not None
     assert bounds == pytest.approx((1 - mirrored[1], 1 - mirrored[0]), abs=1e-9)
+
+
+@given(st.integers(1, 10**6), st.data())
+def test_wilsons_interval_is_scipys(of: int, data: st.DataObject) -> None:
+    atypical = data.draw(st.integers(0, of))
+    interval = binomtest(atypical, of).proportion_ci(method="wilson")
+    assert wilson(atypical, of) == pytest.approx((interval.low, interval.high), rel=1e-12, abs=1e-15)
 
 
 def test_without_figures_there_is_no_interval() -> None:

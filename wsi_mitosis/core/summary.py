@@ -65,12 +65,12 @@ class Counts(Spec):
 def wilson(successes: int, trials: int) -> tuple[float, float] | None:
     """Wilson's 95 % score interval of a proportion (Wilson 1927, without continuity correction).
 
-    It holds chance alone: that figures are drawn at random, and that every label is right. It stays within
-    0 and 1, and is of use for few figures, where the normal approximation is not.
+    It covers chance alone: figures are taken as drawn at random, and every label as correct. It stays within
+    0 and 1, and is valid for few figures, unlike the normal approximation.
 
     Args:
-        successes: How many of the trials, 0 to `trials`.
-        trials: How many there are.
+        successes: Number of successes, 0 to `trials`.
+        trials: Number of trials.
 
     Returns:
         (low, high); None without trials.
@@ -80,7 +80,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float] | None:
     share, square = successes / trials, _Z95**2
     middle = (share + square / (2 * trials)) / (1 + square / trials)
     half = _Z95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    # none and all are the interval's own ends, whatever the rounding
+    # The ends are exact for none and for all. scipy.stats has the same function, but takes 0.5 s to import.
     return (0.0 if not successes else middle - half), (1.0 if successes == trials else middle + half)
 
 

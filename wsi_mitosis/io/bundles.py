@@ -1,4 +1,4 @@
-"""Bundles: what is classified with, checked byte for byte before use."""
+"""Bundles: the models that classify. Their files are checked byte for byte before use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+
 from wsi_mitosis.errors import BundleError, OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.shipped import names, shipped
@@ -18,7 +20,7 @@ from wsi_mitosis.specs import BundleManifest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,12 +33,12 @@ GET_AGAIN = "Take the bundle from its source again"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are what its manifest says.
+    """A bundle whose files match its manifest.
 
     Attributes:
-        folder: Where it lies.
-        manifest: What it states.
-        digest: SHA-256 of the manifest's content, which holds the hashes of its files.
+        folder: The bundle's folder.
+        manifest: The content of `manifest.toml`.
+        digest: SHA-256 of the manifest's content, which includes the hashes of the bundle's files.
     """
 
     folder: Path
@@ -44,23 +46,23 @@ class Bundle:
     digest: str
 
     def read_members(self) -> list[dict[str, NDArray[np.floating]]]:
-        """The members' weights in the manifest's order, arrays by name as stored.
+        """Read the members' weights: arrays by name as stored, in the manifest's order.
 
         Raises:
-            BundleError: where a file is missing, altered, or no safetensors file.
+            BundleError: If a file is missing, altered, or not a safetensors file.
         """
-        # Hashed again: what is computed with is what was checked, however late it is read.
+        # Hashed again, because the files may have changed since the bundle was opened.
         return [_weights(self.folder / member.file, member.sha256) for member in self.manifest.member]
 
     def read_samples(self) -> dict[str, frozenset[str]]:
-        """The samples that the members were trained, selected and tested on; empty for an untrained bundle.
+        """Read which samples the members were trained, selected and tested on.
 
         Returns:
-            The domains of each by its digest (`SAMPLE_COLUMNS`): a figure may occur in several. No domain
-            where the bundle does not state them.
+            The domains of each sample by its digest (`SAMPLE_COLUMNS`). A sample can be in several domains,
+            and has none if the bundle does not state them. Empty for an untrained bundle.
 
         Raises:
-            BundleError: where the file is missing, altered, or no text.
+            BundleError: If the file is missing, altered, or not text.
         """
         training = self.manifest.training
         if training is None:
@@ -71,7 +73,7 @@ class Bundle:
             lines = content.decode().split("\n")
         except UnicodeDecodeError as error:
             raise BundleError(
-                f"is no text: {error}", subject=path, stage="reading samples", remedy=GET_AGAIN
+                f"is not text: {error}", subject=path, stage="reading samples", remedy=GET_AGAIN
             ) from error
         domains: dict[str, set[str]] = {}
         for digest, _, domain in (line.partition(" ") for line in lines if line):
@@ -79,10 +81,10 @@ class Bundle:
         return {digest: frozenset(of_digest) for digest, of_digest in domains.items()}
 
     def read_card(self) -> str:
-        """The bundle's CARD.md; empty without one.
+        """Read the bundle's CARD.md; empty if it does not exist.
 
         Raises:
-            BundleError: where it cannot be read, or is no UTF-8 text.
+            BundleError: If it cannot be read, or is not text in UTF-8.
         """
         path = self.folder / CARD
         try:
@@ -99,10 +101,10 @@ class Bundle:
 
 
 def write_card(bundle: Bundle, card: str) -> None:
-    """Replace a bundle's CARD.md, which is no part of its digest.
+    """Replace a bundle's CARD.md, which its digest does not cover.
 
     Raises:
-        OutputError: where it cannot be written.
+        OutputError: If it cannot be written.
     """
     try:
         write_text(bundle.folder / CARD, card)
@@ -113,13 +115,13 @@ def write_card(bundle: Bundle, card: str) -> None:
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle.
+    """Return the folder of a bundle.
 
     Args:
-        name_or_path: A bundle's folder, or the name of a shipped one.
+        name_or_path: A bundle's folder, or the name of a shipped bundle.
 
     Raises:
-        BundleError: where there is neither; it lists the shipped ones.
+        BundleError: If there is no such folder or bundle. The message lists the shipped bundles.
     """
     path = Path(name_or_path)
     try:
@@ -127,13 +129,13 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
             return path
         if str(name_or_path) in names("models"):
             return shipped("models") / path
-        cause = f"a folder without {MANIFEST}" if path.is_dir() else "no such bundle"
+        cause = f"the folder has no {MANIFEST}" if path.is_dir() else "no such bundle"
     except OSError as error:  # no permission, or a name that no file can have
         cause = f"cannot be read: {_reason(error)}"
     raise BundleError(
         cause,
         subject=name_or_path,
-        remedy=f"Name a bundle's folder, or a shipped one: {', '.join(names('models'))}",
+        remedy=f"Give a bundle's folder, or the name of a shipped bundle: {', '.join(names('models'))}",
     )
 
 
@@ -141,11 +143,11 @@ def open_bundle(folder: Path) -> Bundle:
     """Read a bundle's manifest and check every file against it.
 
     Args:
-        folder: As `find_bundle` gives it.
+        folder: The result of `find_bundle`.
 
     Raises:
-        BundleError: where the manifest is missing, malformed or of a newer schema, or where a file is
-            missing, altered, holds no weights, or is a weights file that the manifest does not list.
+        BundleError: If the manifest is missing, malformed or of a newer schema, or if a file is missing,
+            altered, without weights, or a weights file that the manifest does not list.
     """
     data = _manifest_data(folder / MANIFEST)
     manifest = BundleManifest.parse(data, folder / MANIFEST)
@@ -155,10 +157,10 @@ def open_bundle(folder: Path) -> Bundle:
             f"{MANIFEST} does not list it",
             subject=folder / strangers[0],
             stage="checking files",
-            remedy="Remove it if you put it there; otherwise take the bundle from its source again",
+            remedy="Remove it if you added it. Otherwise take the bundle from its source again",
         )
     for file, sha256 in listed.items():
-        _weights(folder / file, sha256)  # before any slide is read: a bad file fails the whole run
+        _weights(folder / file, sha256)  # before any slide is opened, because a bad file fails the whole run
     if manifest.training is not None:
         _checked(folder / manifest.training.samples, manifest.training.samples_sha256)
     return Bundle(folder, manifest, _digest(data))
@@ -172,29 +174,29 @@ def write_bundle(
     *,
     samples: Sequence[str] = (),
 ) -> Bundle:
-    """Write a bundle: all of it or nothing.
+    """Write a bundle, as a whole or not at all.
 
     Args:
-        folder: Where it goes; must not exist or be empty.
-        fields: The manifest without `schema`, without the members' `file` and `sha256`, and without the
-            `samples` and `samples_sha256` of `training`, all of which are added. `member` may be left out.
-        states: Weights of each member by name; stored as float16.
+        folder: The bundle's folder. It must not exist, or be empty.
+        fields: The manifest without `schema`, the members' `file` and `sha256`, and the `samples` and
+            `samples_sha256` of `training`, which are added. `member` is optional.
+        states: Weights of each member, arrays by name. They are stored as float16.
         card: Text of CARD.md.
-        samples: For a bundle with `training`, of each sample its digest, a blank, and its domain.
+        samples: For a bundle with `training`, the digest, a blank and the domain of each sample.
 
     Returns:
-        The bundle as read back from disk.
+        The bundle, as read back from disk.
 
     Raises:
-        OutputError: where the folder is in use or cannot be written.
-        BundleError: where a weight does not fit float16, or the fields not the schema.
+        OutputError: If the folder is in use or cannot be written.
+        BundleError: If a weight does not fit float16, or the fields do not fit the schema.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             "exists already",
             subject=folder,
             stage="writing a bundle",
-            remedy="Choose another folder, or remove it",
+            remedy="Choose another folder, or remove this one",
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +208,7 @@ def write_bundle(
     try:
         _write_files(temporary, fields, states, card, samples)
         bundle = open_bundle(temporary)
-        temporary.chmod(0o755)  # mkdtemp's folders are their owner's alone
+        temporary.chmod(0o755)  # mkdtemp makes a folder that only its owner can open
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,9 +222,13 @@ def _write_files(
     card: str,
     samples: Sequence[str],
 ) -> None:
-    told = fields.get("member", [{} for _ in states])
-    data = {"schema": SCHEMA, **fields, "member": []}
-    for index, (state, member) in enumerate(zip(states, told, strict=True)):
+    stated = fields.get("member", [{} for _ in states])
+    data = {
+        "schema": SCHEMA,
+        **{key: value for key, value in fields.items() if key != "member"},
+        "member": [],
+    }
+    for index, (state, member) in enumerate(zip(states, stated, strict=True)):
         path = folder / f"member-{index}.safetensors"
         path.write_bytes(pack_weights(state, path.name))
         data["member"].append({"file": path.name, "sha256": _sha256(path.read_bytes()), **member})
@@ -232,26 +238,30 @@ def _write_files(
         hashed = {"samples": path.name, "samples_sha256": _sha256(path.read_bytes())}
         data["training"] = {**fields["training"], **hashed}
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
-    (folder / MANIFEST).write_text(_toml(data), encoding="utf-8", newline="\n")
+    (folder / MANIFEST).write_text(tomli_w.dumps(_without_none(data)), encoding="utf-8", newline="\n")
 
 
 def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
-    """Weights as the bytes of a safetensors file, float16.
+    """Return weights as the bytes of a safetensors file, float16.
+
+    Args:
+        state: Arrays by name.
+        name: The file's name, for messages.
 
     Raises:
-        BundleError: where a value does not fit float16.
+        BundleError: If a value does not fit float16.
     """
     import numpy as np
     from safetensors.numpy import save
 
-    with np.errstate(over="ignore"):  # what overflows is found below
+    with np.errstate(over="ignore"):  # overflow is checked below
         halves = {key: np.ascontiguousarray(array, dtype=np.float16) for key, array in state.items()}
     if bad := [key for key, array in halves.items() if not np.isfinite(array).all()]:
         raise BundleError(
             f"'{bad[0]}' has values that float16 cannot hold",
             subject=name,
             stage="writing a bundle",
-            remedy="Training has diverged: train again with a lower learning rate",
+            remedy="The training has diverged. Train again with a lower learning rate",
         )
     return bytes(save(halves))
 
@@ -259,18 +269,14 @@ def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
 def _manifest_data(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # of the second kind: no UTF-8, no TOML, huge numbers
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, huge numbers
         raise BundleError(
             f"cannot be read: {_reason(error)}", subject=path, stage="opening a bundle", remedy=GET_AGAIN
         ) from error
     schema = data.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise BundleError(
-            f"its schema {schema} is newer than the {SCHEMA} that this version knows",
+            f"its schema {schema} is newer than schema {SCHEMA} of this version",
             subject=path,
             stage="opening a bundle",
             remedy="Upgrade the program: pip install --upgrade wsi-mitosis",
@@ -279,19 +285,19 @@ def _manifest_data(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, sha256: str) -> bytes:
-    """The content of a file whose hash is as it should be."""
+    """Read a file and check its hash."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BundleError(
-            "the manifest lists it, but it cannot be read: " + str(error.strerror),
+            f"the manifest lists it, but it cannot be read: {error.strerror}",
             subject=path,
             stage="checking files",
             remedy=GET_AGAIN,
         ) from error
     if _sha256(content) != sha256:
         raise BundleError(
-            "is not the file that the manifest lists (SHA-256 differs)",
+            "it is not the file that the manifest lists (the SHA-256 differs)",
             subject=path,
             stage="checking files",
             remedy=GET_AGAIN,
@@ -300,20 +306,20 @@ def _checked(path: Path, sha256: str) -> bytes:
 
 
 def _weights(path: Path, sha256: str) -> dict[str, NDArray[np.floating]]:
-    """The arrays of a weights file whose hash is as it should be."""
+    """Read the arrays of a weights file and check its hash."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         return dict(load(_checked(path, sha256)))
-    except (SafetensorError, TypeError, KeyError) as error:  # the last: a number format that NumPy lacks
+    except (SafetensorError, TypeError, KeyError) as error:  # KeyError: a data type that NumPy lacks
         raise BundleError(
-            f"holds no weights: {error}", subject=path, stage="loading weights", remedy=GET_AGAIN
+            f"it has no weights: {error}", subject=path, stage="loading weights", remedy=GET_AGAIN
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Why a file cannot be read, without its name."""
+    """Return why a file cannot be read, without its name."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not text in UTF-8"
     return str(error.strerror if isinstance(error, OSError) else error)
@@ -324,37 +330,12 @@ def _sha256(content: bytes) -> str:
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    """Of the content as read, not as parsed: a default that a later version adds leaves it as it is."""
+    """Hash the content as it is in the file, without defaults, which a later version may add."""
     return _sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _toml(data: Mapping[str, Any]) -> str:
-    """A manifest as TOML: plain values first, then its tables, then its lists of tables."""
-    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
-    lists = {key: value for key, value in data.items() if _is_tables(value)}
-    plain = {key: value for key, value in data.items() if key not in tables and key not in lists}
-    sections = [*_toml_lines(plain)]
-    for key, table in tables.items():
-        sections += ["", f"[{key}]", *_toml_lines(table)]
-    for key, entries in lists.items():
-        for entry in entries:
-            sections += ["", f"[[{key}]]", *_toml_lines(entry)]
-    return "\n".join(sections) + "\n"
-
-
-def _is_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
-
-
-def _toml_lines(table: Mapping[str, Any]) -> Iterator[str]:
-    """TOML has no null: what is None is left out."""
-    return (f"{key} = {_toml_value(value)}" for key, value in table.items() if value is not None)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    if isinstance(value, float):
-        return repr(float(value))  # NumPy's own repr is no TOML
-    # JSON's strings, whole numbers and truth values are TOML's, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_none(value: Any) -> Any:
+    """Leave out what is None, because TOML has no null. Tables are dictionaries, in lists as well."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value

@@ -55,9 +55,9 @@ def listing(columns: dict[str, Any], files: Sequence[Path], *, on_slides: bool) 
 
 
 def store_order(samples: pd.DataFrame) -> list[int]:
-    """The rows of samples by domain, slide, and source_id in natural order.
+    """Return the rows of samples ordered by domain, slide, and source_id in natural order.
 
-    What still ties is ordered by its other columns, so that the order of a file's rows decides nothing.
+    Ties are ordered by the other columns, so that the order of a file's rows does not matter.
     """
     names = zip(samples["domain"], samples["slide"], map(natural_key, samples["source_id"]), strict=True)
     others = samples[[name for name in SAMPLE_COLUMNS if name in samples and name not in FROM_PIXELS]]
@@ -66,7 +66,11 @@ def store_order(samples: pd.DataFrame) -> list[int]:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts `2.png` before `10.png`; equal for equal names only."""
+    """Sort key: `2.png` comes before `10.png`. Keys are equal for equal names only.
+
+    Only ASCII digits are numbers, and names are not normalised, as natsort does: the digests of existing
+    stores depend on this order.
+    """
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if at % 2 else (0, part) for at, part in enumerate(parts)], name
 
