@@ -70,7 +70,8 @@ def test_missing_tensors_are_counted_and_named(tmp_path: Path, published: dict[s
         {n: t for n, t in published.items() if not n.startswith("d3.units.2.conv")}, tmp_path / "w.pth"
     )
     with pytest.raises(
-        InputError, match=r"lacks 11 of the encoder's 249 tensors, such as 'd3\.units\.2\.conv1\.weight'"
+        InputError,
+        match=r"11 of the encoder's 249 tensors are missing, such as 'd3\.units\.2\.conv1\.weight'",
     ):
         load_encoder(tmp_path / "w.pth", WIDTH)
 
@@ -115,5 +116,5 @@ def test_a_missing_file_and_a_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load_encoder(tmp_path / "none.pth", WIDTH)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds no state dict"):
+    with pytest.raises(InputError, match="it has no state dict"):
         load_encoder(tmp_path / "list.pth", WIDTH)

@@ -118,7 +118,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "KongNet_PanNuke_1", "mapde-conic"])
 def test_only_detectors_of_mitotic_figures_are_taken(name: str) -> None:
-    with pytest.raises(InputError, match=rf"--model {name}: .*Take one of {NAME}"):
+    with pytest.raises(InputError, match=rf"--model {name}: .*Use one of {NAME}"):
         find_detector(name, None)
 
 
@@ -129,8 +129,8 @@ def test_nothing_is_fetched_unless_said(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(tiatoolbox.rcParam, "TIATOOLBOX_HOME", tmp_path)
     monkeypatch.setattr(architecture, "fetch_pretrained_weights", lambda *_: pytest.fail("fetched"))
-    both_ways = r"--weights PATH, or fetch it with --weights hub"
-    with pytest.raises(InputError, match=rf"not on this machine.*{both_ways}"):
+    both_ways = r"--weights PATH, or download it with --weights hub"
+    with pytest.raises(InputError, match=rf"not been downloaded to this machine.*{both_ways}"):
         find_detector(NAME, None)
     with pytest.raises(InputError, match=rf"other\.pth: .*no such file.*{both_ways}"):
         find_detector(NAME, str(tmp_path / "other.pth"))

@@ -167,7 +167,7 @@ def test_no_network_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -
             raise error
 
         monkeypatch.setattr(architecture, "fetch_pretrained_weights", fail)
-        with pytest.raises(InputError, match=r"cannot be fetched \(.*Error\).*--masks haematoxylin"):
+        with pytest.raises(InputError, match=r"cannot be downloaded \(.*Error\).*--masks haematoxylin"):
             NuClick(None, hub=True)
 
 

@@ -1,11 +1,11 @@
-"""Online augmentation, a batch at a time: one geometry for image and mask, then colour for the image alone.
+"""Online augmentation by batch: one geometry for image and mask, then colours of the image alone.
 
 Stains: colour deconvolution into haematoxylin, eosin and a third stain (Ruifrok & Johnston 2001), each
 density scaled and shifted at random, and back (Tellez et al. 2018, "Whole-slide mitosis detection in H&E
-breast histology using PHH3 as a reference", on data augmentation). It estimates nothing from the image, so
-that a white patch, where methods that fit stain vectors fail, is a patch like any other.
+breast histology using PHH3 as a reference", on data augmentation). Nothing is estimated from the image, so
+that it works for white patches, for which methods that fit stain vectors fail.
 
-Every random number comes from the generator that is given: the same seed gives the same batch.
+Every random number comes from the given generator, so that the same seed gives the same batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 """Optical density in R, G, B of haematoxylin, eosin, DAB (Ruifrok & Johnston 2001)."""
 DARKEST = 1 / 255
-"""Intensities below one grey level have no density of their own."""
+"""Least intensity, one grey level, for which a density is computed."""
 LUMA = (0.299, 0.587, 0.114)
-"""Of R, G, B (ITU-R BT.601)."""
+"""Weights of R, G, B (ITU-R BT.601)."""
 GAUSSIAN = (0.06136, 0.24477, 0.38774, 0.24477, 0.06136)
 """Five taps of a Gaussian of 1 px."""
 JPEG_SHARE = 0.5
@@ -44,19 +44,19 @@ class Crops(NamedTuple):
 
 
 def augment(crops: Crops, spec: AugmentationSpec, patch_px: int, generator: torch.Generator) -> Crops:
-    """Turn whole crops into patches, each in its own way.
+    """Turn whole crops into augmented patches.
 
-    The crop is turned before the patch is cut from its middle: where the crop is larger by sqrt(2) and the
-    zoom, no border shows. Beyond the crop it is mirrored.
+    The crop is rotated before the patch is cut from its middle. If the crop is larger by sqrt(2) and the
+    zoom, the patch contains no border. The crop is mirrored beyond its border.
 
     Args:
-        crops: S at least `patch_px`.
-        spec: What to do.
+        crops: Crops whose side S is at least `patch_px`.
+        spec: The recipe's augmentation.
         patch_px: Side of the result, px.
         generator: A CPU generator, the source of all randomness.
 
     Returns:
-        `patch_px` instead of S.
+        Crops whose side is `patch_px`.
     """
     patches = _geometry(crops, spec, patch_px, generator)
     return Crops(_colour(patches.images, spec, generator), patches.masks)
@@ -74,7 +74,7 @@ def _geometry(crops: Crops, spec: AugmentationSpec, patch_px: int, generator: to
     reach = patch_px / side / torch.exp(_uniform(number, math.log1p(spec.zoom), generator))
     cosine, sine = reach * angle.cos(), reach * angle.sin()
     zero = torch.zeros(number)
-    # A turn and one mirror image make all eight symmetries of the square. (N, 2, 3), output to input.
+    # A rotation and one mirror image make all eight symmetries of the square. (N, 2, 3), output to input.
     matrices = torch.stack(
         [torch.stack([cosine * mirrored, -sine, zero], 1), torch.stack([sine * mirrored, cosine, zero], 1)], 1
     ).to(crops.images)
@@ -89,7 +89,7 @@ def _geometry(crops: Crops, spec: AugmentationSpec, patch_px: int, generator: to
 
 
 def _colour(images: Tensor, spec: AugmentationSpec, generator: torch.Generator) -> Tensor:
-    """(N, 3, P, P) in 0..1 to the same."""
+    """Change the colours of (N, 3, P, P) images in 0..1."""
     number = len(images)
 
     def factor(reach: float, channels: int = 1) -> Tensor:
@@ -118,7 +118,7 @@ def _colour(images: Tensor, spec: AugmentationSpec, generator: torch.Generator) 
 
 
 def _uniform(shape: int | tuple[int, ...], reach: float, generator: torch.Generator) -> Tensor:
-    """Uniform in +-reach, on the CPU."""
+    """Draw uniform numbers in +-reach, on the CPU."""
     return reach * (2 * torch.rand(shape, generator=generator) - 1)
 
 
@@ -130,7 +130,7 @@ def _restained(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, plain: Tensor, share: Tensor) -> Tensor:
-    """`share` of the images and the rest of their plainer form; more than 1 exaggerates."""
+    """Mix a share of the images with their plainer form; a share above 1 exaggerates the image."""
     return plain + share * (images - plain)
 
 
@@ -142,7 +142,7 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def _jpeg(images: Tensor, qualities: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Some of the crops through a JPEG file's losses."""
+    """Compress some of the crops as JPEG."""
     from torchvision.io import decode_jpeg, encode_jpeg
 
     drawn = torch.randint(qualities[0], qualities[1] + 1, (len(images),), generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""The encoder: HoVer-Net's pre-activated ResNet-50 in `fast` mode, with its names, so that weights import.
+"""The encoder: HoVer-Net's pre-activated ResNet-50 in `fast` mode, with its names of weights.
 
 Sources: Graham et al., *HoVer-Net* (Medical Image Analysis 58, 2019, 101563), and the authors' repository
 vqdang/hover_net (`models/hovernet/net_desc.py`, `net_utils.py`); residual units after He et al. 2016.
@@ -18,7 +18,7 @@ BN_EPS = 1e-5
 
 
 class Features(NamedTuple):
-    """What the four stages give, (N, channels, height, width) each; w is the width, P the input's side.
+    """The outputs of the four stages, (N, channels, height, width); w is the width, P the side of the input.
 
     Attributes:
         d0: (N, 4w, P, P).
@@ -36,8 +36,9 @@ class Features(NamedTuple):
 class SameConv2d(nn.Conv2d):
     """A square convolution without bias, padded as TensorFlow's `same`.
 
-    The published weights come from there: at stride 2 and an even size the one padded line is at the bottom
-    and the right, where `padding=1` would put it at the top and the left and shift the image by half a pixel.
+    The published weights were trained with TensorFlow. At stride 2 and an even size, its one padded line is
+    at the bottom and the right; `padding=1` would add it at the top and the left and shift the image by half
+    a pixel.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
@@ -58,15 +59,15 @@ class SameConv2d(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """Some bottleneck units, the first of which has the block's stride, and a closing BN-ReLU.
+    """Bottleneck units, of which the first has the block's stride, followed by BN-ReLU.
 
-    The first unit has no pre-activation: what it gets is BN-ReLU'd already, and so is the shortcut's input.
+    The first unit has no pre-activation, because its input and the shortcut's have passed a BN-ReLU before.
 
     Args:
         channels_in: Channels of the input.
-        channels: Channels inside a unit; 4 times as many leave the block.
+        channels: Channels inside a unit; the block has 4 times as many at its output.
         units: Number of units.
-        stride: Of the first unit and the shortcut.
+        stride: Stride of the first unit and the shortcut.
     """
 
     def __init__(self, channels_in: int, channels: int, units: int, stride: int) -> None:
@@ -80,7 +81,7 @@ class ResidualBlock(nn.Module):
         self.blk_bna = nn.Sequential(OrderedDict(_bn_relu(channels_out, "")))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, channels_in, H, W) to (N, 4 * channels, H / stride, W / stride)."""
+        """Transform (N, channels_in, H, W) into (N, 4 * channels, H / stride, W / stride)."""
         total = self.shortcut(features)
         for index, unit in enumerate(self.units):
             total = total + unit(total if index else features)

@@ -1,4 +1,4 @@
-"""Encoder weights from the files that people have: HoVer-Net's, its ImageNet start's, TIAToolbox's."""
+"""Encoder weights from published checkpoints: HoVer-Net's, its ImageNet start's, TIAToolbox's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WRAPPED_UNDER = ("desc", "model")
-"""Where HoVer-Net's `*.tar` files and KongNet's checkpoints hold the state dict, beside others."""
+"""Keys under which HoVer-Net's `*.tar` files and KongNet's checkpoints have the state dict."""
 UNREADABLE = (
     AssertionError,
     AttributeError,
@@ -27,28 +27,28 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
-"""What torch's unpickler dies of in a file that is none of its own."""
+"""Exceptions of torch's unpickler for files that are not checkpoints."""
 PARALLEL_PREFIX = "module."
-"""What torch's DataParallel puts before every name."""
+"""Prefix of every name in a checkpoint of torch's DataParallel."""
 STAGE = "importing encoder weights"
 REMEDY = "Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar, or TIAToolbox's .pth"
 
 
 def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
-    """Read the encoder's weights out of a checkpoint and leave the rest of it.
+    """Read the encoder's weights from a checkpoint.
 
-    Takes HoVer-Net's `*.tar` (also `ImageNet-ResNet50-Preact_pytorch.tar`) and TIAToolbox's
+    Supported are HoVer-Net's `*.tar` (also `ImageNet-ResNet50-Preact_pytorch.tar`) and TIAToolbox's
     `hovernet_fast-*.pth`. The file is unpickled without running code.
 
     Args:
         path: The checkpoint.
-        width: Of the encoder that is to have the weights.
+        width: Width of the encoder.
 
     Returns:
-        The 249 tensors by name, float32 on the CPU, fit for `Backbone(width).load_state_dict`.
+        The 249 tensors by name, float32 on the CPU, for `Backbone(width).load_state_dict`.
 
     Raises:
-        InputError: where the file cannot be read, holds code, or lacks some of the encoder's weights.
+        InputError: If the file cannot be read, contains code, or lacks some of the encoder's weights.
     """
     state = read_state_dict(path, STAGE, REMEDY)
     with torch.device("meta"):
@@ -57,7 +57,7 @@ def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
     misfits = [name for name in wanted if name not in missing and state[name].shape != wanted[name]]
     if missing:
         raise _error(
-            path, f"lacks {len(missing)} of the encoder's {len(wanted)} tensors, such as '{missing[0]}'"
+            path, f"{len(missing)} of the encoder's {len(wanted)} tensors are missing, such as '{missing[0]}'"
         )
     if misfits:
         name = misfits[0]
@@ -70,32 +70,32 @@ def read_state_dict(path: Path, stage: str, remedy: str) -> dict[str, Any]:
     """Unpickle a checkpoint without running code.
 
     Args:
-        path: The checkpoint: a state dict, or a dictionary with one in it under a name of WRAPPED_UNDER.
-        stage: What is being done, for messages.
-        remedy: What to give instead, for messages.
+        path: The checkpoint: a state dict, or a dictionary that has one under a key of WRAPPED_UNDER.
+        stage: The caller's stage, for messages.
+        remedy: The remedy, for messages.
 
     Returns:
-        Whatever the state dict holds by name, tensors on the CPU; without DataParallel's prefix.
+        The content of the state dict by name, without DataParallel's prefix; tensors are on the CPU.
 
     Raises:
-        InputError: where the file cannot be read, holds code, or holds no state dict.
+        InputError: If the file cannot be read, contains code, or has no state dict.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        cause = "holds more than weights, or is no checkpoint; nothing in it was run"
+        cause = "it contains more than weights, or is not a checkpoint. Nothing in it was run"
         raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     except OSError as error:
         cause = f"cannot be read: {error.strerror or error}"
         raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     except UNREADABLE as error:
-        cause = f"is no checkpoint, or is damaged ({type(error).__name__})"
+        cause = f"it is not a checkpoint, or is damaged ({type(error).__name__})"
         raise InputError(cause, subject=path, stage=stage, remedy=remedy) from error
     state = loaded
     if isinstance(loaded, dict):
         state = next((loaded[name] for name in WRAPPED_UNDER if name in loaded), loaded)
     if not isinstance(state, dict):
-        raise InputError("holds no state dict", subject=path, stage=stage, remedy=remedy)
+        raise InputError("it has no state dict", subject=path, stage=stage, remedy=remedy)
     return {str(name).removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}
 
 

@@ -28,7 +28,7 @@ DEEPEST_CHANNELS = 32
 
 
 class Outputs(NamedTuple):
-    """What the network in training gives; P is the input's side.
+    """The outputs of the network in training; P is the side of the input.
 
     Attributes:
         logits: (N, 2) typical, atypical.
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 class UpBlock(nn.Module):
-    """Double the size, join the encoder's features of that size, and convolve twice."""
+    """A block that doubles the size, adds the encoder's features of that size, and convolves twice."""
 
     def __init__(self, channels_in: int, channels_skipped: int, channels_out: int) -> None:
         super().__init__()
@@ -53,18 +53,18 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        """(N, channels_in, H, W) and (N, channels_skipped, 2H, 2W) to (N, channels_out, 2H, 2W)."""
+        """Join (N, channels_in, H, W) and (N, channels_skipped, 2H, 2W) into (N, channels_out, 2H, 2W)."""
         joined: Tensor = self.convolutions(torch.cat([self.up(features), skipped], dim=1))
         return joined
 
 
 class Decoder(nn.Module):
-    """From the encoder's four stages to a class for each pixel.
+    """A decoder from the encoder's four stages to a class for each pixel.
 
     Args:
-        width: Of the encoder.
-        channels: Channels that leave the three blocks, the deepest first.
-        classes: Classes of a pixel.
+        width: Width of the encoder.
+        channels: Output channels of the three blocks, the deepest first.
+        classes: Number of classes of a pixel.
     """
 
     def __init__(self, width: int, channels: tuple[int, int, int], classes: int) -> None:
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         self.classify = nn.Conv2d(channels[-1], classes, 1)
 
     def forward(self, features: Features) -> Tensor:
-        """(N, classes, P, P) logits."""
+        """Return (N, classes, P, P) logits."""
         deepest = features.d3
         for block, skipped in zip(self.blocks, (features.d2, features.d1, features.d0), strict=True):
             deepest = block(deepest, skipped)
@@ -89,8 +89,8 @@ class TrainedNetwork(nn.Module):
     """A member in training: with both decoders, or alone.
 
     Args:
-        member: What is left when the decoders are dropped.
-        channels: Of the decoders' blocks, the deepest first; None trains the member alone.
+        member: The part that is kept when the decoders are dropped.
+        channels: Output channels of the decoders' blocks, the deepest first; None trains the member alone.
     """
 
     def __init__(self, member: Member, channels: tuple[int, int, int] | None) -> None:
@@ -101,7 +101,7 @@ class TrainedNetwork(nn.Module):
         self.pixels = Decoder(width, channels, PIXEL_CLASSES) if channels else None
 
     def forward(self, images: Tensor) -> Outputs:
-        """Encode (N, 3, P, P) float images in 0..1 once, and read the heads off it."""
+        """Encode (N, 3, P, P) float images in 0..1 once, for all heads."""
         features = self.member.backbone(images)
         logits = self.member.head(features.d3)
         if self.mask is None or self.pixels is None:

@@ -1,15 +1,15 @@
 """Candidates by TIAToolbox's detectors of mitotic figures, tile by tile.
 
-What TIAToolbox's `NucleusDetector` does to a patch (the network's own `preproc` and `postproc` around its
-forward pass) is done here as well, by the same functions. Its whole-slide mode is left out, for it
+A tile is processed as by TIAToolbox's `NucleusDetector`: with the network's own `preproc` and `postproc`
+around its forward pass. Its whole-slide mode is not used, because it
 
-- opens slides itself, and makes up a pixel size where a slide states none;
-- keeps the probabilities of the whole slide at once (8 bytes and more per px at 0.5 um/px; it spills to disk
-  by how full the machine is, not the job), and intermediate stores beside its output;
-- rounds positions to whole px of the network and gives a px's corner for its centre;
-- is one call: no progress of ours, nothing to stop at.
+- opens slides itself, and assumes a pixel size if a slide states none;
+- keeps the probabilities of the whole slide (8 bytes and more per px at 0.5 um/px; it writes them to disk
+  depending on the memory of the machine, not of the job), and intermediate stores beside its output;
+- rounds positions to whole px of the network and returns the corner of a px for its centre;
+- is a single call, without progress and without a point at which to stop.
 
-Its patch mode (2.1.3) gives x for y and y for x.
+Its patch mode (2.1.3) exchanges x and y.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ KONGNET = "kongnet.KongNet"
 
 @dataclass(frozen=True)
 class DetectorModel:
-    """A detector whose weights were found and fit; not loaded yet.
+    """A detector whose weights have been checked, but are not loaded.
 
     Attributes:
-        name: TIAToolbox's name for it.
-        weights: Its checkpoint.
-        sha256: Of that file.
-        tile_px: Side of its input, px.
-        mpp: um per px of its input and of its output.
-        min_distance_px: Figures are at least so far apart, px.
-        threshold: Probability above which TIAToolbox takes a peak for a figure.
+        name: TIAToolbox's name of the detector.
+        weights: Path of the checkpoint.
+        sha256: SHA-256 of the checkpoint.
+        tile_px: Side of the input, px.
+        mpp: um per px of the input and of the output.
+        min_distance_px: Least distance of two figures, px.
+        threshold: Probability above which TIAToolbox accepts a peak as a figure.
     """
 
     name: str
@@ -59,24 +59,24 @@ class DetectorModel:
 
 
 def find_detector(name: str, weights: str | None) -> DetectorModel:
-    """A detector and its weights, checked.
+    """Find a detector and check its weights.
 
     Args:
-        name: TIAToolbox's, in upper or lower case; only its detectors of one class are mitosis detectors.
-        weights: A checkpoint, or `hub` to fetch it, the only thing here that goes online; None for what was
-            fetched before.
+        name: TIAToolbox's name, in upper or lower case, of a detector of one class: mitotic figures.
+        weights: A checkpoint; `hub` to download it, which nothing else here does; None for an earlier
+            download.
 
     Raises:
-        InputError: where there is no such detector, or no weights, or they hold code or do not fit.
+        InputError: If there is no such detector, or its weights are missing, contain code or do not fit.
     """
     known = _registry()
     name = {other.casefold(): other for other in known}.get(name.casefold(), name)
     if name not in known:
         raise InputError(
-            "no detector of mitotic figures that TIAToolbox has",
+            "TIAToolbox has no such detector of mitotic figures",
             subject=f"--model {name}",
             stage=STAGE,
-            remedy=f"Take one of {', '.join(sorted(known))}",
+            remedy=f"Use one of {', '.join(sorted(known))}",
         )
     path = _weights(name, weights)
     options, io = known[name]["architecture"]["kwargs"], known[name]["ioconfig"]["kwargs"]
@@ -96,7 +96,7 @@ class Detector:
     """A loaded detector.
 
     Args:
-        model: From `find_detector`.
+        model: The result of `find_detector`.
         device: `cpu`, `cuda` or `cuda:N`. Everything is computed in float32, on GPUs as well (no TF32).
         threads: Number of CPU threads that torch uses in `peaks`; if None, the process's setting.
     """
@@ -106,7 +106,7 @@ class Detector:
         self._network = torch.nn.Module.to(_loaded(model.name, model.weights), device).eval()
 
     def peaks(self, tiles: NDArray[np.uint8], threshold: float) -> list[NDArray[np.float64]]:
-        """Where figures are.
+        """Find the figures in tiles.
 
         Args:
             tiles: (N, P, P, 3) uint8 RGB at the detector's um/px.
@@ -114,7 +114,7 @@ class Detector:
 
         Returns:
             For each tile (K, 3) float64: column and row of the px of highest probability, from 0, and that
-            probability; no two nearer than the detector's distance.
+            probability. No two are nearer than `min_distance_px`.
         """
         found = []
         for probabilities in self._probabilities(tiles):
@@ -124,16 +124,16 @@ class Detector:
         return found
 
     def _postprocessed(self, probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-        """(P, P, 1): of a tile's probabilities those at a peak, 0 elsewhere."""
+        """Return a tile's probabilities at peaks, 0 elsewhere, (P, P, 1)."""
         with warnings.catch_warnings():
             # TIAToolbox 2.1.3 asks scikit-image for `mean_intensity` by its old name
             warnings.filterwarnings("ignore", r"`RegionProperties\[", FutureWarning)
             return np.asarray(self._network.postproc(probabilities, threshold_abs=threshold))
 
     def _probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, P, P, 3) uint8 to (N, P, P, 1) float32 in 0..1.
+        """Compute (N, P, P, 1) float32 probabilities of (N, P, P, 3) uint8 tiles.
 
-        Not by the network's own `infer_batch`, which spreads it over all GPUs where there are several.
+        The network's own `infer_batch` is not used, because it would use all GPUs.
         """
         batch = torch.from_numpy(np.stack([self._network.preproc(tile) for tile in tiles]))
         with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
@@ -143,7 +143,7 @@ class Detector:
 
 
 def _registry() -> dict[str, Any]:
-    """TIAToolbox's KongNets of one class (tiatoolbox/data/pretrained_model.yaml)."""
+    """Return TIAToolbox's KongNets of one class (tiatoolbox/data/pretrained_model.yaml)."""
     with quietly():
         from tiatoolbox import rcParam
     known: dict[str, Any] = rcParam["pretrained_model_info"]
@@ -156,20 +156,22 @@ def _registry() -> dict[str, Any]:
 
 
 def _weights(name: str, given: str | None) -> Path:
-    """The checkpoint: the one given, the hub's, or what was fetched before."""
+    """Return the checkpoint: the given one, the hub's, or that of an earlier download."""
     if given == HUB:
         return fetch_weights(name, STAGE, _remedy(name))
     with quietly():
         from tiatoolbox import rcParam
     path = Path(given) if given is not None else rcParam["TIATOOLBOX_HOME"] / "models" / f"{name}.pth"
     if not path.is_file():
-        cause = "no such file" if given is not None else "its weights are not on this machine"
+        cause = (
+            "no such file" if given is not None else "its weights have not been downloaded to this machine"
+        )
         raise InputError(cause, subject=given or name, stage=STAGE, remedy=_remedy(name))
     return Path(path)
 
 
 def _loaded(name: str, path: Path) -> Any:
-    """The network with a file's weights, on the CPU; its own start values are never made."""
+    """Load the network with a file's weights on the CPU, without computing its start values."""
     with quietly():
         from tiatoolbox.models.architecture.kongnet import KongNet
     with torch.device("meta"):
@@ -178,4 +180,4 @@ def _loaded(name: str, path: Path) -> Any:
 
 
 def _remedy(name: str) -> str:
-    return f"Give TIAToolbox's {name}.pth with --weights PATH, or fetch it with --weights hub"
+    return f"Pass TIAToolbox's {name}.pth as --weights PATH, or download it with --weights hub"

@@ -19,12 +19,12 @@ HOVER_NET_SMOOTH = 1e-3
 
 
 class Targets(NamedTuple):
-    """What a batch should give.
+    """The targets of a batch.
 
     Attributes:
         labels: (N,) int64, 0 typical, 1 atypical.
-        p_atypical: (N,) float32, the probability that the cross-entropy is taken against: the label, or
-            somewhere between it and the experts' votes.
+        p_atypical: (N,) float32, target of the cross-entropy: the label, or a value between the label and the
+            share of the experts.
         masks: (N, P, P) int64, 1 on the figure.
         has_mask: (N,) bool.
     """
@@ -41,7 +41,7 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars, each before its weight; a decoder's is 0 where it is not trained."""
+    """Scalars before weighting. A decoder's loss is 0 if it is not trained."""
 
     classification: Tensor
     mask: Tensor
@@ -49,15 +49,15 @@ class Losses(NamedTuple):
 
 
 def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, dice: DiceName) -> Losses:
-    """All losses of one batch, in float32.
+    """Compute all losses of one batch, in float32.
 
     A sample without a mask counts for the classification alone.
 
     Args:
-        outputs: Of the network.
-        targets: Of the same batch.
-        class_weights: (2,) of typical and atypical.
-        dice: Which Dice loss.
+        outputs: The outputs of the network.
+        targets: The targets of the same batch.
+        class_weights: (2,) weights of typical and atypical.
+        dice: Name of the Dice loss.
     """
     classification = weighted_cross_entropy(
         outputs.logits.float(), targets.labels, targets.p_atypical, class_weights
@@ -75,7 +75,7 @@ def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, di
 
 
 def balanced_weights(labels: Tensor) -> Tensor:
-    """Class weights inverse to frequency: N / (2 n_c), as scikit-learn's `balanced`.
+    """Compute class weights inverse to frequency: N / (2 n_c), as scikit-learn's `balanced`.
 
     Args:
         labels: (N,) int64 of one fold's training domains.
@@ -95,13 +95,13 @@ def balanced_weights(labels: Tensor) -> Tensor:
 def weighted_cross_entropy(
     logits: Tensor, labels: Tensor, p_atypical: Tensor, class_weights: Tensor
 ) -> Tensor:
-    """Cross-entropy weighted by the class of each sample's label; the weights' mean is 1 in each batch.
+    """Compute the cross-entropy, weighted by the class of each label. The mean weight is 1 in each batch.
 
-    With `p_atypical` equal to the label this is torch's `cross_entropy` with `weight`.
+    With `p_atypical` equal to the labels this is torch's `cross_entropy` with `weight`.
 
     Args:
         logits: (N, 2) float32.
-        labels: (N,) int64, which choose the weights.
+        labels: (N,) int64; they determine the weights.
         p_atypical: (N,) float32, the target.
         class_weights: (2,) float32.
     """
@@ -112,7 +112,7 @@ def weighted_cross_entropy(
 
 
 def generalised_dice(logits: Tensor, classes: Tensor) -> Tensor:
-    """Generalised Dice loss (Sudre et al. 2017, arXiv 1707.03237, eq. 1, weights 1 / area^2).
+    """Compute the generalised Dice loss (Sudre et al. 2017, arXiv 1707.03237, eq. 1, weights 1 / area^2).
 
     The areas are summed over the batch, and a class that is absent from it has weight 0: each image lacks one
     of the foreground classes, for which a weight by image would be infinite (our choice).
@@ -130,7 +130,9 @@ def generalised_dice(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def hover_net_dice(logits: Tensor, classes: Tensor) -> Tensor:
-    """HoVer-Net's Dice loss: 1 - Dice summed over the classes (vqdang/hover_net, models/hovernet/utils.py).
+    """Compute HoVer-Net's Dice loss: 1 - Dice, summed over the classes.
+
+    Source: vqdang/hover_net, models/hovernet/utils.py.
 
     Args:
         logits: (N, C, P, P) float32.

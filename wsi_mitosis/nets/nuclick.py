@@ -1,4 +1,4 @@
-"""Masks of figures by NuClick, through TIAToolbox, which takes tens of seconds to import."""
+"""Masks of figures by NuClick of TIAToolbox, whose import takes tens of seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "nuclick_original-pannuke"
-"""TIAToolbox's name for the network and its weights (tiatoolbox/data/pretrained_model.yaml)."""
+"""TIAToolbox's name of the network and its weights (tiatoolbox/data/pretrained_model.yaml)."""
 CHANNELS = 5
 """Red, green, blue, the click, the other clicks."""
 WINDOW_PX = 128
@@ -32,11 +32,14 @@ CLICK_PX = WINDOW_PX // 2
 """Row and column of the click: the pixel that holds the centre of a window cut at a figure."""
 THRESHOLD = 0.5
 BATCH = 16
-"""Windows at a time: 16 take about 0.6 GB."""
+"""Number of windows at a time; 16 need about 0.6 GB."""
 ALGORITHM = 1
-"""Changes when the same weights would give other masks."""
+"""Is increased when the same weights would give other masks."""
 STAGE = "loading NuClick"
-REMEDY = f"Give TIAToolbox's {MODEL}.pth with --nuclick-weights, or hub to fetch it; or --masks haematoxylin"
+REMEDY = (
+    f"Pass TIAToolbox's {MODEL}.pth as --nuclick-weights PATH, download it with --nuclick-weights hub, "
+    "or use --masks haematoxylin"
+)
 
 
 class NuClick:
@@ -47,15 +50,16 @@ class NuClick:
     Args:
         weights: The network's state dict, such as TIAToolbox's `nuclick_original-pannuke.pth`; unpickled
             without running code.
-        hub: Fetch TIAToolbox's weights instead; the only thing here that goes online.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. Computed in float32 on GPUs too (no TF32).
+        hub: Download TIAToolbox's weights instead, which nothing else here does.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. Computed in float32, on GPUs as well (no TF32).
 
     Attributes:
-        version: Names our algorithm and the weights' hash: other weights make other masks.
-        device: What `device` was resolved to.
+        version: Version of the algorithm and hash of the weights.
+        device: The device that `device` was resolved to.
 
     Raises:
-        InputError: where there are no weights, or they cannot be had or do not fit, or no such device.
+        InputError: If there are no weights, they cannot be downloaded or do not fit, or there is no such
+            device.
     """
 
     name: ClassVar[str] = "nuclick"
@@ -63,7 +67,9 @@ class NuClick:
     def __init__(self, weights: Path | None, hub: bool = False, device: str = "cpu") -> None:
         if (weights is None) != hub:
             raise InputError(
-                "no weights are given" if weights is None else "a file of weights and the hub are given",
+                "the weights are missing"
+                if weights is None
+                else "both a file of weights and the hub were given",
                 subject="NuClick",
                 stage=STAGE,
                 remedy=REMEDY,
@@ -77,7 +83,7 @@ class NuClick:
     def segment(self, crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> list[FigureMask]:
         """Segment the figure at the centre of each crop.
 
-        Of crops larger than 128 px the central window is segmented, and its mask put back.
+        Only the central window of crops larger than 128 px is segmented.
 
         Args:
             crops: (N, P, P, 3) uint8 RGB at about 0.25 um/px, P at least 128.
@@ -85,18 +91,18 @@ class NuClick:
                 in it.
 
         Returns:
-            A mask per crop, in order; beside the usual flags `missed_click` where what was found is not at
-            the centre.
+            A mask per crop, in order. In addition to the usual flags, `missed_click` means that the object is
+            not at the centre.
 
         Raises:
-            DatasetError: where the crops are too small.
+            DatasetError: If the crops are too small.
         """
         size_px = crops.shape[1]
         if size_px < WINDOW_PX:
             raise DatasetError(
-                f"NuClick needs crops of {WINDOW_PX} px, not {size_px}",
+                f"NuClick needs crops of {WINDOW_PX} px, but they have {size_px} px",
                 stage="making masks",
-                remedy="Give larger crops, or take --masks haematoxylin",
+                remedy="Use larger crops, or --masks haematoxylin",
             )
         found: list[FigureMask] = []
         for first in range(0, len(crops), BATCH):
@@ -105,14 +111,14 @@ class NuClick:
         return found
 
     def _predict(self, batch: Tensor) -> NDArray[np.float32]:
-        """(N, 5, 128, 128) float32 to (N, 128, 128) float32 in 0..1."""
+        """Compute (N, 128, 128) float32 in 0..1 from (N, 5, 128, 128) float32."""
         with full_float32():
             predictions = _architecture().infer_batch(self._model, batch, device=self.device)
         return np.asarray(predictions, dtype=np.float32)
 
 
 def _batch(crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> Tensor:
-    """What the network sees.
+    """Make the network's input.
 
     Args:
         crops: (N, P, P, 3) uint8.
@@ -134,9 +140,9 @@ def _batch(crops: NDArray[np.uint8], others: Sequence[NDArray[np.float64]]) -> T
 
 
 def _mask(prediction: NDArray[np.float32], size_px: int) -> FigureMask:
-    """The object at the click in a (128, 128) prediction, put back into its crop and checked.
+    """Return the object at the click in a (128, 128) prediction, checked and as large as the crop.
 
-    One at a time: TIAToolbox's clean-up joins objects across the patches of a batch.
+    One prediction at a time, because TIAToolbox's clean-up joins objects across the patches of a batch.
     """
     cleaned = _postprocessed(prediction)
     if not cleaned.any():
@@ -157,14 +163,14 @@ def _postprocessed(prediction: NDArray[np.float32], **options: Any) -> NDArray[n
 
 
 def _network(path: Path) -> nn.Module:
-    """The network with a file's weights, on the CPU."""
+    """Load the network with a file's weights, on the CPU."""
     network: nn.Module = _architecture()(num_input_channels=CHANNELS, num_output_channels=1)
     return with_weights(network, path, STAGE, REMEDY)
 
 
 @cache
 def _architecture() -> Any:
-    """TIAToolbox's class."""
+    """Return TIAToolbox's class."""
     with quietly():
         from tiatoolbox.models.architecture import nuclick
     return nuclick.NuClick

@@ -1,4 +1,4 @@
-"""The optimisers of recipes: torch's own, and Muon joined to AdamW so that a schedule sees one of them."""
+"""The optimisers of recipes: torch's own, and Muon with AdamW as one optimiser."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from wsi_mitosis.recipes import OptimiserSpec
 
 OUTERMOST = ("conv0./.weight", "classify.weight")
-"""The convolutions that read the image or give a class: not hidden, so not Muon's."""
+"""The first and the last convolutions, which are not hidden and therefore not trained by Muon."""
 
 
 def build_optimiser(network: nn.Module, spec: OptimiserSpec) -> torch.optim.Optimizer:
-    """The optimiser of a recipe.
+    """Build the optimiser of a recipe.
 
     Args:
-        network: On its device and channels-last; afterwards its weights change in place alone.
-        spec: Which.
+        network: The network, on its device and channels-last. Later changes of its weights must be in place.
+        spec: The recipe's optimiser.
     """
     if spec.name == "muon":
         return MuonWithAdamW(network, spec.learning_rate, spec.weight_decay)
@@ -33,17 +33,17 @@ class MuonWithAdamW(torch.optim.AdamW):
     """Muon for the hidden convolutions, AdamW for everything else.
 
     Muon's step is the momentum of a weight matrix with its singular values made about equal (Jordan et al.
-    2024, kellerjordan.github.io/posts/muon; it says which weights are meant as well). A convolution's matrix
-    has a row for each channel that leaves. The step is scaled to the size of AdamW's, so that both have one
+    2024, kellerjordan.github.io/posts/muon, also for the choice of weights). The matrix of a convolution has
+    a row for each output channel. The step is scaled to the size of AdamW's, so that both have one
     learning rate and one weight decay (Liu et al. 2025, arXiv 2502.16982, section 2.2).
 
     Args:
         network: As for `build_optimiser`.
-        learning_rate: Of both; a schedule's changes reach both.
-        weight_decay: Of both, decoupled.
+        learning_rate: Learning rate of both; a schedule changes both.
+        weight_decay: Decoupled weight decay of both.
 
     Raises:
-        RuntimeError: where a convolution's weights are not channels-last.
+        RuntimeError: If a convolution's weights are not channels-last.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
@@ -63,7 +63,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         )
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both, with the learning rate that AdamW's group has now."""
+        """Make one step of both, with the current learning rate of AdamW's group."""
         for matrix, weights in zip(self._matrices, self._hidden, strict=True):
             matrix.grad = None if weights.grad is None else _rows(weights.grad).flatten(1)
         self._muon.param_groups[0]["lr"] = self.param_groups[0]["lr"]
@@ -72,21 +72,21 @@ class MuonWithAdamW(torch.optim.AdamW):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of all weights."""
+        """Reset the gradients of all weights."""
         super().zero_grad(set_to_none)
         for weights in self._hidden:
             weights.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Of both."""
+        """Return the state of both."""
         return super().state_dict() | {"muon": self._muon.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of both."""
+        """Restore the state of both."""
         self._muon.load_state_dict(state_dict["muon"])
         super().load_state_dict({name: part for name, part in state_dict.items() if name != "muon"})
 
 
 def _rows(weights: torch.Tensor) -> torch.Tensor:
-    """(out, in, height, width) as (out, height, width, in): of channels-last weights the order in memory."""
+    """View (out, in, height, width) as (out, height, width, in), the order of channels-last weights."""
     return weights.permute(0, 2, 3, 1)

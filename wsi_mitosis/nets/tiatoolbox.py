@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """An import of TIAToolbox that changes nothing for others.
+    """Import TIAToolbox in this block without effects on logging and warnings.
 
-    It gives the root logger handlers where it has none, one of them on stdout, turns warnings into log
-    lines, and its dependencies warn of one another.
+    The import adds handlers to the root logger if it has none, one of them on stdout, and redirects warnings
+    to the log. Its dependencies emit deprecation warnings.
     """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -39,15 +39,18 @@ def quietly() -> Iterator[None]:
 
 
 def fetch_weights(model: str, stage: str, remedy: str) -> Path:
-    """TIAToolbox's weights from its hub, or from where it put them before; this goes online.
+    """Download weights from TIAToolbox's hub, unless an earlier download is cached.
 
     Args:
-        model: Its name for them.
-        stage: What is being done, for messages.
-        remedy: What to give instead, for messages.
+        model: TIAToolbox's name of the weights.
+        stage: The caller's stage, for messages.
+        remedy: The remedy, for messages.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
-        InputError: where they cannot be had.
+        InputError: If the weights cannot be downloaded.
     """
     with quietly():
         from huggingface_hub.errors import EntryNotFoundError
@@ -55,26 +58,29 @@ def fetch_weights(model: str, stage: str, remedy: str) -> Path:
     try:
         return Path(architecture.fetch_pretrained_weights(model))
     except (OSError, EntryNotFoundError) as error:  # the hub's other errors are OSErrors
-        cause = f"cannot be fetched ({type(error).__name__}): {str(error).partition(chr(10))[0][:200]}"
+        cause = f"cannot be downloaded ({type(error).__name__}): {str(error).partition(chr(10))[0][:200]}"
         raise InputError(cause, subject=f"{model}.pth", stage=stage, remedy=remedy) from error
 
 
 def with_weights(
     network: nn.Module, path: Path, stage: str, remedy: str, *, assign: bool = False
 ) -> nn.Module:
-    """A network with a file's weights.
+    """Load a file's weights into a network.
 
-    TIAToolbox's own loader would unpickle the file with torch's defaults; ours never runs code.
+    Unlike TIAToolbox's own loader, this function never runs code of the file.
 
     Args:
-        network: Is given them.
+        network: The network.
         path: A checkpoint.
-        stage: What is being done, for messages.
-        remedy: What to give instead, for messages.
-        assign: Take the file's tensors instead of copying them: for a network without memory of its own.
+        stage: The caller's stage, for messages.
+        remedy: The remedy, for messages.
+        assign: Use the file's tensors instead of copying them, for a network on the meta device.
+
+    Returns:
+        The same network.
 
     Raises:
-        InputError: where the file cannot be read, holds code, or does not fit the network.
+        InputError: If the file cannot be read, contains code, or does not fit the network.
     """
     state = read_state_dict(path, stage, remedy)
     try:
@@ -86,6 +92,6 @@ def with_weights(
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""The training of one member, from the first epoch to the last; it reads from top to bottom.
+"""The training of one member.
 
-After every epoch `train` gives a checkpoint. An epoch's randomness is seeded by the recipe's seed and the
-epoch's number alone, so that a training that goes on from a checkpoint ends, on a CPU, as one that was never
-broken.
+`train` yields a checkpoint after every epoch. The randomness of an epoch is seeded by the recipe's seed and
+the number of the epoch alone. On a CPU, a training that continues from a checkpoint therefore ends with the
+same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 WHITE = 255
 PROBE, PROBES = 8, 5
-"""Samples a step, and steps each, in the measurement of what bf16 costs."""
+"""Samples per step, and steps with each precision, in the measurement of the time of bf16."""
 BF16_PAYS = 0.8
-"""Of the time of fp32: less gain is noise."""
+"""Share of the time of fp32 below which bf16 is used. A smaller gain is noise."""
 HOPELESS = 1.5
-"""Of the time of fp32: a CPU that emulates bf16."""
+"""Multiple of the time of fp32 above which the measurement ends: the CPU emulates bf16."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Figures:
         masks: (N, S, S) uint8, 1 on the figure.
         has_mask: (N,) bool.
         labels: (N,) int64, 0 typical, 1 atypical.
-        experts: (N,) float32, share of the experts who said atypical; the label where there were none.
+        experts: (N,) float32, share of the experts whose label is atypical; the label if there were none.
     """
 
     images: NDArray[np.uint8]
@@ -69,17 +69,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What stands after an epoch.
+    """The result of one epoch.
 
     Attributes:
-        number: From 1.
-        metrics: Numbers by name: `learning_rate`, `seconds`, losses as `training_<name>`, and in an epoch
-            that looks at the validation domain what `validate` gives.
-        precision: What the steps were computed in.
-        device: Where.
-        chosen_epoch: Whose weights would be taken if it ended here.
-        chosen: Those weights, arrays by name: the member alone, without decoders.
-        checkpoint: All that `train` needs to go on from here, as bytes.
+        number: Number of the epoch, from 1.
+        metrics: Values by name: `learning_rate`, `seconds`, mean losses as `training_<name>`, and the result
+            of `validate` if the epoch was validated.
+        precision: Precision of the steps.
+        device: Device of the steps.
+        chosen_epoch: The epoch whose weights would be chosen if the training ended here.
+        chosen: These weights, arrays by name: the member alone, without decoders.
+        checkpoint: Everything that `train` needs to continue from here, as bytes.
     """
 
     number: int
@@ -103,87 +103,146 @@ def train(
     """Train one member.
 
     Args:
-        training: What it learns from; the class weights are of these alone.
-        validation: What the epoch is selected on.
-        recipe: How.
+        training: The figures to learn from. The class weights are computed from these alone.
+        validation: The figures on which the epoch is selected.
+        recipe: The training recipe.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        encoder: Initial weights of the encoder, of a recipe that wants them.
-        checkpoint: Of an earlier epoch of the same training, to go on from.
+        encoder: Initial weights of the encoder, if the recipe starts from given weights.
+        checkpoint: The checkpoint of an earlier epoch of the same training, to continue from.
 
     Yields:
-        Each epoch when it is through.
+        Each epoch when it is finished.
 
     Raises:
-        InputError: where there are fewer samples than a batch, initial weights are missing or not wanted, or
-            the device does not exist.
-        FloatingPointError: where the loss is no number any more.
+        InputError: If there are fewer samples than a batch, the initial weights do not fit the recipe, or the
+            device does not exist.
+        FloatingPointError: If the loss is not a finite number.
     """
     _check(training, recipe, encoder)
     device = resolve_device(device)
+    state = _start(training, recipe, device, encoder)
+    weights = balanced_weights(torch.from_numpy(training.labels)).to(device)
+    if checkpoint is None:
+        state.precision = choose_precision(state.network, recipe, training, device)
+    else:
+        state.restore(checkpoint)
+    epochs = recipe.optimiser.epochs
+    for epoch in range(state.epoch + 1, epochs + 1):
+        started = perf_counter()
+        metrics = _train_epoch(state, epoch, training, recipe, weights, device)
+        if epoch % recipe.selection.every == 0 or epoch == epochs:
+            metrics |= validate(state.network, validation, recipe, weights, device)
+        metrics["seconds"] = perf_counter() - started
+        state.select(epoch, metrics, recipe)
+        yield Epoch(
+            epoch, metrics, state.precision, device, state.best_epoch, state.chosen, state.checkpoint()
+        )
+
+
+@dataclass
+class _State:
+    """Everything that changes during a training, and goes into its checkpoints.
+
+    Attributes:
+        epoch: Number of epochs that are finished.
+        best: The lowest total loss on the validation domain so far.
+        best_epoch: The epoch whose weights are `chosen`.
+        chosen: Weights of the member without decoders, arrays by name.
+    """
+
+    network: TrainedNetwork
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    chosen: dict[str, NDArray[np.float32]]
+    precision: Precision = "fp32"
+    epoch: int = 0
+    best: float = float("inf")
+    best_epoch: int = 0
+
+    def select(self, epoch: int, metrics: Mapping[str, float], recipe: RecipeSpec) -> None:
+        """Choose the weights of the epoch that has just finished, if the recipe selects them."""
+        self.epoch = epoch
+        if recipe.selection.epoch == "last" or metrics.get("validation_total", float("inf")) < self.best:
+            self.best, self.best_epoch = metrics.get("validation_total", self.best), epoch
+            self.chosen = member_state(self.network.member)
+
+    def checkpoint(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "chosen": {name: torch.from_numpy(array) for name, array in self.chosen.items()},
+                "precision": self.precision,
+                "epoch": self.epoch,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def restore(self, checkpoint: bytes) -> None:
+        # On the CPU: each state moves its tensors to its own device, and Adam keeps its step counts there.
+        saved: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.chosen = {name: tensor.numpy() for name, tensor in saved["chosen"].items()}
+        self.precision, self.epoch = saved["precision"], saved["epoch"]
+        self.best, self.best_epoch = saved["best"], saved["best_epoch"]
+
+
+def _start(
+    training: Figures, recipe: RecipeSpec, device: str, encoder: Mapping[str, Tensor] | None
+) -> _State:
     network = build_network(recipe, encoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = build_optimiser(network, recipe.optimiser)
     steps = len(training) // recipe.optimiser.batch
     schedule = _schedule(optimiser, recipe, steps * recipe.optimiser.epochs)
-    weights = balanced_weights(torch.from_numpy(training.labels)).to(device)
-    saved = _read(checkpoint)
-    if saved is None:
-        precision = choose_precision(network, recipe, training, device)
-        done, best, best_epoch, chosen = 0, float("inf"), 0, member_state(network.member)
-    else:
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        precision, done = saved["precision"], saved["epoch"]
-        best, best_epoch = saved["best"], saved["best_epoch"]
-        chosen = {name: tensor.numpy() for name, tensor in saved["chosen"].items()}
+    return _State(network, optimiser, schedule, member_state(network.member))
 
-    for epoch in range(done + 1, recipe.optimiser.epochs + 1):
-        started, totals = perf_counter(), np.zeros(4)
-        with _seeded(recipe.seed, epoch, device) as generator:
-            network.train()
-            order = torch.randperm(len(training), generator=generator).numpy()
-            for step in range(steps):
-                rows = order[step * recipe.optimiser.batch : (step + 1) * recipe.optimiser.batch]
-                crops, targets = _batch(training, rows, recipe, device)  # (B, 3, S, S), (B, S, S)
-                crops = augment(crops, recipe.augmentation, recipe.input.patch_px, generator)
-                targets = targets._replace(masks=crops.masks.long())  # (B, P, P)
-                with _autocast(device, precision):
-                    outputs = network(_scaled(crops.images, recipe))
-                losses = compute_losses(outputs, targets, weights, recipe.loss.dice)  # fp32
-                total = _total(losses, recipe)
-                optimiser.zero_grad(set_to_none=True)
-                total.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-                totals += [float(loss.detach()) for loss in (total, *losses)]
-        if not np.isfinite(totals).all():
-            raise FloatingPointError(f"epoch {epoch}: the training loss is no number any more")
-        metrics = {"learning_rate": float(schedule.get_last_lr()[0]), **_named("training", totals / steps)}
-        if epoch % recipe.selection.every == 0 or epoch == recipe.optimiser.epochs:
-            metrics |= validate(network, validation, recipe, weights, device)
-        metrics["seconds"] = perf_counter() - started
-        if recipe.selection.epoch == "last" or metrics.get("validation_total", float("inf")) < best:
-            best, best_epoch = metrics.get("validation_total", best), epoch
-            chosen = member_state(network.member)
-        state = {
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
-            "chosen": {name: torch.from_numpy(array) for name, array in chosen.items()},
-            "precision": precision,
-            "epoch": epoch,
-            "best": best,
-            "best_epoch": best_epoch,
-        }
-        yield Epoch(epoch, metrics, precision, device, best_epoch, chosen, _written(state))
+
+def _train_epoch(
+    state: _State, epoch: int, training: Figures, recipe: RecipeSpec, class_weights: Tensor, device: str
+) -> dict[str, float]:
+    """Train for one epoch; return its `learning_rate` and mean losses, `training_<name>`."""
+    batch, totals = recipe.optimiser.batch, np.zeros(4)
+    steps = len(training) // batch
+    with _seeded(recipe.seed, epoch, device) as generator:
+        state.network.train()
+        order = torch.randperm(len(training), generator=generator).numpy()
+        for step in range(steps):
+            rows = order[step * batch : (step + 1) * batch]
+            crops, targets = _batch(training, rows, recipe, device)  # (B, 3, S, S), (B, S, S)
+            crops = augment(crops, recipe.augmentation, recipe.input.patch_px, generator)
+            targets = targets._replace(masks=crops.masks.long())  # (B, P, P)
+            with _autocast(device, state.precision):
+                outputs = state.network(_scaled(crops.images, recipe))
+            losses = compute_losses(outputs, targets, class_weights, recipe.loss.dice)  # fp32
+            total = _total(losses, recipe)
+            state.optimiser.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            state.optimiser.step()
+            state.schedule.step()
+            totals += [float(loss.detach()) for loss in (total, *losses)]
+    if not np.isfinite(totals).all():
+        raise FloatingPointError(f"epoch {epoch}: the training loss is not a finite number")
+    learning_rate = float(state.schedule.get_last_lr()[0])
+    return {"learning_rate": learning_rate, **_named("training", totals / steps)}
 
 
 def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None) -> TrainedNetwork:
-    """The network of a recipe before its first step; the same seed gives the same weights.
+    """Build the network of a recipe. The same seed gives the same weights.
 
-    Where no initial weights are given: convolutions after He et al. 2015 (normal, fan out), and the last one
-    of each residual unit zero, so that a unit starts as the identity (as the zero gamma of Goyal et al. 2017,
-    "Accurate, Large Minibatch SGD", section 5.1).
+    Without initial weights, convolutions start after He et al. 2015 (normal, fan out). The last convolution
+    of each residual unit is zero, so that a unit starts as the identity (like the zero gamma of Goyal et al.
+    2017, "Accurate, Large Minibatch SGD", section 5.1).
+
+    Args:
+        recipe: The training recipe.
+        encoder: Initial weights of the encoder by name, without batch norm's counters.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -203,7 +262,7 @@ def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = Non
 def validate(
     network: TrainedNetwork, figures: Figures, recipe: RecipeSpec, class_weights: Tensor, device: str
 ) -> dict[str, float]:
-    """Losses and scores on figures as they are, fp32, one view.
+    """Compute losses and scores on the figures without augmentation, in fp32, with one view.
 
     Returns:
         `validation_total`, `validation_classification`, `validation_mask`, `validation_pixels`,
@@ -230,13 +289,13 @@ def validate(
 
 
 def choose_precision(network: TrainedNetwork, recipe: RecipeSpec, figures: Figures, device: str) -> Precision:
-    """What to compute the steps in.
+    """Choose the precision of the steps: the recipe's, or for `auto` the faster one.
 
     Args:
-        network: Left as it is.
-        recipe: Its `precision`; `auto` is decided here.
-        figures: Some of them are used for a measurement on a CPU.
-        device: A GPU takes bf16 where it has it.
+        network: The network; it is not changed.
+        recipe: The training recipe.
+        figures: A CPU measures the time of a few steps on some of them.
+        device: A GPU uses bf16 if it supports it.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -247,7 +306,7 @@ def choose_precision(network: TrainedNetwork, recipe: RecipeSpec, figures: Figur
     images = _scaled(zoomed(crops.images, 1, recipe.input.patch_px), recipe)
     trial = copy.deepcopy(network).train()
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(PROBES):  # in turn: the machine may have other work
+    for _ in range(PROBES):  # in turn, because other programs may use the CPU as well
         for precision, taken in seconds.items():
             taken.append(_step_seconds(trial, images, precision))
         if min(seconds["bf16"]) > HOPELESS * min(seconds["fp32"]):
@@ -269,16 +328,16 @@ def _check(training: Figures, recipe: RecipeSpec, encoder: Mapping[str, Tensor] 
             f"{len(training)} training samples are fewer than a batch of {recipe.optimiser.batch}",
             subject=recipe.name,
             stage="training",
-            remedy="Lower the recipe's optimiser.batch, or train on more figures",
+            remedy="Lower optimiser.batch in the recipe, or train on more figures",
         )
     if (encoder is not None) != (recipe.initial_weights == "given"):
         raise InputError(
-            "the recipe starts from given weights, and none are given"
+            "the recipe starts from given weights, but there are none"
             if encoder is None
-            else "the recipe starts from random weights, and others are given",
+            else "the recipe starts from random weights, but weights were given",
             subject=recipe.name,
             stage="training",
-            remedy="--encoder-weights names them; the recipe's initial_weights says whether they are wanted",
+            remedy="Pass --encoder-weights if, and only if, the recipe has initial_weights = 'given'",
         )
 
 
@@ -287,12 +346,14 @@ def _schedule(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.optimiser.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0, total_iters=0)
-    total = steps + 1  # it is asked once more after the last step
+    total = steps + 1  # the schedule is stepped once more after the last step
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         max_lr=recipe.optimiser.learning_rate,
         total_steps=total,
-        pct_start=max(recipe.optimiser.warm_up, 2 / total),  # it divides by a warm-up of one step less one
+        pct_start=max(
+            recipe.optimiser.warm_up, 2 / total
+        ),  # OneCycleLR divides by the warm-up steps less one
         cycle_momentum=False,
     )
 
@@ -300,7 +361,7 @@ def _schedule(
 def _batch(
     figures: Figures, rows: NDArray[np.intp], recipe: RecipeSpec, device: str
 ) -> tuple[Crops, Targets]:
-    """Whole crops, images in 0..1, and their targets; the masks are those of the whole crops."""
+    """Return whole crops, images in 0..1, and their targets, whose masks are of the whole crops."""
     images = to_input(figures.images[rows], WHITE, device)
     masks = torch.from_numpy(figures.masks[rows]).to(device)
     labels = torch.from_numpy(figures.labels[rows]).to(device)
@@ -311,7 +372,7 @@ def _batch(
 
 
 def _scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
-    """From 0..1 to what the network sees, channels-last."""
+    """Scale images from 0..1 to the input of the network, channels-last."""
     scaled = images if recipe.input.scale == WHITE else images * (WHITE / recipe.input.scale)
     return scaled.contiguous(memory_format=torch.channels_last)
 
@@ -332,22 +393,8 @@ def _autocast(device: str, precision: Precision) -> contextlib.AbstractContextMa
 
 @contextlib.contextmanager
 def _seeded(seed: int, epoch: int, device: str) -> Iterator[torch.Generator]:
-    """A generator for one epoch; torch's own (dropout) is seeded too, and as it was after it."""
+    """Make a generator for one epoch. Torch's own, for dropout, is seeded as well and restored at the end."""
     drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
         torch.manual_seed(drawn)
         yield torch.Generator().manual_seed(drawn)
-
-
-def _written(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _read(checkpoint: bytes | None) -> dict[str, Any] | None:
-    """On the CPU: what loads it puts each tensor where its own are, and Adam keeps its step counts there."""
-    if checkpoint is None:
-        return None
-    state: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
-    return state

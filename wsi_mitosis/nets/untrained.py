@@ -1,4 +1,4 @@
-"""Members that were never trained: what runs where no weights can be had. Their labels mean nothing."""
+"""Members that were never trained, to run the program without weights. Their labels mean nothing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 NOISE_CROPS = 64
 BRANCH_GAIN = 0.25
-"""Of each unit's last convolution: batch norm has no statistics yet, and 16 units would add up without it."""
+"""Gain of each unit's last convolution. Without it 16 units would add up, as batch norm has no statistics."""
 STEP = 1 / 16
-"""The last layer's biases are multiples of this, and its factor is a power of two. A CPU's rounding then does
-not show, and the same seed gives the same bytes everywhere."""
+"""The last layer's biases are multiples of this, and its factor is a power of two. Rounding then has no
+effect, and the same seed gives the same bytes on every CPU."""
 HIDDEN_LAYERS = ("head.fc1.weight", "head.fc2.weight")
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
-"""Optical density of the stains in R, G, B (Ruifrok & Johnston 2001)."""
+"""Optical densities of the stains in R, G, B (Ruifrok & Johnston 2001)."""
 HAEMATOXYLIN_MEAN, EOSIN_MEAN = 0.6, 0.3
-"""Densities of the noise, which is then about as bright as real crops."""
+"""Mean densities of the noise, which give it about the brightness of real crops."""
 
 
 def untrained_states(
     members: int, width: int, patch_px: int, scale: float
 ) -> list[dict[str, NDArray[np.float32]]]:
-    """Seeded random weights for members 0, 1, ..., each of which finds half of some noise atypical.
+    """Make seeded random weights of members, each of which finds half of some noise atypical.
 
     Args:
-        members: How many.
-        width: Of the encoder.
+        members: Number of members; their seeds are 0, 1, ...
+        width: Width of the encoder.
         patch_px: Side of the noise crops that the last layer is centred on, px.
         scale: Pixel values are divided by it.
 
@@ -47,12 +47,12 @@ def untrained_states(
 
 
 def stained_noise(number: int, side_px: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise in the colours of H&E with a dark blob of varying size in the centre.
+    """Make noise in the colours of H&E with a dark blob of varying size in the centre.
 
     Args:
-        number: How many crops.
-        side_px: Their side, px.
-        seed: Of the noise.
+        number: Number of crops.
+        side_px: Side of a crop, px.
+        seed: Seed of the noise.
 
     Returns:
         (number, side_px, side_px, 3) uint8 RGB.
@@ -87,9 +87,9 @@ def _state(seed: int, width: int, crops: torch.Tensor) -> dict[str, NDArray[np.f
 def _drawn(
     state: dict[str, NDArray[np.float32]], random: np.random.Generator
 ) -> dict[str, NDArray[np.float32]]:
-    """Weights after He et al. 2015, uniform; biases 0 and batch norm's values as they are.
+    """Draw weights after He et al. 2015, uniform; biases are 0, and batch norm's values are kept.
 
-    Drawn with NumPy: torch's generator gives other bits on other CPUs.
+    NumPy draws them, because torch's generator gives different bits on different CPUs.
     """
     drawn = {}
     for name, values in state.items():
@@ -97,7 +97,7 @@ def _drawn(
             drawn[name] = np.zeros_like(values) if "fc" in name else values.copy()
             continue
         bound = math.sqrt(6 / math.prod(values.shape[1:])) * (BRANCH_GAIN if "conv3" in name else 1)
-        # Nothing negative in the hidden layers: a head this narrow could be dead for every image otherwise.
+        # Without negative weights in the hidden layers, a narrow head is not dead for every image.
         lowest = 0 if name in HIDDEN_LAYERS else -1
         weights = bound * (lowest + (1 - lowest) * random.random(values.shape))
         drawn[name] = weights.astype(np.float16).astype(np.float32)

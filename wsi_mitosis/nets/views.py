@@ -1,4 +1,4 @@
-"""From uint8 crops to what the network sees: the one preprocessing that training and inference share."""
+"""From uint8 crops to the network's input: the preprocessing that training and inference share."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import Tta
 
 VIEWS: dict[Tta, int] = {"none": 1, "flips": 3, "d4": 8}
-"""Views of one crop at one zoom."""
+"""Number of views of one crop at one zoom."""
 
 
 def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device = "cpu") -> Tensor:
-    """Turn crops into a batch: divided by `scale`, no mean or standard deviation taken off.
+    """Turn crops into a batch: divide them by `scale`, without further normalisation.
 
     Args:
         crops: (N, H, W, 3) uint8 RGB.
         scale: The bundle's divisor, 255 for values in 0..1.
-        device: Where the batch is made; the bytes travel, not the floats.
+        device: The batch's device. The bytes are copied to it, not the floats.
 
     Returns:
         (N, 3, H, W) float32, channels-last in memory.
     """
-    # torch warns of read-only memory, which it could write to; such crops are copied.
+    # Read-only crops are copied, because torch warns of memory that it must not write to.
     owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
     return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
 
 
 def views(batch: Tensor, tta: Tta) -> Iterator[Tensor]:
-    """The views of a batch, one after the other so that only one is in memory.
+    """Yield the views of a batch, one after the other, so that only one is in memory.
 
     Args:
         batch: (N, 3, P, P).
         tta: `none`: itself; `flips`: itself, upside down, left to right; `d4`: the square's 8 symmetries.
 
     Yields:
-        (N, 3, P, P), of which the first is the batch itself.
+        (N, 3, P, P); the first is the batch itself.
     """
     if tta == "d4":
         for turns in range(4):
@@ -60,14 +60,13 @@ def views(batch: Tensor, tta: Tta) -> Iterator[Tensor]:
 
 
 def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
-    """The centre window of side `patch_px / zoom`, resampled to `patch_px`.
+    """Cut the central window of side `patch_px / zoom` and resample it to `patch_px`.
 
-    Shrinking (zoom < 1) averages over areas, enlarging interpolates linearly; zoom 1 takes the pixels as
-    they are.
+    Zoom < 1 averages over areas, zoom > 1 interpolates linearly, and zoom 1 does not change the pixels.
 
     Args:
         batch: (N, 3, S, S), S even and at least `patch_px / zoom`.
-        zoom: How much larger things appear than at the bundle's um/px.
+        zoom: Magnification relative to the bundle's um/px.
         patch_px: Side of the result, px; even.
 
     Returns:
