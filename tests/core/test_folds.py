@@ -82,9 +82,9 @@ def test_a_validation_domain_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("validation", "told"),
     [
-        ({"a": "x"}, "no domain of the dataset is called 'x'.*Name one of: a, b, c"),
-        ({"x": "a"}, "no domain of the dataset is called 'x'"),
-        ({"b": "b"}, "'b' would select the epoch that it tests"),
+        ({"a": "x"}, "the dataset has no domain 'x'.*Choose one of: a, b, c"),
+        ({"x": "a"}, "the dataset has no domain 'x'"),
+        ({"b": "b"}, "'b' cannot both select the epoch and test it"),
     ],
 )
 def test_an_impossible_validation_domain_is_refused(validation: dict[str, str], told: str) -> None:
@@ -101,7 +101,7 @@ def test_fewer_than_three_domains_are_refused(domains: tuple[str, ...]) -> None:
 def test_a_slide_in_two_domains_is_refused_by_name() -> None:
     samples = plain(("a", "b", "c"))
     samples.loc[[0, 5], "slide"] = "both.tiff"
-    with pytest.raises(SpecError, match=r"slide both\.tiff: planning folds: stands in 2 domains: a, b"):
+    with pytest.raises(SpecError, match=r"slide both\.tiff: planning folds: it is in 2 domains: a, b"):
         plan_folds(samples)
 
 
@@ -128,7 +128,7 @@ def test_a_figure_in_two_domains_stays_in_the_test_alone() -> None:
     assert folds["c"].validation_domain == "d"
     assert not {0, 4} & set(folds["c"].training_rows)
     told = plan_warnings(plan_folds(samples), samples)
-    assert any(line.startswith("fold a: 2 samples left out") for line in told)
+    assert any(line.startswith("fold a: 2 samples are left out") for line in told)
 
 
 def test_a_figure_twice_in_one_domain_is_kept_twice() -> None:
@@ -142,14 +142,14 @@ def test_a_figure_twice_in_one_domain_is_kept_twice() -> None:
 def test_training_without_a_class_is_refused() -> None:
     samples = plain(("a", "b", "c"))
     samples.loc[samples["domain"] == "c", "label"] = 0
-    with pytest.raises(SpecError, match="fold a: planning folds: no atypical figure is left for training"):
+    with pytest.raises(SpecError, match="fold a: planning folds: no atypical figure remains for training"):
         plan_folds(samples)
 
 
 def test_validation_without_a_sample_is_refused() -> None:
     samples = plain(("a", "b", "c", "d"))
     samples.loc[4:7, "digest"] = samples["digest"][:4].to_numpy()
-    with pytest.raises(SpecError, match="no sample of 'b' is left for validation"):
+    with pytest.raises(SpecError, match="no sample of 'b' remains for validation"):
         plan_folds(samples)
 
 

@@ -100,7 +100,7 @@ class Payload:
 def test_code_in_a_pickle_is_not_run(tmp_path: Path, wrap: Any) -> None:
     ran = tmp_path / "ran"
     wrap({"desc": Payload(ran)}, tmp_path / "w.tar")
-    with pytest.raises(InputError, match="nothing in it was run"):
+    with pytest.raises(InputError, match="Nothing in it was run"):
         load_encoder(tmp_path / "w.tar", WIDTH)
     assert not ran.exists()
 

@@ -105,7 +105,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         lambda: path.write_bytes(pickle.dumps(Code(ran), protocol=2)),
     ):
         write()
-        with pytest.raises(InputError, match=r"w\.pth: loading the detector: .*nothing in it was run"):
+        with pytest.raises(InputError, match=r"w\.pth: loading the detector: .*Nothing in it was run"):
             find_detector(NAME, str(path))
         assert not ran.exists()
 

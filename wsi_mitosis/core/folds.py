@@ -1,4 +1,4 @@
-"""Leave one domain out: which samples train, select and test each member."""
+"""Leave one domain out: the samples that train, select and test each member."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STAGE = "planning folds"
 LEAST_DOMAINS = 3
-"""One to test, one to select the epoch, one to train."""
+"""One domain to test, one to select the epoch, one to train."""
 SLUG_LENGTH = 60
 CLASSES = ("typical", "atypical")
 """Names of the labels 0 and 1."""
@@ -28,20 +28,21 @@ CLASSES = ("typical", "atypical")
 
 @dataclass(frozen=True)
 class Fold:
-    """One member's data. Rows are positions in the samples' table, ascending.
+    """The data of one member. Rows are ascending positions in the table of samples.
 
-    No slide and no figure (by digest) stands on two sides. A figure that does in the data is kept in the test
-    before the validation before the training, so that the test sets of all folds are a partition of the data.
+    No slide and no figure (by digest) is on two sides. A figure that is on two sides in the data is kept for
+    the test rather than the validation, and for the validation rather than the training. The test sets of all
+    folds are therefore a partition of the data.
 
     Attributes:
-        name: The test domain in lower case, fit for a file's name: `midog21-aperio-cs2`.
-        test_domain: Seen by nothing before the test.
-        validation_domain: The epoch is selected on it.
-        training_domains: All others, sorted.
+        name: The test domain in lower case, as a file name: `midog21-aperio-cs2`.
+        test_domain: The domain that is used for the test alone.
+        validation_domain: The domain on which the epoch is selected.
+        training_domains: All other domains, sorted.
         training_rows: (N,) intp.
         validation_rows: (N,) intp.
         test_rows: (N,) intp.
-        dropped: Rows left out of training or validation because another side has their figure.
+        dropped: Number of rows that are left out because another side has their figure.
     """
 
     name: str
@@ -57,22 +58,22 @@ class Fold:
 def plan_folds(samples: pd.DataFrame, validation: Mapping[str, str] = {}) -> tuple[Fold, ...]:
     """Plan a fold for each domain, in the order of their sorted names.
 
-    The validation domain is the next one, after the last the first: the paper states that there is one and
-    not which.
+    The validation domain is the next one in this order, and the first one after the last. The paper states
+    that there is a validation domain, but not which.
 
     Args:
         samples: A row per sample with `slide` ("" where unknown), `domain`, `label` (0 or 1) and `digest`.
-        validation: Validation domain by test domain where it is to be another.
+        validation: Validation domain by test domain, for those that differ.
 
     Raises:
-        SpecError: where there are fewer than three domains, a slide stands in two of them, `validation` names
-            an unknown domain or the test domain itself, or a training or validation side is left without what
-            it needs: both classes in training, a sample in validation.
+        SpecError: If there are fewer than three domains, a slide is in two of them, `validation` has an
+            unknown domain or the test domain itself, or a side lacks what it needs: both classes for
+            training, a sample for validation.
     """
     domains = sorted(set(samples["domain"]))
     if len(domains) < LEAST_DOMAINS:
         raise SpecError(
-            f"{len(domains)} domains ({', '.join(domains)}), where one tests, one selects and the rest train",
+            f"{len(domains)} domains ({', '.join(domains)}) are too few to test, select and train",
             subject="dataset",
             stage=STAGE,
             remedy=f"Build a dataset with at least {LEAST_DOMAINS} domains",
@@ -85,10 +86,10 @@ def plan_folds(samples: pd.DataFrame, validation: Mapping[str, str] = {}) -> tup
 
 
 def plan_table(folds: Sequence[Fold], samples: pd.DataFrame) -> pd.DataFrame:
-    """The plan to look at: a row per fold.
+    """Return the plan as a table, a row per fold.
 
     Args:
-        folds: As planned from `samples`.
+        folds: The plan for `samples`.
         samples: As for `plan_folds`.
 
     Returns:
@@ -116,23 +117,25 @@ def plan_table(folds: Sequence[Fold], samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def plan_warnings(folds: Sequence[Fold], samples: pd.DataFrame) -> tuple[str, ...]:
-    """What the user should know about a plan: sides with one class only, dropped rows, unknown slides."""
+    """Return warnings about a plan: sides with a single class, dropped rows, unknown slides."""
     labels = samples["label"].to_numpy()
-    told = []
+    warnings = []
     for fold in folds:
         lacking = CLASSES[1 - labels[fold.test_rows[0]]] if len(set(labels[fold.test_rows])) == 1 else None
         if lacking is not None:
-            told.append(
+            warnings.append(
                 f"domain '{fold.test_domain}' has no {lacking} figure: its balanced accuracy is undefined"
             )
         if fold.dropped:
-            told.append(
-                f"fold {fold.name}: {fold.dropped} samples left out of training or validation: "
-                "their figure is on another side too"
+            warnings.append(
+                f"fold {fold.name}: {fold.dropped} samples are left out of training or validation, "
+                "because their figure is on another side as well"
             )
     if unknown := int((samples["slide"] == "").sum()):
-        told.append(f"the slide of {unknown} samples is unknown: only their domain keeps slides on one side")
-    return tuple(told)
+        warnings.append(
+            f"the slide of {unknown} samples is unknown. Samples of one slide are on one side only by domain"
+        )
+    return tuple(warnings)
 
 
 def _sides(fold: Fold) -> Iterator[tuple[str, NDArray[np.intp]]]:
@@ -166,9 +169,9 @@ def _check_sides(fold: Fold, labels: NDArray[np.int64]) -> None:
     present = set(labels[fold.training_rows])
     cause = None
     if lacking := [word for label, word in enumerate(CLASSES) if label not in present]:
-        cause = f"no {lacking[0]} figure is left for training"
+        cause = f"no {lacking[0]} figure remains for training"
     elif not len(fold.validation_rows):
-        cause = f"no sample of '{fold.validation_domain}' is left for validation"
+        cause = f"no sample of '{fold.validation_domain}' remains for validation"
     if cause is not None:
         raise SpecError(
             cause,
@@ -185,32 +188,32 @@ def _check_slides(samples: pd.DataFrame) -> None:
         slide = sorted(twice)[0]
         domains = sorted(known["domain"][known["slide"] == slide])
         raise SpecError(
-            f"stands in {len(domains)} domains: {', '.join(domains)}",
+            f"it is in {len(domains)} domains: {', '.join(domains)}",
             subject=f"slide {slide}",
             stage=STAGE,
-            remedy="Give each slide one domain: its figures must not train and test the same member",
+            remedy="Give each slide one domain, because its figures must not both train and test a member",
         )
 
 
 def _check_validation(validation: Mapping[str, str], domains: Sequence[str]) -> None:
     if unknown := sorted({*validation, *validation.values()} - set(domains)):
         raise SpecError(
-            f"no domain of the dataset is called '{unknown[0]}'",
+            f"the dataset has no domain '{unknown[0]}'",
             subject="validation domains",
             stage=STAGE,
-            remedy=f"Name one of: {', '.join(domains)}",
+            remedy=f"Choose one of: {', '.join(domains)}",
         )
     if same := [test for test, selecting in validation.items() if test == selecting]:
         raise SpecError(
-            f"'{same[0]}' would select the epoch that it tests",
+            f"'{same[0]}' cannot both select the epoch and test it",
             subject="validation domains",
             stage=STAGE,
-            remedy="Name another domain for its validation",
+            remedy="Choose another domain for its validation",
         )
 
 
 def _slugs(domains: Sequence[str]) -> list[str]:
-    """Lower-case ASCII names joined by hyphens; one that is taken gets a number after it."""
+    """Return lower-case ASCII names with hyphens. A name that is in use gets a number."""
     slugs: list[str] = []
     for domain in domains:
         ascii_ = unicodedata.normalize("NFKD", domain).encode("ascii", "ignore").decode().lower()

@@ -1,4 +1,4 @@
-"""Markdown that reads well as plain text too."""
+"""Markdown that is legible as plain text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table, its columns aligned for the eye too, and an empty one."""
+    """Yield the lines of a table with aligned columns, and an empty line."""
     cells = [[plain(cell) for cell in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
@@ -19,10 +19,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 
 def plain(value: str) -> str:
-    """Text that breaks no table."""
+    """Return text on one line, with `|` escaped for tables."""
     return " ".join(value.split()).replace("|", "\\|")
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or that there is none."""
+    """Format a value with three decimals; None is `undefined`."""
     return "undefined" if value is None else f"{value:.3f}"

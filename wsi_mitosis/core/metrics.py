@@ -18,7 +18,7 @@ RESAMPLES = 2000
 SEED = 0
 BINS = 10
 _CHUNK = 2_000_000
-"""Weights in memory at once while resampling: 16 MB an array."""
+"""Number of weights in memory while resampling: 16 MB per array."""
 
 Unit = Literal["slides", "slides and single samples", "samples"]
 
@@ -110,8 +110,9 @@ def score(labels: NDArray[np.int64], called: NDArray[np.bool_], p_atypical: NDAr
 
     Args:
         labels: (N,) 0 typical, 1 atypical.
-        called: (N,) whether the label given is atypical: the vote's, which need not be the mean's.
-        p_atypical: (N,) mean P(atypical), from which `auroc` and `brier` are.
+        called: (N,) bool, whether the assigned label is atypical: the vote's, which can differ from the
+            mean's.
+        p_atypical: (N,) mean P(atypical), for `auroc` and `brier`.
     """
     counts = _counts(labels, called).sum(axis=0)
     balanced, sensitivity, specificity = (_number(value) for value in _rates(counts[None]))
@@ -131,17 +132,17 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Intervals:
-    """Intervals by drawing whole slides with replacement: the figures of one slide resemble each other.
+    """Compute intervals by drawing whole slides with replacement, as figures of one slide are similar.
 
-    A sample whose slide is unknown is drawn alone. The same arguments give the same intervals.
+    A sample whose slide is unknown is a unit of its own. The same arguments give the same intervals.
 
     Args:
         labels: As for `score`.
         called: As for `score`.
         p_atypical: As for `score`.
         slides: (N,) the samples' slides, "" where unknown.
-        resamples: How many times to draw.
-        seed: Of the draws.
+        resamples: Number of draws.
+        seed: Seed of the draws.
     """
     unit, cluster = _clusters(slides)
     units = int(cluster.max()) + 1 if len(cluster) else 0
@@ -165,11 +166,11 @@ def intervals(
 def roc_points(
     labels: NDArray[np.int64], p_atypical: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The ROC curve's corners.
+    """Compute the corners of the ROC curve.
 
     Returns:
         (K,) share of the typical samples and (K,) share of the atypical ones at or above each threshold, from
-        0, 0 to 1, 1; None where a class is absent.
+        0, 0 to 1, 1; None if a class is absent.
     """
     if len(set(labels.tolist())) < 2:
         return None
@@ -183,7 +184,7 @@ def roc_points(
 def calibration(
     labels: NDArray[np.int64], p_atypical: NDArray[np.float64], bins: int = BINS
 ) -> tuple[Bin, ...]:
-    """How often samples of about the same P(atypical) are atypical; bins of equal width, no empty ones."""
+    """Compute how often samples of similar P(atypical) are atypical, in bins of equal width."""
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, p_atypical, side="right") - 1, 0, bins - 1)
     return tuple(
@@ -200,7 +201,7 @@ def calibration(
 
 
 def spread(values: Iterable[float | None]) -> Spread:
-    """Mean and sample standard deviation of the values that are defined."""
+    """Compute mean and sample standard deviation of the values that are not None."""
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     mean = float(known.mean()) if len(known) else None
     return Spread(mean, float(known.std(ddof=1)) if len(known) > 1 else None, len(known))
@@ -222,7 +223,7 @@ def _rates(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
 
 
 class _Ranks:
-    """The samples in the order of their P(atypical), for the AUROC of many weightings of them.
+    """Samples ordered by P(atypical), for the AUROC with many weightings.
 
     Args:
         labels: (N,) 0 or 1.
@@ -239,7 +240,7 @@ class _Ranks:
         self._tie_starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]][: len(ranked)])
 
     def auroc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(R,) AUROC where unit u counts weights[r, u] times; NaN where a class has no weight."""
+        """Return (R,) AUROC, in which unit u counts weights[r, u] times; NaN if a class has no weight."""
         each = weights[:, self._cluster]  # (R, N)
         if not each.shape[1]:
             return np.full(len(weights), np.nan)
@@ -252,7 +253,7 @@ class _Ranks:
 
 
 def _clusters(slides: Sequence[str]) -> tuple[Unit, NDArray[np.intp]]:
-    """What is drawn, and (N,) the unit of each sample, from 0."""
+    """Return the kind of unit, and the unit of each sample, (N,), from 0."""
     numbers: dict[str | int, int] = {}
     cluster = [numbers.setdefault(slide or row, len(numbers)) for row, slide in enumerate(slides)]
     alone = sum(not slide for slide in slides)
@@ -263,7 +264,7 @@ def _clusters(slides: Sequence[str]) -> tuple[Unit, NDArray[np.intp]]:
 def _draws(
     units: int, samples: int, resamples: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
-    """How often each unit is drawn, (R, units), a part of the resamples at a time."""
+    """Yield how often each unit is drawn, (R, units), for a part of the resamples at a time."""
     step = max(1, _CHUNK // max(units, samples))
     for start in range(0, resamples, step):
         number = min(step, resamples - start)
@@ -278,5 +279,5 @@ def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _number(value: NDArray[np.float64]) -> float | None:
-    """The one value of an array; None for NaN."""
+    """Return the single value of an array; None for NaN."""
     return None if np.isnan(value[0]) else float(value[0])

@@ -1,4 +1,4 @@
-"""Dark nuclei in an H&E image: enough for a demonstration, and no mitosis detector."""
+"""Dark nuclei in an H&E image, for a demonstration. This is not a mitosis detector."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUCLEUS_UM2 = (8.0, 120.0)
-"""Areas taken for a condensed nucleus: discs of about 3 to 12 um across."""
+"""Areas of a condensed nucleus: discs of about 3 to 12 um in diameter."""
 
 
 def darkest_nuclei(image: NDArray[np.uint8], mpp: float, number: int) -> NDArray[np.float64]:
-    """The darkest compact objects in haematoxylin.
+    """Find the darkest compact objects in haematoxylin.
 
-    Haematoxylin by Ruifrok and Johnston's colour deconvolution (scikit-image's `rgb2hed`), smoothed by 1 um,
-    thresholded at its 97th percentile.
+    Haematoxylin is computed by Ruifrok and Johnston's colour deconvolution (scikit-image's `rgb2hed`),
+    smoothed by 1 um, thresholded at its 97th percentile.
 
     Args:
         image: (height, width, 3) uint8 RGB.
         mpp: um/px.
-        number: How many at most.
+        number: Most objects to return.
 
     Returns:
         (N, 3) float64: x, y in px and the mean haematoxylin of the object, the darkest first.

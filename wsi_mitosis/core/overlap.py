@@ -1,4 +1,4 @@
-"""Which samples a bundle was trained on, and which of them a member has never seen."""
+"""The overlap of a dataset with the samples that a bundle was trained on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class Overlap:
     """N samples against M members.
 
     Attributes:
-        seen: (N,) bool, samples that some member was trained or selected on; nothing that holds all members
-            is scored on them.
-        own: (N, M) bool, samples of the member's own test domain that it has not seen.
+        seen: (N,) bool, samples that a member was trained or selected on. The ensemble is not scored on them.
+        own: (N, M) bool, samples of the member's own test domain, which it has not seen.
     """
 
     seen: NDArray[np.bool_]
@@ -31,15 +30,15 @@ class Overlap:
 def find_overlap(
     samples: pd.DataFrame, recorded: Mapping[str, frozenset[str]], test_domains: Sequence[str | None]
 ) -> Overlap:
-    """Find the samples that a bundle records.
+    """Find the samples that a bundle was trained on.
 
-    A recorded sample is unseen by a member if it was recorded in that member's test domain and in no other,
-    whatever the samples' own table calls its domain. One recorded without a domain may have been seen by all.
+    A member has not seen a recorded sample if the sample was recorded in that member's test domain and in no
+    other; the domain in `samples` does not matter. All members may have seen a sample without a domain.
 
     Args:
         samples: A row per sample with `digest` and `domain`.
-        recorded: Domains by digest, of all that the members were trained, selected and tested on.
-        test_domains: The domain that each member was not shown; None where it was shown all.
+        recorded: Domains by digest of the samples that the members were trained, selected and tested on.
+        test_domains: The domain that each member was trained without; None if it was trained on all.
     """
     seen = samples["digest"].isin(list(recorded)).to_numpy(np.bool_)
     domains = [

@@ -1,4 +1,4 @@
-"""How the members' probabilities become one label."""
+"""The vote: from the members' probabilities to one label."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Votes:
     """The vote on N figures.
 
     Attributes:
-        p_atypical: (N,) float64, mean P(atypical) over the members asked.
-        votes_atypical: (N,) int, members that voted atypical.
-        votes_cast: (N,) int, members asked.
+        p_atypical: (N,) float64, mean P(atypical) over the members that voted.
+        votes_atypical: (N,) int, number of members that voted atypical.
+        votes_cast: (N,) int, number of members that voted.
         is_atypical: (N,) bool, the label.
     """
 
@@ -33,21 +33,21 @@ class Votes:
 
 
 def tally(probabilities: NDArray[np.float64], threshold: float) -> Votes:
-    """Count the votes: the majority of the members asked; a tie goes by their mean P(atypical).
+    """Count the votes of each figure. The majority decides; the mean P(atypical) decides a tie.
 
     Args:
-        probabilities: (N, M) P(atypical) by figure and member; NaN where a member was not asked.
-        threshold: A member, or the mean in a tie, says atypical at or above it.
+        probabilities: (N, M) P(atypical) by figure and member; NaN if a member did not vote.
+        threshold: A member, or the mean in a tie, is for atypical at or above it.
 
     Raises:
         ValueError: where nobody was asked about a figure.
     """
-    asked = ~np.isnan(probabilities)
-    cast = asked.sum(axis=1)
+    voted = ~np.isnan(probabilities)
+    cast = voted.sum(axis=1)
     if not cast.all():
-        raise ValueError(f"{np.count_nonzero(cast == 0)} figures about which no member was asked")
+        raise ValueError(f"{np.count_nonzero(cast == 0)} figures have no vote")
     atypical = (probabilities >= threshold).sum(axis=1)
-    mean = np.where(asked, probabilities, 0.0).sum(axis=1) / cast
+    mean = np.where(voted, probabilities, 0.0).sum(axis=1) / cast
     tied = 2 * atypical == cast
     return Votes(mean, atypical, cast, np.where(tied, mean >= threshold, 2 * atypical > cast))
 
@@ -55,15 +55,18 @@ def tally(probabilities: NDArray[np.float64], threshold: float) -> Votes:
 def undecided(
     votes_atypical: NDArray[np.integer[Any]], votes_cast: NDArray[np.integer[Any]], members: int
 ) -> NDArray[np.bool_]:
-    """Which figures' labels the members not yet asked could still change.
+    """Find the figures whose label the remaining members can still change.
 
-    A majority of all members is certain once more than half of them agree. With an even number, half is not
-    enough: the others could make it a tie.
+    A majority is certain once more than half of all members agree. Half of an even number is not enough,
+    because the others can make it a tie.
 
     Args:
         votes_atypical: (N,) votes for atypical so far.
         votes_cast: (N,) votes so far.
-        members: How many there are.
+        members: Number of members.
+
+    Returns:
+        (N,) bool.
     """
     leading = np.maximum(votes_atypical, votes_cast - votes_atypical)
     return np.asarray((2 * leading <= members) & (votes_cast < members))
@@ -72,5 +75,5 @@ def undecided(
 def agreement(
     votes_atypical: NDArray[np.integer[Any]], votes_cast: NDArray[np.integer[Any]]
 ) -> NDArray[np.float64]:
-    """(N,) share of the votes cast that the larger side has, 0.5 to 1."""
+    """Return the share of the votes that the larger side has, (N,), 0.5 to 1."""
     return np.asarray(np.maximum(votes_atypical, votes_cast - votes_atypical) / votes_cast, dtype=np.float64)
