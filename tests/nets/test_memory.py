@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from wsi_mitosis.cli import main
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.nets.memory import keep_freed_memory
+from wsi_mitosis.workers.pool import Worker
 
 SCRIPT = """
 import resource, sys
@@ -39,6 +40,13 @@ def test_the_c_library_accepts_it() -> None:
 def test_the_command_line_keeps_freed_memory() -> None:
     keep_freed_memory.cache_clear()
     assert CliRunner().invoke(main, ["models", "list"]).exit_code == 0
+    assert keep_freed_memory.cache_info().currsize == 1
+
+
+def test_a_worker_keeps_freed_memory() -> None:
+    keep_freed_memory.cache_clear()
+    worker = Worker(lambda _: None, lambda *_: None, 1)
+    worker.run("a task")
     assert keep_freed_memory.cache_info().currsize == 1
 
 

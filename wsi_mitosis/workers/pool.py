@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_mitosis.errors import printable
 from wsi_mitosis.io.processors import granted_cpus
+from wsi_mitosis.nets.memory import keep_freed_memory
 from wsi_mitosis.workers.placement import fit_nodes, place, stays_here
 from wsi_mitosis.workers.runtime import ray_runtime
 
@@ -164,6 +165,7 @@ class Worker:
         return events, end
 
     def _serve(self) -> None:
+        keep_freed_memory()
         try:
             state = self._build(self._threads)
         except Exception as error:  # noqa: BLE001 - the driver decides what it means
