@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CANDIDATE_COLUMNS = ("slide", "x", "y", "score", "id", "detector_class", "extent")
 """The columns of `Detections.table`, before the input's other columns:
 
-slide            str or None   the slide as the file names it; None where the file names none
+slide            str or None   the slide as the file names it; None if the file names none
 x, y             float64       centre, in the unit and frame of the Detections; NaN where missing
 score            float64       the detector's score; NaN without one
 id               str or None   the detector's own name for the candidate
@@ -158,11 +158,11 @@ REVIEW_COLUMNS = (
 )
 """The columns of `review.csv`, the figures to look at first:
 
-rank              int      1 is the figure whose correction could change the slide's reading most
+rank              int      1 is the figure whose correction could change the slide's counts most
 x_px0, y_px0      float64  centre, level-0 px, slide frame
 agreement         float64  share of the votes cast that the larger side has, 0.5 to 1
 in_hotspot        bool     whether it is counted in a hotspot; `true` or `false` in the file
-expected_change   float64  what it is ranked by, of slides as well (see `core.reading.review_list`)
+expected_change   float64  what it is ranked by, of slides as well (see `core.assessments.review_list`)
 """
 
 REGION_COLUMNS = (
@@ -186,7 +186,7 @@ CHANGE_COLUMNS = (
     "x_px0",
     "y_px0",
 )
-"""The columns of `reviewed/changes.csv`; a label is empty where there is none:
+"""The columns of `reviewed/changes.csv`; a label is empty if there is none:
 
 figure_id         str       the machine's; of an added figure its object's in QuPath
 change            str       "relabelled", "removed" or "added"
@@ -218,7 +218,7 @@ domain             str       what a leave-one-domain-out fold holds out
 label              int64     0 typical, 1 atypical
 label_source       str       "majority" (of experts), "folder" or "csv"
 experts_atypical   int64     how many of the experts said atypical
-experts_asked      int64     how many were asked; 0 where unknown
+experts_asked      int64     how many experts labelled it; 0 if unknown
 x_px0, y_px0       float64   the figure's centre, level-0 px, slide frame; NaN where unknown
 mask_flag          str       "ok", or why there is no mask: "none" (no provider), "empty", "border", ...
 digest             str       SHA-256 of the central 64 x 64 px: the same figure has the same in every store

@@ -34,9 +34,10 @@ def command(model: str | None, out: str, *, as_json: bool) -> int:
         findings.append(finding)
         if not as_json:
             mark = click.style("ok  ", fg="green") if finding.ok else click.style("FAIL", fg="red")
-            click.echo(f"{mark} {finding.subject}: {finding.told}")
+            click.echo(f"{mark} {finding.subject}: {finding.found}")
             if not finding.ok:
                 click.echo(f"     {finding.remedy}")
     if as_json:
-        click.echo(json_text([asdict(finding) for finding in findings]))
+        # `told` is the name of `found` up to version 0.1
+        click.echo(json_text([{**asdict(finding), "told": finding.found} for finding in findings]))
     return int(not all(finding.ok for finding in findings))

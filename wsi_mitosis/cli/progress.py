@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIDES = ("training", "validation", "test")
 SHOWN = ("training_total", "validation_total", "validation_balanced_accuracy")
 PLAIN_SECONDS = 30.0
-"""Between two lines of a log that nobody watches."""
+"""Seconds between two lines of progress in a log."""
 STATES = {"no_detections": "without detections", "pending": "not processed", "set_aside": "set aside"}
 """Words for a status whose own name is none."""
 
@@ -77,7 +77,7 @@ class Reporter:
     Args:
         quiet: Errors only.
         verbose: A line for every slide, at a terminal too, and every note.
-        unit: What goes through the model.
+        unit: What the model processes.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, unit: str = "patches") -> None:

@@ -13,9 +13,9 @@ STANDARD = {0: os.O_RDONLY, 1: os.O_WRONLY, 2: os.O_WRONLY}
 
 
 class _Output(io.FileIO):
-    """A standard stream that outlives its reader: what nobody reads any more (`| head`) is dropped.
+    """A standard stream that outlives its reader: output after the reader has left (`| head`) is dropped.
 
-    So is what standard error cannot take, because nobody can be told of it.
+    Output that standard error cannot take is dropped as well, because it cannot be reported.
     """
 
     _failed = False
@@ -37,7 +37,7 @@ class _Output(io.FileIO):
 
 
 def use_utf8_names() -> None:
-    """Start this program again in Python's UTF-8 mode where file names have another encoding.
+    """Start this program again in Python's UTF-8 mode if file names have another encoding.
 
     In such a locale (C without coercion, ISO-8859-1) other characters in a name are neither found on disk nor
     printed.
@@ -72,7 +72,7 @@ def prepare_streams() -> None:
 
 
 def _is_own(stream: object, number: int) -> bool:
-    """Whether a stream is the one that Python opened, and not a stand-in of a test or another program."""
+    """Return whether a stream is the one that Python opened, and not a replacement by a test or a program."""
     return type(stream) is io.TextIOWrapper and stream.fileno() == number
 
 

@@ -138,7 +138,7 @@ class Haematoxylin:
             A mask per crop, in order.
 
         Raises:
-            DatasetError: where the crops are too small.
+            DatasetError: if the crops are too small.
         """
         if crops.shape[1] < SMALLEST_CROP_PX:
             raise DatasetError(

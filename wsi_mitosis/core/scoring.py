@@ -41,7 +41,7 @@ LABELS = np.array(["typical", "atypical"], dtype=object)
 
 
 class _Scores(Spec):
-    """Point estimates with their 95 % intervals; None where a class that the measure needs is absent.
+    """Point estimates with their 95 % intervals; None if a class that the measure needs is absent.
 
     Attributes:
         n: Number of samples.

@@ -28,7 +28,7 @@ FOLDER_PREFIX = "wsi-"
 OWNER = "owner"
 """File of a session folder. It is locked (flock(2)) while the process that created the folder lives."""
 KERNEL = Path("/proc/sys/kernel/random/boot_id")
-"""Its content tells one running kernel from another (random(4)). A lock is only trusted under the same one,
+"""Its content is different for every running kernel (random(4)). A lock is only trusted under the same one,
 because some network file systems do not show it to other machines."""
 LONGEST_SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Ray's longest socket path below its session folder (ray/_private/node.py). A Unix socket's path has at most
@@ -63,7 +63,7 @@ def temporary_folders(environment: Mapping[str, str] | None = None) -> tuple[Pat
     """Return the folders in which temporary files may be created, the preferred one first.
 
     Args:
-        environment: Environment variables; this process's own where None.
+        environment: Environment variables; this process's own if None.
     """
     variables = os.environ if environment is None else environment
     named = [variables.get(name) for name in ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP")]
@@ -79,7 +79,7 @@ def session_folder() -> Iterator[Path]:
     short enough for Ray's sockets. Session folders there whose process was killed are removed first.
 
     Raises:
-        InputError: where no folder is suitable.
+        InputError: if no folder is suitable.
     """
     folder = _created_session()
     lock = None
@@ -114,10 +114,10 @@ def _suitable(parent: Path) -> Path:
     """Create a folder in `parent` and try whether Ray can use it.
 
     Raises:
-        OSError: where it cannot.
+        OSError: if it cannot.
     """
     if not str(parent).isascii():
-        raise OSError("its path is not ASCII, which Ray wants")
+        raise OSError("its path is not ASCII, which Ray requires")
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
@@ -137,7 +137,7 @@ def _own(folder: Path) -> int | None:
     """Lock a session folder's `OWNER` file; the lock ends with this process, however that ends.
 
     Returns:
-        The file's descriptor; None where the file system has no locks, and the folder is never abandoned.
+        The file's descriptor; None if the file system has no locks, and the folder is never abandoned.
     """
     unlocked = folder / f"{OWNER}.new"  # a file called OWNER is locked from its first moment on
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -177,7 +177,7 @@ def _is_private_session(entry: os.DirEntry[str]) -> bool:
 
 
 def _lock_of_abandoned(folder: Path) -> int | None:
-    """Lock a folder's `OWNER` file and return its descriptor; None where that is not certainly abandoned."""
+    """Lock a folder's `OWNER` file and return its descriptor; None if that is not certainly abandoned."""
     try:
         descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -209,13 +209,13 @@ def _remove(folder: Path) -> None:
 
 
 def object_store(session: Path) -> ObjectStore:
-    """Return where Ray's object store fits: shared memory, or the session folder where that is too small.
+    """Return where Ray's object store fits: shared memory, or the session folder if that is too small.
 
     Args:
         session: The session folder.
 
     Raises:
-        InputError: where neither has room for the smallest store.
+        InputError: if neither has room for the smallest store.
     """
     for folder in (SHARED_MEMORY, session):
         size = min(STORE_BYTES, int(free_bytes(folder) * USABLE_SHARE))
@@ -230,7 +230,7 @@ def object_store(session: Path) -> ObjectStore:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free space that this process may use in a folder; 0 where it cannot write there."""
+    """Return the free space that this process may use in a folder; 0 if it cannot write there."""
     try:
         return shutil.disk_usage(folder).free if os.access(folder, os.W_OK | os.X_OK) else 0
     except OSError:
@@ -241,7 +241,7 @@ def check_loopback() -> None:
     """Connect to a port of this machine's own, as Ray's processes do.
 
     Raises:
-        InputError: where that is impossible. Ray itself would wait for minutes.
+        InputError: if that is impossible. Ray itself would wait for minutes.
     """
     try:
         with (
@@ -259,7 +259,7 @@ def check_loopback() -> None:
 
 
 def writable_home() -> Path | None:
-    """Return the user's home; None where there is none, or where it cannot be written."""
+    """Return the user's home; None if there is none or it cannot be written."""
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and no entry for the user in the password file
@@ -302,7 +302,7 @@ def _private_home() -> Iterator[dict[str, str]]:
     """Environment variables that name a private folder, which is removed at the end."""
     try:
         caches = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
-    except OSError:  # nothing can be written anywhere: whoever needs to write says so
+    except OSError:  # nothing can be written anywhere: the code that needs to write reports it
         yield {}
         return
     with caches as folder:

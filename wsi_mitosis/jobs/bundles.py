@@ -54,8 +54,8 @@ def write_untrained(
         name: Of the bundle.
 
     Raises:
-        OutputError: where the folder is in use or cannot be written.
-        BundleError: where an argument does not fit the manifest's schema.
+        OutputError: if the folder is in use or cannot be written.
+        BundleError: if an argument does not fit the manifest's schema.
     """
     from wsi_mitosis.nets.untrained import untrained_states
 

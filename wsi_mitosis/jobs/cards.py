@@ -22,8 +22,8 @@ LIMITS = """## What it must not be used for
 
 - Diagnosis, prognosis or any decision about a patient. It is a research tool, and its counts want a
   pathologist's eye.
-- Finding mitotic figures: it only tells typical from atypical ones among candidates that are mitotic figures.
-  A candidate that is none gets one of the two labels all the same.
+- Finding mitotic figures: it only distinguishes typical from atypical ones among candidates that are mitotic
+  figures. A candidate that is none gets one of the two labels all the same.
 - Stains other than haematoxylin and eosin, and pixel sizes outside the stated tolerance.
 - Tumours, species and scanners beyond those below without a check on figures of one's own: what it makes of
   them is not known.
@@ -73,7 +73,7 @@ def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:
         report: As `jobs.evaluate.evaluate` makes it.
 
     Raises:
-        OutputError: where the card cannot be written.
+        OutputError: if the card cannot be written.
     """
     write_card(bundle, with_section(bundle.read_card(), f"Figures on {report.dataset}", as_section(report)))
 
@@ -124,7 +124,7 @@ def _folds(records: Sequence[FoldRecord], chosen: Sequence[FoldRecord]) -> Itera
     yield "## Folds"
     yield ""
     yield "Each leaves one domain out for the test and selects on another. Scores are of the stored weights"
-    yield "on the validation domain; the figures on the test domains stand further down."
+    yield "on the validation domain; the values on the test domains follow below."
     yield ""
     rows = [
         [

@@ -42,7 +42,7 @@ def build_demo(folder: Path) -> DemoFiles:
     """Write the slide and its candidates.
 
     Raises:
-        InputError: where TIAToolbox's image is missing.
+        InputError: if TIAToolbox's image is missing.
     """
     files = demo_files(folder)
     image = he_image()

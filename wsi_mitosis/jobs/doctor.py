@@ -1,4 +1,4 @@
-"""Is this machine ready? One finding per thing that a run needs."""
+"""Check that a machine is ready: one finding per thing that a run needs."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ REPORTED = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The finding on one thing that a run needs.
 
     Attributes:
-        subject: What was looked at.
+        subject: What was examined.
         ok: Whether a run can rely on it.
-        told: What was found.
-        remedy: What to do where it is not ok.
+        found: What was found.
+        remedy: What to do if it is not ok.
     """
 
     subject: str
     ok: bool
-    told: str
+    found: str
     remedy: str = ""
 
 
 def examine(folder: Path, model: str | None, start_ray: Callable[[], str]) -> Iterator[Finding]:
-    """Look at everything, in the order in which a run needs it.
+    """Examine everything that a run needs, in the order in which it needs it.
 
     Args:
         folder: Where results would go.
-        model: The bundle to check; the shipped default where None.
-        start_ray: Starts a Ray, runs something on it, and tells what it granted.
+        model: The bundle to check; the shipped default if None.
+        start_ray: Starts a Ray, runs something on it, and returns what it granted.
     """
     yield Finding("program", True, f"wsi-mitosis {__version__}, Python {platform.python_version()}")
     yield _python()
@@ -131,8 +131,8 @@ def _home() -> Finding:
     home = writable_home()
     if home is not None:
         return Finding("home", True, str(home))
-    told = "none that can be written: caches last for one run, and --weights hub cannot fetch (HOME names it)"
-    return Finding("home", True, told)
+    found = "none that can be written (see HOME): caches last for one run, and --weights hub cannot fetch"
+    return Finding("home", True, found)
 
 
 def _temporary_files() -> Iterator[Finding]:
@@ -159,8 +159,8 @@ def _shared_memory(session: Path) -> Finding:
         return Finding("shared memory", False, f"{found}; {error.cause}", error.remedy or "")
     if store.folder == SHARED_MEMORY:
         return Finding("shared memory", True, found)
-    told = f"{found}: too little, so Ray uses the temporary folder (docker run --shm-size=1g gives more)"
-    return Finding("shared memory", True, told)
+    found += ": too little, so Ray uses the temporary folder (docker run --shm-size=1g gives more)"
+    return Finding("shared memory", True, found)
 
 
 def _ray(start_ray: Callable[[], str]) -> Finding:
@@ -169,9 +169,9 @@ def _ray(start_ray: Callable[[], str]) -> Finding:
         return Finding("Ray", True, start_ray())
     except InputError as error:
         return Finding("Ray", False, error.cause, remedy)
-    except Exception as error:  # noqa: BLE001 - Ray raises whatever its daemons die of, and this is the report of it
-        told = f"does not work: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Finding("Ray", False, told, remedy)
+    except Exception as error:  # noqa: BLE001 - Ray raises many kinds, and this reports them
+        found = f"does not work: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Finding("Ray", False, found, remedy)
 
 
 def _bundle(model: str | None) -> Finding:

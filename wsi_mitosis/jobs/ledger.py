@@ -1,4 +1,4 @@
-"""The ledger of a run: the state of each slide, what the user was told, the log, and `run.json`."""
+"""The ledger of a run: the state of each slide, the warnings, the log, and `run.json`."""
 
 from __future__ import annotations
 

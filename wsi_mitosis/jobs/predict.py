@@ -35,7 +35,7 @@ class StackResult:
         stack: The file.
         votes: In page order.
         bundle: What voted.
-        device: Where it was computed.
+        device: Device of the networks.
         tta: Views of each crop.
         vote: `all` or `early`.
     """
@@ -49,14 +49,14 @@ class StackResult:
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
-        """As the challenge wants them, in page order: `confidence` is P(atypical) whatever the class."""
+        """The challenge's form, in page order: `confidence` is P(atypical) whatever the class."""
         classes = np.where(self.votes.is_atypical, "atypical", "normal")
         pairs = zip(classes.tolist(), self.votes.p_atypical.tolist(), strict=True)
         return [{"class": name, "confidence": float(p_atypical)} for name, p_atypical in pairs]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the predictions come from."""
+        """Bundle and options that the predictions come from."""
         return {
             "program": f"wsi-mitosis {__version__}",
             "stack": self.stack.name,
@@ -75,7 +75,7 @@ class StackResult:
         """Write the predictions and beside them their provenance, whose path is returned.
 
         Raises:
-            OutputError: where the folder cannot be written.
+            OutputError: if the folder cannot be written.
         """
         return write_predictions(path, self.predictions, self.provenance)
 
@@ -86,10 +86,10 @@ def predict_crops(crops: NDArray[np.uint8], ensemble: Ensemble, bundle: Bundle) 
     Args:
         crops: (N, P, P, 3) uint8 RGB at the bundle's um/px, the figure in the centre.
         ensemble: The bundle's members.
-        bundle: Its manifest says how large crops are and where the threshold lies.
+        bundle: Its manifest states the size of the crops and the threshold.
 
     Raises:
-        InputError: where the crops are smaller than the bundle's.
+        InputError: if the crops are smaller than the bundle's.
     """
     manifest = bundle.manifest
     centres = cut_centres(crops, read_px(manifest.input.patch_px, manifest.ensemble.zooms), manifest.name)
@@ -109,11 +109,11 @@ def predict_stack(
         path: A TIFF whose pages are square RGB crops of one size.
         bundle: What votes.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        tta: Views of each crop; the bundle's where None.
-        vote: `all`, or `early` to stop asking members once the majority is certain.
+        tta: Views of each crop; the bundle's if None.
+        vote: `all`, or `early` to skip the other members once the majority is certain.
 
     Raises:
-        InputError: where the stack, the bundle or the device cannot be used.
+        InputError: if the stack, the bundle or the device cannot be used.
     """
     crops = read_stack(path)
     from wsi_mitosis.nets.members import Ensemble
@@ -142,7 +142,7 @@ def predict_challenge(
     tta: Tta | None = None,
     vote: Vote = "all",
 ) -> tuple[StackResult, Path]:
-    """Do one job of a Grand Challenge container of MIDOG 2025 track 2.
+    """Process one job of a Grand Challenge container of MIDOG 2025 track 2.
 
     Args:
         input_dir: Holds `inputs.json` and the stack.
@@ -156,8 +156,8 @@ def predict_challenge(
         The result, and the file that it was written to.
 
     Raises:
-        InputError: where the input, the bundle or the device cannot be used.
-        OutputError: where the output folder cannot be written.
+        InputError: if the input, the bundle or the device cannot be used.
+        OutputError: if the output folder cannot be written.
     """
     result = predict_stack(challenge_stack(input_dir), bundle, device=device, tta=tta, vote=vote)
     result.write(output_dir / OUT_FILE)

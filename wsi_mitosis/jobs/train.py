@@ -145,7 +145,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
         reporter: Who tells the user.
 
     Raises:
-        InputError: where the recipe, the dataset, the weights to start from or the output cannot be used.
+        InputError: if the recipe, the dataset, the weights to start from or the output cannot be used.
     """
     recipe, store = read_recipe(spec.recipe), open_store(Path(spec.dataset))
     out = Path(spec.out).absolute()
@@ -218,11 +218,11 @@ def export(
         store: What they were trained on.
         records: Of all folds.
         work: Where they lie.
-        licence: Of the weights; the dataset's where None.
-        name: Of the bundle; the folder's where None.
+        licence: Of the weights; the dataset's if None.
+        name: Of the bundle; the folder's if None.
 
     Raises:
-        OutputError: where the folder is in use or cannot be written.
+        OutputError: if the folder is in use or cannot be written.
     """
     best = sorted(records, key=lambda record: record.validation_loss)[: recipe.selection.members]
     chosen = sorted(best, key=lambda record: record.fold)

@@ -126,7 +126,7 @@ def cut_crops(
         (N, P, P, 3) uint8 RGB in the order of the centres.
 
     Raises:
-        UnreadableSlideError: where the pixels cannot be decoded, or the slide has none at a figure.
+        UnreadableSlideError: if the pixels cannot be decoded, or the slide has none at a figure.
     """
     tile_px = slide.levels[0].tile_px
     plan = PatchPlan(side_px, PAD_VALUE, 0, True, (1.0, 1.0), 1.0, tile_px, 1.0)

@@ -49,7 +49,7 @@ def read_recipe(recipe: str) -> RecipeSpec:
         recipe: A TOML file, or the bare name of a shipped one.
 
     Raises:
-        SpecError: where there is no such recipe, or its keys are not those of `RecipeSpec`.
+        SpecError: if there is no such recipe, or its keys are not those of `RecipeSpec`.
     """
     path = Path(recipe)
     if not path.is_file():
@@ -118,7 +118,7 @@ class FoldFolder:
             checkpoint: What the next epoch goes on from.
 
         Raises:
-            BundleError: where a weight does not fit float16.
+            BundleError: if a weight does not fit float16.
         """
         before = self.read_metrics(until=int(metrics["epoch"]) - 1)
         table = pd.DataFrame([*before.to_dict("records"), metrics]).map(_six_digits)
@@ -226,7 +226,7 @@ def prepare_folder(folder: Path, plan: pd.DataFrame) -> None:
     """Make the folder of a training and keep its plan.
 
     Raises:
-        OutputError: where it cannot be written.
+        OutputError: if it cannot be written.
     """
     try:
         write_frame(folder / PLAN, plan)

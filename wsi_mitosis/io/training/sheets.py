@@ -58,7 +58,7 @@ def write_sheet(path: Path, title: str, subtitle: str, bands: Sequence[Band]) ->
     """Draw bands below each other into a PNG.
 
     Raises:
-        OutputError: where it cannot be written.
+        OutputError: if it cannot be written.
     """
     columns = [max(len(band.atypical) for band in bands), max(len(band.typical) for band in bands)]
     side_px = [max(n, 2) * (PANEL_PX + GAP_PX) for n in columns]

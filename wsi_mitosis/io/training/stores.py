@@ -62,18 +62,18 @@ class Store:
         """Images of some samples.
 
         Args:
-            rows: (n,) indices into the samples, in any order, also repeated; all where None.
+            rows: (n,) indices into the samples, in any order, also repeated; all if None.
 
         Returns:
             (n, P, P, 3) uint8 RGB, rows of pixels top to bottom.
 
         Raises:
-            DatasetError: where the file is damaged.
+            DatasetError: if the file is damaged.
         """
         return self._read("images", rows)
 
     def masks(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
-        """Masks of some samples, (n, P, P) uint8: 1 on the figure; all 0 where it has none.
+        """Masks of some samples, (n, P, P) uint8: 1 on the figure; all 0 if it has none.
 
         Arguments and errors as for `images`.
         """
@@ -165,7 +165,7 @@ def open_store(folder: Path) -> Store:
     """Open a store; its images and masks are read when they are asked for.
 
     Raises:
-        DatasetError: where there is none, or one that is incomplete, malformed or of a newer schema.
+        DatasetError: if there is none, or one that is incomplete, malformed or of a newer schema.
     """
     if not (folder / "zarr.json").is_file():
         raise DatasetError(
@@ -204,7 +204,7 @@ def write_store(
         The store as read back from disk.
 
     Raises:
-        OutputError: where something is there already, or the folder cannot be written.
+        OutputError: if something is there already, or the folder cannot be written.
     """
     check_free(folder, overwrite=overwrite)
     try:
@@ -230,7 +230,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """Whether a store may be written to `folder`.
 
     Raises:
-        OutputError: where something is there that is not to be replaced, or that is no store.
+        OutputError: if something is there that is not to be replaced, or that is no store.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

@@ -35,15 +35,15 @@ class Reporter(Protocol):
     """Displays the progress and messages of a build."""
 
     def warn(self, message: str) -> None:
-        """Show something that the user should know."""
+        """Display something that the user should know."""
         ...
 
     def start(self, parts: int, samples: int) -> None:
-        """The work begins."""
+        """Called before the first part."""
         ...
 
     def finished(self, outcome: PartOutcome) -> None:
-        """One part is through."""
+        """Called when a part ends."""
         ...
 
 
@@ -56,7 +56,7 @@ class BuildResult:
     """A store that was built.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         flags: How many samples have each mask flag.
         kept_parts: How many of the parts an earlier build had left.
     """
@@ -74,17 +74,17 @@ class BuildResult:
 def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResult:
     """Build a store.
 
-    The work is cut into parts. Each leaves its file in a hidden folder beside the store, under a key of all
-    that decides its content, so a build that was killed goes on from there. The store appears when all are
-    done; its content and digest do not depend on who did the parts, and in which order.
+    The work is divided into parts. Each part writes a file into a hidden folder beside the store, under a key
+    of everything that its content depends on, so a build that was killed continues from there. The store
+    appears when all parts are done; its content and digest do not depend on the order of the parts.
 
     Args:
         spec: What to build.
-        execute: Who does the parts.
-        reporter: Who tells the user.
+        execute: Processes the parts.
+        reporter: Displays the progress.
 
     Raises:
-        InputError: where labels, images or masks cannot be had, or the store not be written.
+        InputError: if labels, images or masks are not available, or the store cannot be written.
     """
     started = perf_counter()
     out = Path(spec.out).absolute()
@@ -96,7 +96,7 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
     with _parts_folder(out) as folder:
         parts = cut_parts(listing, patch_px, masks, folder)
         reporter.start(len(parts), len(listing.samples))
-        outcomes = _through(execute, parts, spec, reporter)
+        outcomes = _process(execute, parts, spec, reporter)
         files = [outcome.file for outcome in outcomes if outcome.file is not None]
         samples = listing.samples.assign(mask_flag=[flag for file in files for flag in file.flags()])
         fields = {
@@ -124,7 +124,7 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
 
 @contextmanager
 def _parts_folder(out: Path) -> Iterator[Path]:
-    """The hidden folder of a store's parts, held by this build alone."""
+    """Create the hidden folder of a store's parts and hold it until the end of the block."""
     from filelock import FileLock, Timeout
 
     folder = out.with_name(f".{out.name}.parts")
@@ -134,7 +134,7 @@ def _parts_folder(out: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise OutputError("another build is writing it", subject=out, stage=STAGE) from error
-    except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         raise OutputError(f"cannot be written: {error}", subject=out, stage=STAGE) from error
     try:
         yield folder
@@ -142,10 +142,10 @@ def _parts_folder(out: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _through(
+def _process(
     execute: Executor, parts: Sequence[Part], spec: DatasetSpec, reporter: Reporter
 ) -> list[PartOutcome]:
-    """All parts in their order; where some fail, the others are done first."""
+    """Return the outcomes of all parts in their order; if some fail, the others are done first."""
     outcomes = []
     with closing(execute(parts, spec, reporter)) as done:
         for outcome in done:
@@ -158,7 +158,7 @@ def _through(
 
 
 def _common_mpp(files: Sequence[PartFile]) -> float | None:
-    """The um/px that all slides state to within MPP_TOLERANCE; None where they do not, and for crops."""
+    """Return the um/px that all slides state to within MPP_TOLERANCE; None if they do not, and for crops."""
     stated = np.array([file.mpp() for file in files])
     mean = float(stated.mean())
     return mean if np.all(np.abs(stated / mean - 1) <= MPP_TOLERANCE) else None  # NaN is never near

@@ -72,7 +72,7 @@ class PartOutcome:
     """What became of a part.
 
     Attributes:
-        file: Its file; None where it failed.
+        file: Its file; None if it failed.
         kept: Whether it was there already.
         faults: What is wrong with its images, a text for each; empty if all went well.
     """
@@ -172,7 +172,7 @@ def _key(part: Part) -> str:
         files = [identify(part.files[0])]
     else:
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in part.files]
-    told = {
+    parts = {
         "version": PART_VERSION,
         "patch_px": part.patch_px,
         "files": files,
@@ -180,11 +180,11 @@ def _key(part: Part) -> str:
         "others": [other.tolist() for other in part.others],
         "masks": [part.masks.provider, provider_version(part.masks)],
     }
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _make(part: Part, file: Path, threads: int) -> list[str]:
-    """Write a part's file, or tell what is wrong with its images."""
+    """Write a part's file; return what is wrong with its images."""
     if part.on_slides:
         images, mpp, faults = _cut(part, threads)
     else:
@@ -198,7 +198,7 @@ def _make(part: Part, file: Path, threads: int) -> list[str]:
 
 
 def _cut(part: Part, threads: int) -> tuple[NDArray[np.uint8], float, list[str]]:
-    """A slide's crops, its um/px (NaN where it states none), and the centres that are not on it."""
+    """Return a slide's crops, its um/px (NaN if it states none), and the centres that are not on it."""
     with open_native(part.files[0]) as slide:
         size = np.array(slide.size_px0)
         outside = ((part.centres_px0 < 0) | (part.centres_px0 >= size)).any(axis=1)

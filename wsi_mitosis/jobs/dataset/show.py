@@ -31,7 +31,7 @@ class DomainContents:
     """One domain's samples, or those of all.
 
     Attributes:
-        slides: How many slides are known; 0 where none is.
+        slides: How many slides are known; 0 if none is.
         masks: How many samples have a mask.
         without_mask: How many have none, by reason.
     """
@@ -63,7 +63,7 @@ def show(folder: Path) -> Contents:
     """Count a store's samples.
 
     Raises:
-        DatasetError: where it cannot be opened.
+        DatasetError: if it cannot be opened.
     """
     store = open_store(folder)
     samples = store.samples
@@ -96,8 +96,8 @@ def draw(folder: Path, sheet: Path) -> int:
         How many domains are left out, beyond MOST_DOMAINS.
 
     Raises:
-        DatasetError: where the store cannot be opened or read.
-        OutputError: where the sheet cannot be written.
+        DatasetError: if the store cannot be opened or read.
+        OutputError: if the sheet cannot be written.
     """
     store = open_store(folder)
     contents = show(folder)
@@ -105,7 +105,7 @@ def draw(folder: Path, sheet: Path) -> int:
     bands = [_band(store, domain) for domain in shown]
     attributes = store.attributes
     title = f"{attributes.name}: {len(store.samples)} figures, digest {attributes.digest[:12]}"
-    experts = "; below a figure: how many of the experts asked said atypical"
+    experts = "; below a figure: how many of the experts said atypical"
     known = experts if store.samples["experts_asked"].any() else ""
     write_sheet(sheet, title, f"Green: outline of the mask by {attributes.mask_provider}{known}", bands)
     return len(contents.domains) - len(shown)
@@ -122,7 +122,7 @@ def _band(store: Store, domain: DomainContents) -> Band:
 
 
 def _spread(number: int) -> NDArray[np.intp]:
-    """PER_CLASS positions spread evenly over a number of rows; all where there are fewer."""
+    """Return PER_CLASS positions spread evenly over a number of rows; all rows if there are fewer."""
     return np.unique(np.linspace(0, number - 1, min(PER_CLASS, number)).round().astype(np.intp))
 
 
@@ -131,7 +131,9 @@ def _panels(store: Store, rows: NDArray[np.intp]) -> list[Panel]:
     samples = store.samples.iloc[rows]
     columns = ("source_id", "experts_atypical", "experts_asked", "mask_flag")
     panels = []
-    for (image, mask), name, atypical, asked, flag in zip(pairs, *(samples[c] for c in columns), strict=True):
-        votes = f"{atypical} of {asked} atypical" if asked else ""
+    for (image, mask), name, atypical, experts, flag in zip(
+        pairs, *(samples[c] for c in columns), strict=True
+    ):
+        votes = f"{atypical} of {experts} atypical" if experts else ""
         panels.append(Panel(image, mask, name, votes if flag == "ok" else f"no mask: {flag}"))
     return panels

@@ -61,7 +61,7 @@ class Verification:
         contradictory_groups: How many of those with both labels.
         faults: What is wrong: the store is damaged, or cannot be divided into folds.
         notes: What to know.
-        overlap: With another store, where one was given.
+        overlap: Overlap with another store, if one was given.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ def verify(folder: Path, against: Path | None = None) -> Verification:
         against: Another one, such as a training set for this test set.
 
     Raises:
-        DatasetError: where one of the two cannot be opened.
+        DatasetError: if one of the two cannot be opened.
     """
     store = open_store(folder)
     samples = store.samples

@@ -21,7 +21,7 @@ def read_listing(spec: DatasetSpec) -> Listing:
     """Read labels and find their images.
 
     Raises:
-        InputError: where the labels cannot be read or understood, or images are missing.
+        InputError: if the labels cannot be read or understood, or images are missing.
     """
     path = Path(spec.path).absolute()
     images = path.parent if spec.images is None else Path(spec.images).absolute()

@@ -29,7 +29,7 @@ def read_amibr(csv: Path, images: Path) -> Listing:
         images: The folder with the crops, in itself or in folders below.
 
     Raises:
-        DatasetError: where the table is not AMi-Br's, or images are missing.
+        DatasetError: if the table is not AMi-Br's, or images are missing.
     """
     rows = read_label_rows(csv)
     need_columns(rows, COLUMNS, csv, "AMi-Br")

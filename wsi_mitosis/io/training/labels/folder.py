@@ -18,10 +18,10 @@ def read_folder(folder: Path, domain: str | None) -> Listing:
 
     Args:
         folder: The folder above the two, which may be written in capitals or not.
-        domain: The domain of all crops; the folder's name where None.
+        domain: The domain of all crops; the folder's name if None.
 
     Raises:
-        DatasetError: where one of the two folders is missing or empty.
+        DatasetError: if one of the two folders is missing or empty.
     """
     if not folder.is_dir():
         raise DatasetError("no such folder", subject=folder, stage=STAGE)

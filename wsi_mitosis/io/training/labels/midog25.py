@@ -30,7 +30,7 @@ def read_midog25(csv: Path, images: Path) -> Listing:
             there are any.
 
     Raises:
-        DatasetError: where the table is another, or images are missing.
+        DatasetError: if the table is another, or images are missing.
     """
     rows = read_label_rows(csv)
     need_columns(rows, COLUMNS, csv, "MIDOG 2025's table")

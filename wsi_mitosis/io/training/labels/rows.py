@@ -43,7 +43,7 @@ class LabelRow:
         """A cell without blanks around it.
 
         Raises:
-            DatasetError: where it is empty.
+            DatasetError: if it is empty.
         """
         if not (text := self.cells[column].strip()):
             raise DatasetError(f"'{column}' is empty", subject=self.place, stage=STAGE)
@@ -111,7 +111,7 @@ def coordinates(rows: Sequence[LabelRow], x: str, y: str, path: Path) -> tuple[l
     Between commas, a number has a decimal point.
 
     Raises:
-        DatasetError: where a cell is empty, is no finite number, or may be two.
+        DatasetError: if a cell is empty, is no finite number, or may be two.
     """
     if rows[0].separator != ",":
         rows = _with_points(rows, (x, y), path)

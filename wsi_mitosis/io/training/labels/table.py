@@ -45,11 +45,11 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
     Args:
         csv: The table.
         images: The folder with the slides, in itself or in folders below.
-        domain: The domain of all figures, for a table without that column; the table's name where None.
+        domain: The domain of all figures, for a table without that column; the table's name if None.
 
     Raises:
-        DatasetError: where columns or slides are missing, or a cell is not what it should be.
-        InputError: where the folder has no slides, or a name fits two.
+        DatasetError: if columns or slides are missing, or a cell is not what it should be.
+        InputError: if the folder has no slides, or a name fits two.
     """
     rows = read_label_rows(csv)
     roles = _roles(rows[0].cells, csv)
