@@ -223,3 +223,23 @@ def missing_tiles(
         **how,
     )
     return path, present
+
+
+def transparent_slide(path: Path, image: NDArray[np.uint8]) -> Path:
+    """A tiled TIFF with an alpha channel, 0.25 um/px.
+
+    Args:
+        path: The file.
+        image: (height, width, 4) uint8 RGBA.
+    """
+    tifffile.imwrite(
+        path,
+        image,
+        tile=(128, 128),
+        photometric="rgb",
+        extrasamples=["unassalpha"],
+        resolution=(40_000, 40_000),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    return path

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 
 from tests.runs import candidates_csv, slides_in
-from tests.slide_files import missing_tiles, textured
+from tests.slide_files import missing_tiles, textured, transparent_slide
 from wsi_mitosis import SlideResult, classify_slide
 from wsi_mitosis.errors import DetectionsError, MppError, SpecError, UnreadableSlideError
 from wsi_mitosis.io.bundles import open_bundle
@@ -128,17 +127,7 @@ def transparent(path: Path, **parts: slice) -> Path:
     """A slide of 300 x 300 px at 0.25 um/px that is transparent in the rectangle of rows and columns."""
     image = np.dstack([textured(300, 300), np.full((300, 300), 255, np.uint8)])
     image[parts["rows"], parts["columns"], 3] = 0
-    tifffile.imwrite(
-        path,
-        image,
-        tile=(128, 128),
-        photometric="rgb",
-        extrasamples=["unassalpha"],
-        resolution=(40_000, 40_000),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-    )
-    return path
+    return transparent_slide(path, image)
 
 
 POINTS = pd.DataFrame(

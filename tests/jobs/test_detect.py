@@ -15,12 +15,13 @@ import tifffile
 
 from tests.detector_files import MODEL, spotted_slide, stub_network
 from tests.runs import Silent
-from tests.slide_files import leica_slide, missing_tiles
+from tests.slide_files import leica_slide, missing_tiles, transparent_slide
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections import find_files
 from wsi_mitosis.jobs import detect
-from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates, SlideDetector
+from wsi_mitosis.jobs.detect import DetectResult
 from wsi_mitosis.jobs.outcomes import SlideOutcome
+from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
@@ -111,17 +112,7 @@ def holed_slide(path: Path, holes: list[tuple[float, float, float, float]]) -> P
     alpha = np.full(plain.shape[:2], 255, np.uint8)
     for left, top, right, bottom in holes:
         alpha[round(top * 4) : round(bottom * 4), round(left * 4) : round(right * 4)] = 0
-    tifffile.imwrite(
-        path,
-        np.dstack([plain, alpha]),
-        tile=(128, 128),
-        photometric="rgb",
-        extrasamples=["unassalpha"],
-        resolution=(40_000, 40_000),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-    )
-    return path
+    return transparent_slide(path, np.dstack([plain, alpha]))
 
 
 EVERYWHERE = (0, 0, 300, 200)

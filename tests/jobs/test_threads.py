@@ -12,7 +12,7 @@ import tifffile
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.jobs import classifier, detect, evaluate, predict
 from wsi_mitosis.jobs.classifier import Classifier
-from wsi_mitosis.jobs.detect import SlideDetector
+from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.nets import members
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.nets.untrained import stained_noise

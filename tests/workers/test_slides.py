@@ -18,9 +18,9 @@ from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.batch import run_task
 from wsi_mitosis.jobs.classifier import Classifier
-from wsi_mitosis.jobs.detect import SlideDetector
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import ClassifyTask
+from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.nets import detector
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.specs import DetectSpec

@@ -112,7 +112,7 @@ class _Batch:
         names: Name in the output folder by slide.
         files: Writes the files of each slide.
         ledger: Its account.
-        reporter: Displays its progress.
+        result: Its result.
     """
 
     spec: ClassifySpec
@@ -120,7 +120,7 @@ class _Batch:
     names: Mapping[SlideSource, str]
     files: SlideFiles
     ledger: Ledger
-    reporter: Reporter
+    result: BatchResult
 
 
 def _run(
@@ -139,15 +139,11 @@ def _run(
     result = _new_result(folder, bundle)
     sources = {names[source]: source for source in inputs.sources}
     ledger = Ledger(folder, result, reporter, sources, _facts(spec, result, inputs))
-    batch = _Batch(spec, inputs, names, files, ledger, reporter)
+    batch = _Batch(spec, inputs, names, files, ledger, result)
     fail_fast = spec.output.fail_fast
-    try:
+    with ledger.closing(lambda: _finish(batch, earlier)):
         _start(batch, tasks)
         process(tasks, lambda t: execute(t, bundle, spec, reporter), files.write, ledger, fail_fast=fail_fast)
-    except KeyboardInterrupt:
-        result.interrupted = True
-    finally:
-        _finish(batch, result, earlier)
     return result
 
 
@@ -171,23 +167,24 @@ def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str,
 
 def _start(batch: _Batch, tasks: Sequence[ClassifyTask]) -> None:
     """Enter what is known before the first slide: what is to do, and what cannot be done."""
-    ledger, inputs, names = batch.ledger, batch.inputs, batch.names
-    facts, notes = ledger.facts, list(inputs.notes)
-    if not facts["trained"]:
-        notes.append(f"bundle {facts['bundle']} is untrained: its labels mean nothing")
-    pending = [task.name for task in tasks]
-    ledger.open(pending, notes, slides=len(inputs.sources), bundle=facts["bundle"])
-    ledger.result.statuses |= {names[source]: "no_detections" for source in inputs.absent}
-    candidates = sum(len(task.detections.table) for task in tasks)
-    batch.reporter.start(len(tasks) + len(inputs.failures), candidates)
-    for source, error in inputs.failures.items():
-        ledger.enter(SlideOutcome(names[source], "failed", error=error), None, {})
-    ledger.write_run(ended=False)
+    inputs, names, result = batch.inputs, batch.names, batch.result
+    notes = list(inputs.notes)
+    if not result.trained:
+        notes.append(f"bundle {result.bundle} is untrained: its labels mean nothing")
+    result.statuses |= {names[source]: "no_detections" for source in inputs.absent}
+    batch.ledger.open(
+        [task.name for task in tasks],
+        {names[source]: error for source, error in inputs.failures.items()},
+        notes,
+        candidates=sum(len(task.detections.table) for task in tasks),
+        slides=len(inputs.sources),
+        bundle=result.bundle,
+    )
 
 
-def _finish(batch: _Batch, result: BatchResult, earlier: Mapping[str, SlideState]) -> None:
+def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     """Write the files of the run as a whole, in the order of their worth."""
-    output, files, ledger = batch.spec.output, batch.files, batch.ledger
+    output, files, ledger, result = batch.spec.output, batch.files, batch.ledger, batch.result
     states = files.states(result, earlier)
     mine = [state for state in states if state.name in result.statuses]
     for warning in (
@@ -215,6 +212,6 @@ def _write_project(batch: _Batch) -> None:
     slides = {name: Path(record.slide.path) for name, record in records.items()}
     slides |= {names[source]: source.path for source in inputs.openable}
     unusable = [names[source] for source in inputs.unusable]
-    families = {bool(batch.ledger.facts["trained"]), *(record.model.trained for record in records.values())}
+    families = {batch.result.trained, *(record.model.trained for record in records.values())}
     frame = batch.spec.output.geojson_frame
     write_qupath_project(batch.files.folder, slides, unusable, frame, families, batch.ledger)

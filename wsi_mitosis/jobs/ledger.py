@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import platform
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.io.results.held import HeldFolder
-    from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome
+    from wsi_mitosis.jobs.outcomes import Reporter
     from wsi_mitosis.tables import SlideSource, Status
 
 LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
@@ -73,18 +75,46 @@ class Ledger:
         self._identities: dict[str, str] = {}
         self._started = datetime.now(UTC)
 
-    def open(self, pending: Iterable[str], notes: Iterable[str], **facts: object) -> None:
-        """Enter the slides to process as pending, and what is known before the first one.
+    def open(
+        self,
+        pending: Collection[str],
+        failures: Mapping[str, str],
+        notes: Iterable[str],
+        *,
+        candidates: int | None = None,
+        **facts: object,
+    ) -> None:
+        """Enter what is known before the first slide.
 
         Args:
             pending: Names of the slides to process.
+            failures: Slides that cannot be processed, by name, and why.
             notes: What the user should know about the inputs.
+            candidates: Number of patches of all slides; None if it is not known.
             facts: What the log states of the start.
         """
         self.result.statuses |= dict.fromkeys(pending, "pending")
         self.log("start", program=__version__, **facts)
         for note in notes:
             self.warn(note)
+        self._reporter.start(len(pending) + len(failures), candidates)
+        for name, error in failures.items():
+            self.enter(SlideOutcome(name, "failed", error=error), None, {})
+        self.write_run(ended=False)
+
+    @contextmanager
+    def closing(self, finish: Callable[[], None]) -> Iterator[None]:
+        """Call `finish` at the end of the block, whatever happens in it; an interrupt ends the block.
+
+        Args:
+            finish: Writes the files of the run as a whole.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.result.interrupted = True
+        finally:
+            finish()
 
     def enter(
         self, outcome: SlideOutcome[Any], record: SlideRecord | None, stages: Mapping[str, float]

@@ -9,9 +9,10 @@ from wsi_mitosis.io.training.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch, run_task
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part
-from wsi_mitosis.jobs.detect import SlideDetector, detect_task, run_detection
+from wsi_mitosis.jobs.detect import detect_task, run_detection
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import SlideTask
+from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
 from wsi_mitosis.workers.pool import Hooks, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.batch import BatchResult
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
-    from wsi_mitosis.jobs.detect import DetectResult, SlideCandidates
+    from wsi_mitosis.jobs.detect import DetectResult
     from wsi_mitosis.jobs.outcomes import Reporter
     from wsi_mitosis.jobs.plan import ClassifyTask
+    from wsi_mitosis.jobs.slide_detector import SlideCandidates
     from wsi_mitosis.jobs.slide_result import SlideResult
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
