@@ -21,7 +21,7 @@ WINDOW_PX = 64
 """Side of the central window that is segmented, 16 um: it holds a metaphase with the cell around it, and few
 neighbours, whose nuclei would shift the thresholds."""
 SMALLEST_CROP_PX = 32
-"""Side of the smallest crop taken, 8 um: a smaller one shows too little beside the figure to tell it from."""
+"""Side of the smallest crop, 8 um: a smaller one shows too little around the figure."""
 SMALLEST_PX = 64
 """Area below which a mask is a granule or one chromosome out of many: 4 um^2. AMi-Br's thinnest metaphases
 have 96 px."""
@@ -33,7 +33,7 @@ class FigureMask(NamedTuple):
     """The mask of one figure, or why there is none.
 
     Attributes:
-        mask: (P, P) uint8, 1 on the figure, else 0; all 0 where flagged.
+        mask: (P, P) uint8, 1 on the figure, else 0; all 0 if flagged.
         flag: `ok`, or the reason: `empty`, `off_centre`, `border`, `too_small`, `too_large`, or one of the
             provider's own.
     """
@@ -132,7 +132,7 @@ class Haematoxylin:
 
         Args:
             crops: (N, P, P, 3) uint8 RGB at about 0.25 um/px, P at least 32.
-            others: Not used: what is not at the centre is left out anyway.
+            others: Not used, because only the figure at the centre is segmented.
 
         Returns:
             A mask per crop, in order.

@@ -1,4 +1,4 @@
-"""Model cards, made of what is known about a bundle: its data, folds and figures."""
+"""Model cards, made from the data, the folds and the measured values of a bundle."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def _heading(bundle: Bundle, store: Store, views: _Views, device: str, scorer: S
 
 
 def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
-    """What a reader of the report must know."""
+    """Return the notes for readers of the report."""
     manifest, seen, number = bundle.manifest, int(scorer.overlap.seen.sum()), len(store.samples)
     if not manifest.trained:
         yield f"'{manifest.name}' is UNTRAINED: these figures mean nothing."

@@ -1,6 +1,6 @@
-"""Train an ensemble: a fold for each domain, each from where it was left, and a bundle of the best.
+"""Train an ensemble: a fold for each domain, continued from its last checkpoint, and a bundle of the best.
 
-This module knows no Ray: it hands folds to an executor and takes their progress from it.
+This module does not know Ray: it hands folds to an executor and takes their progress from it.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class FoldProgress:
-    """What a fold tells while it is trained.
+    """The progress of a fold while it is trained.
 
     Attributes:
         fold: Its name.
-        epoch: Epochs that are through.
+        epoch: Number of finished epochs.
         epochs: All.
-        metrics: Of that epoch; None at the end of the fold, and where it fails.
+        metrics: Metrics of that epoch; None at the end of the fold, and if it fails.
         record: At its end.
         kept: Whether an earlier run had finished it.
         error: Why it failed, one line.
@@ -95,7 +95,7 @@ class Reporter(Protocol):
     """Whoever shows a training to the user."""
 
     def warn(self, message: str) -> None:
-        """Tell something that the user should know."""
+        """Display something that the user should know."""
         ...
 
     def planned(self, plan: pd.DataFrame) -> None:
@@ -103,7 +103,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, progress: FoldProgress) -> None:
-        """An epoch or a fold is through."""
+        """Called when an epoch or a fold ends."""
         ...
 
 
@@ -119,7 +119,7 @@ class TrainResult:
         work: The folder of the folds.
         records: Of the folds that are done.
         failed: Why the others are not, by fold.
-        waiting: Folds that were not asked for and are not done.
+        waiting: Folds that were not requested and are not done.
         bundle: None while a fold is missing.
     """
 
@@ -132,7 +132,7 @@ class TrainResult:
 
     @property
     def exit_status(self) -> int:
-        """0, or 1 where a fold failed."""
+        """0, or 1 if a fold failed."""
         return 1 if self.failed else 0
 
 
@@ -142,7 +142,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     Args:
         spec: What to train on what.
         execute: Who trains the folds.
-        reporter: Who tells the user.
+        reporter: Displays the progress.
 
     Raises:
         InputError: if the recipe, the dataset, the weights to start from or the output cannot be used.
@@ -157,10 +157,10 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     for warning in plan_warnings(folds, store.samples):
         reporter.warn(warning)
     tasks = _tasks(spec, recipe, store, folds, work)
-    asked = _asked(spec, tasks)
+    requested = _requested(spec, tasks)
     prepare_folder(work, plan)
     failed = {}
-    with closing(execute(asked, spec, reporter)) as ends:
+    with closing(execute(requested, spec, reporter)) as ends:
         for end in ends:
             reporter.progress(end)
             if end.error is not None:
@@ -315,7 +315,7 @@ def _tasks(
 
 
 def _key(fold: Fold, recipe: RecipeSpec, store: Store, encoder_digest: str | None) -> str:
-    """Digest of all that decides a fold's weights; what it is computed on does not stand in it."""
+    """Return the digest of everything that a fold's weights depend on, except the device."""
     content = {
         "algorithm": ALGORITHM,
         "recipe": recipe.digest,
@@ -328,7 +328,7 @@ def _key(fold: Fold, recipe: RecipeSpec, store: Store, encoder_digest: str | Non
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _asked(spec: TrainSpec, tasks: Sequence[FoldTask]) -> list[FoldTask]:
+def _requested(spec: TrainSpec, tasks: Sequence[FoldTask]) -> list[FoldTask]:
     known = [task.fold.name for task in tasks]
     if unknown := [name for name in spec.folds if name not in known]:
         raise SpecError(
@@ -365,8 +365,12 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
             encoder=load_encoder(task.encoder_weights, width) if task.encoder_weights else None,
             checkpoint=checkpoint,
         ):
-            told = {"chosen_epoch": epoch.chosen_epoch, "precision": epoch.precision, "device": epoch.device}
-            row = {"epoch": epoch.number, **epoch.metrics, **told}
+            choice = {
+                "chosen_epoch": epoch.chosen_epoch,
+                "precision": epoch.precision,
+                "device": epoch.device,
+            }
+            row = {"epoch": epoch.number, **epoch.metrics, **choice}
             folder.write_epoch(row, epoch.chosen, epoch.checkpoint)
             board.write(epoch.number, epoch.metrics)
             on_epoch(FoldProgress(task.fold.name, epoch.number, epochs, metrics=row))
@@ -376,7 +380,7 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
 
 
 def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> FoldRecord:
-    """What is to be known of a fold whose epochs are through."""
+    """Return the record of a fold whose epochs are finished."""
     metrics = folder.read_metrics()
     last = metrics.iloc[-1]
     chosen = metrics[metrics["epoch"] == last["chosen_epoch"]].iloc[0]
@@ -404,7 +408,7 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
 
 
 def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> dict[str, Any]:
-    """What a record says of the stored weights on the validation domain, where they vote as in a bundle."""
+    """Return the values of the stored weights on the validation domain, where they vote as in a bundle."""
     from wsi_mitosis.nets.members import Ensemble
 
     fields = manifest_fields(task.recipe, store, task.fold.name, "")
@@ -428,8 +432,8 @@ def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
     from wsi_mitosis.nets.training import Figures
 
     samples = store.samples.iloc[rows]
-    labels, asked = samples["label"].to_numpy(), samples["experts_asked"].to_numpy()
-    experts = np.where(asked > 0, samples["experts_atypical"].to_numpy() / np.maximum(asked, 1), labels)
+    labels, number = samples["label"].to_numpy(), samples["experts_asked"].to_numpy()
+    experts = np.where(number > 0, samples["experts_atypical"].to_numpy() / np.maximum(number, 1), labels)
     return Figures(
         store.images(rows),
         store.masks(rows),

@@ -223,7 +223,7 @@ def alter(folder: Path, **attributes: object) -> None:
         ({"licence": "REMOVED"}, "'licence'"),
         ({"digest": "abc"}, "'digest'"),
         ({"mask_provider": "by hand"}, "'mask_provider'"),
-        ({"schema": 2}, "schema 2 is newer than the 1 that this version knows.*pip install --upgrade"),
+        ({"schema": 2}, "schema 2 is newer than the 1 that this version supports.*pip install --upgrade"),
         ({"patch_px": 17}, r"'images' is \(3, 16, 16, 3\) uint8, not \(3, 17, 17, 3\)"),
     ],
 )

@@ -82,7 +82,7 @@ def short_name(path: Path) -> str:
 
 
 def unusable(faults: Sequence[str]) -> DatasetError:
-    """Images that cannot be used, each told by a text that begins with its name."""
+    """Images that cannot be used, each described by a text that begins with its name."""
     return DatasetError(
         f"{len(faults)} of the images cannot be used: {listed(faults)}",
         stage=STAGE,

@@ -1,4 +1,4 @@
-"""The folder in which folds are trained: what is done, what goes on from a checkpoint, and the curves.
+"""The folder in which folds are trained: finished folds, checkpoints, and curves.
 
 ::
 
@@ -80,7 +80,7 @@ class FoldFolder:
         return self.folder / f"checkpoint-{self.key[:16]}.pt"
 
     def read_record(self) -> FoldRecord | None:
-        """What stands of the fold, if it is done under this key and its weights are those that it left."""
+        """Return the fold's record if it is done under this key and its weights are unchanged; else None."""
         path = self.folder / RECORD
         if not path.is_file():
             return None

@@ -104,7 +104,7 @@ def _rows(array: zarr.Array[Any], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
 
 
 def sample_digests(images: NDArray[np.uint8]) -> list[str]:
-    """What tells a figure whatever the crop's size.
+    """Return the digest by which a figure is recognised at every crop size.
 
     Args:
         images: (n, P, P, 3) uint8 RGB with the figure in the centre.
@@ -162,7 +162,7 @@ def _dtype(column: str) -> str:
 
 
 def open_store(folder: Path) -> Store:
-    """Open a store; its images and masks are read when they are asked for.
+    """Open a store; its images and masks are read when they are used.
 
     Raises:
         DatasetError: if there is none, or one that is incomplete, malformed or of a newer schema.
@@ -197,8 +197,8 @@ def write_store(
         fields: The attributes, without `schema`, `domains`, `digest` and `code_version`, which are added.
         samples: (N,) rows of SAMPLE_COLUMNS without `digest`, which is added, in the store's order.
         pixels: Images (n, P, P, 3) uint8 and masks (n, P, P) uint8 of the samples in order, in blocks of any
-            size; gone through once.
-        overwrite: Take the place of what is there.
+            size; iterated once.
+        overwrite: Replace an existing store.
 
     Returns:
         The store as read back from disk.
@@ -351,7 +351,7 @@ def _attributes(data: dict[str, Any], folder: Path) -> StoreAttributes:
     schema = data.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise DatasetError(
-            f"its schema {schema} is newer than the {SCHEMA} that this version knows",
+            f"its schema {schema} is newer than the {SCHEMA} that this version supports",
             subject=folder,
             stage="opening a store",
             remedy="Upgrade the program: pip install --upgrade wsi-mitosis",

@@ -1,6 +1,6 @@
 """Datasets: from published labels and pixels to one store, in parts that are done once.
 
-This module knows no Ray: it hands parts to an executor and takes outcomes from it.
+This module does not know Ray: it hands parts to an executor and takes outcomes from it.
 """
 
 from __future__ import annotations

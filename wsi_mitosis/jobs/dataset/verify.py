@@ -60,7 +60,7 @@ class Verification:
         duplicate_groups: How many figures are there more than once.
         contradictory_groups: How many of those with both labels.
         faults: What is wrong: the store is damaged, or cannot be divided into folds.
-        notes: What to know.
+        notes: What the user should know.
         overlap: Overlap with another store, if one was given.
     """
 
@@ -76,7 +76,7 @@ class Verification:
 
     @property
     def exit_status(self) -> int:
-        """1 where something is wrong."""
+        """1 if something is wrong."""
         return int(bool(self.faults))
 
 
@@ -168,7 +168,7 @@ def _duplicates(samples: pd.DataFrame) -> Iterator[NDArray[np.intp]]:
 
 
 def _places(samples: pd.DataFrame) -> pd.Series[str]:
-    """Slide and whole-pixel centre of each sample as one text; missing where unknown.
+    """Slide and whole-pixel centre of each sample as one text; missing if unknown.
 
     Of the slide, its file name: another store may have it under another collection's name.
     """

@@ -53,7 +53,7 @@ def read_amibr(csv: Path, images: Path) -> Listing:
 
 
 def domain_of(dataset: str, slide: str, place: str) -> str:
-    """The domain of a slide: its data set and the scanner or centre that its leading digits tell.
+    """Return the domain of a slide: its data set, and the scanner or centre of its leading digits.
 
     Args:
         dataset: "MIDOG21" or "TUPAC16".

@@ -90,7 +90,7 @@ def images_below(folder: Path) -> dict[str, Path]:
     """Every image in a folder and the folders below, by its file name.
 
     Raises:
-        DatasetError: where the folder is missing, or two images have the same name.
+        DatasetError: if the folder is missing, or two images have the same name.
     """
     if not folder.is_dir():
         raise DatasetError(

@@ -35,15 +35,15 @@ def read_midog25(csv: Path, images: Path) -> Listing:
     rows = read_label_rows(csv)
     need_columns(rows, COLUMNS, csv, "MIDOG 2025's table")
     samples, files, on_slides = _with_files(rows, images)
-    asked = [[row.label(name) for name in EXPERTS if row.cells[name].strip()] for row in rows]
+    votes = [[row.label(name) for name in EXPERTS if row.cells[name].strip()] for row in rows]
     x, y = coordinates(rows, "coordinateX", "coordinateY", csv)
     columns = {
         **samples,
         "domain": [row.text("Tumor") for row in rows],
         "label": [row.label("majority") for row in rows],
         "label_source": ["majority"] * len(rows),
-        "experts_atypical": [sum(votes) for votes in asked],
-        "experts_asked": [len(votes) for votes in asked],
+        "experts_atypical": [sum(labels) for labels in votes],
+        "experts_asked": [len(labels) for labels in votes],
         "x_px0": x,
         "y_px0": y,
     }

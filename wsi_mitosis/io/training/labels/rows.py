@@ -1,4 +1,4 @@
-"""Rows of a CSV of labels, each of which can tell where it stands."""
+"""Rows of a CSV of labels, each with its place in the file."""
 
 from __future__ import annotations
 

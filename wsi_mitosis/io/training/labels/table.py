@@ -95,11 +95,11 @@ def _roles(header: Mapping[str, str], csv: Path) -> dict[str, str]:
         if present := [names[alias] for alias in aliases if alias in names]:
             roles[role] = present[0]
     if absent := [role for role in NEEDED if role not in roles]:
-        told = "; ".join(f"{role}: {', '.join(ROLES[role])}" for role in absent)
+        known = "; ".join(f"{role}: {', '.join(ROLES[role])}" for role in absent)
         raise DatasetError(
             f"no column for {', '.join(absent)}; there are {', '.join(header)}",
             subject=csv,
             stage=STAGE,
-            remedy=f"Call it as one of these ({told})",
+            remedy=f"Call it as one of these ({known})",
         )
     return roles
