@@ -90,7 +90,7 @@ def test_relative_paths_start_at_the_pipelines_folder(tmp_path: Path) -> None:
         '[input]\nslides = ["s"]\ndetections = "d"\n[output]\nregions = "r"\nhotspot_aspect = "1:1"\n'
     )
     output = read_pipeline(str(tmp_path / "r.toml")).output
-    assert (output.regions, output.hotspot_sides) == (str(tmp_path / "r"), (1, 1))
+    assert (output.regions, output.assessment.hotspot_sides) == (str(tmp_path / "r"), (1, 1))
     spec = read_pipeline(str(tmp_path / "p.toml"))
     assert spec.input.slides == (str(tmp_path / "s/*.svs"), "/abs/x.svs")
     assert spec.input.detections == str(tmp_path / "d")

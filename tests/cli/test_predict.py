@@ -147,4 +147,4 @@ def test_models_verify_names_what_is_altered(tmp_path: Path, small_bundle: Path)
         weights.write(b"x")
     told = call("models", "verify", small_bundle, broken)
     assert told.exit_code == 2
-    assert "member-1.safetensors: checking files: is not the file that the manifest lists" in told.stderr
+    assert "member-1.safetensors: checking files: it is not the file that the manifest lists" in told.stderr

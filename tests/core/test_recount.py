@@ -214,11 +214,20 @@ def test_50_um_is_still_a_figure_in_the_mean_pixel_size() -> None:
     [
         ([("a", 1.0, 2.0, None, 5.0)], r"object a at \(1.00, 2.00\) px of the slide has no class"),
         ([("a", 1.0, 2.0, "Tumor", 5.0)], "unknown class 'Tumor'"),
-        ([(None, 1.0, 2.0, None, 5.0), ("b", 3.0, 2.0, None, 5.0)], "an object at .* and 1 more"),
+        ([(None, 1.0, 2.0, None, 5.0), ("b", 3.0, 2.0, None, 5.0)], "an object at .* and so are 1 more"),
         ([("a", math.nan, math.nan, "AMF", math.nan)], "object a .* no geometry"),
-        ([("a", 1.0, 2.0, "AMF", 5.0), ("A", 1.0, 2.0, "NMF", 5.0)], "object a .* twice"),
-        ([("a", 1.0, 2.0, "AMF", 5.0), ("b", 1.001, 2.0, "NMF", 5.0)], "object a .* twice"),
-        ([("a", 1.0, 2.0, "AMF", 5.0), ("a", 1.0, 2.0, "Ignore*", 5.0)], "object a .* twice"),
+        (
+            [("a", 1.0, 2.0, "AMF", 5.0), ("A", 1.0, 2.0, "NMF", 5.0)],
+            "object a .* has a copy with a different class",
+        ),
+        (
+            [("a", 1.0, 2.0, "AMF", 5.0), ("b", 1.001, 2.0, "NMF", 5.0)],
+            "object a .* has a copy with a different class",
+        ),
+        (
+            [("a", 1.0, 2.0, "AMF", 5.0), ("a", 1.0, 2.0, "Ignore*", 5.0)],
+            "object a .* has a copy with a different class",
+        ),
     ],
 )
 def test_an_object_that_does_not_say_what_it_is_is_named(rows: list, cause: str) -> None:

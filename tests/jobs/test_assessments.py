@@ -100,7 +100,7 @@ def test_another_hotspot_or_region_needs_no_inference_and_nothing_is_drawn_twice
     def never(*_: object) -> None:
         raise AssertionError("inference")
 
-    monkeypatch.setattr(Classifier, "_figures", never)
+    monkeypatch.setattr(Classifier, "_predict", never)
     folder = tmp_path / "regions"
     for name in ("a.tiff", "b.tiff"):
         regions_file(folder / f"{name}.geojson", (0, 0, 300, 500))
@@ -153,7 +153,7 @@ def test_a_harmed_file_is_made_again_and_gives_no_number(
         path.unlink()
     else:
         path.write_bytes(whole[: len(whole) // 2] if harm == "cut off" else b"")
-    monkeypatch.setattr(Classifier, "_figures", None)  # no inference
+    monkeypatch.setattr(Classifier, "_predict", None)  # no inference
     result = run(slides, detections, out, small_bundle, output=SMALL)
     assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
     assert path.read_bytes() == whole
@@ -219,7 +219,7 @@ def test_a_folder_of_the_version_before_is_taken_up_without_inference(
         metadata = {**table.schema.metadata, b"wsi_mitosis": json.dumps(flat).encode()}
         pq.write_table(table.replace_schema_metadata(metadata), path)
     shutil.rmtree(out / "assessments")
-    monkeypatch.setattr(Classifier, "_figures", None)  # no inference
+    monkeypatch.setattr(Classifier, "_predict", None)  # no inference
     result = run(slides, detections, out, small_bundle, output=SMALL)
     assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
     assert [(out / name).read_bytes() for name in ("summary.csv", "review.csv")] == tables

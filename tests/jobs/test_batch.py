@@ -33,13 +33,13 @@ def three(tmp_path: Path) -> tuple[list[Path], Path, Path]:
 def no_inference(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the slides whose patches were classified although none should be."""
     asked: list[str] = []
-    original = Classifier._figures
+    original = Classifier._predict
 
     def spied(self: Classifier, slide, *arguments):  # type: ignore[no-untyped-def]
         asked.append(slide.path.name)
         return original(self, slide, *arguments)
 
-    monkeypatch.setattr(Classifier, "_figures", spied)
+    monkeypatch.setattr(Classifier, "_predict", spied)
     return asked
 
 
@@ -126,14 +126,14 @@ def test_an_unexpected_error_fails_its_slide_and_keeps_the_traceback(
     three: tuple[list[Path], Path, Path], small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections, out = three
-    original = Classifier._figures
+    original = Classifier._predict
 
     def broken(self: Classifier, slide, *arguments):  # type: ignore[no-untyped-def]
         if slide.path.name == "b.tiff":
             raise ZeroDivisionError("a bug of ours")
         return original(self, slide, *arguments)
 
-    monkeypatch.setattr(Classifier, "_figures", broken)
+    monkeypatch.setattr(Classifier, "_predict", broken)
     result = run(slides, detections, out, small_bundle)
     assert result.exit_status == 1
     assert "ZeroDivisionError" in result.errors["b.tiff"]

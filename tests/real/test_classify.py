@@ -145,4 +145,4 @@ def test_a_slide_coarser_than_the_bundle_is_enlarged_with_a_warning(
     table = pd.DataFrame({"x": [500.0], "y": [600.0]})
     result = classify_slide(real_data / CMU, table, bundle=small_bundle, device="cpu")
     assert any("enlarged 2.00 times" in warning for warning in result.warnings)
-    assert open_bundle(small_bundle).digest == result.bundle_digest
+    assert open_bundle(small_bundle).digest == result.record.model.digest

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -63,6 +64,8 @@ def test_no_worker_outlives_its_driver(
         cwd=ROOT,
         env=environment(),
         stderr=subprocess.DEVNULL,
+        # a job that a shell has put in the background ignores SIGINT, and so would its children
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
     try:
         assert wait_for(lambda: bool(processes(tmp_path, "a")))
