@@ -19,7 +19,7 @@ from wsi_mitosis.errors import DetectionsError, InputError, OutputError
 from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.jobs import batch, inputs
-from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.tables import SUMMARY_COLUMNS
 
 
@@ -232,7 +232,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     def interrupted(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome[batch.SlideResult]]:  # type: ignore[no-untyped-def]
         classifier = Classifier(bundle, options.result, device="cpu")
-        yield batch.run_task(tasks[0], classifier, reporter.patches)
+        yield classify_task(tasks[0], classifier, reporter.patches)
         raise KeyboardInterrupt
 
     result = batch.run_batch(spec(slides, detections, out, small_bundle), interrupted, Silent())

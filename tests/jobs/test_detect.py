@@ -21,7 +21,7 @@ from wsi_mitosis.io.detections import find_files
 from wsi_mitosis.jobs import detect
 from wsi_mitosis.jobs.detect import DetectResult
 from wsi_mitosis.jobs.outcomes import SlideOutcome
-from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector
+from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector, detect_task
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
@@ -225,7 +225,7 @@ def test_an_interrupted_run_goes_on(three: tuple[list[Path], Path], monkeypatch:
     slides, out = three
 
     def interrupted(tasks, model, options, reporter) -> Iterator[SlideOutcome[SlideCandidates]]:  # type: ignore[no-untyped-def]
-        yield detect.detect_task(tasks[0], SlideDetector(model, options, threads=1), reporter.patches)
+        yield detect_task(tasks[0], SlideDetector(model, options, threads=1), reporter.patches)
         raise KeyboardInterrupt
 
     cut = detect.run_detection(spec([slides[0], slides[2]], out), interrupted, Silent())

@@ -420,3 +420,10 @@ def test_many_warnings_of_a_run_are_cut(pair: Path) -> None:
     assert "note 99." in told(page_of(pair))
     assert "note 100." not in told(page_of(pair))
     assert "and 50 more, in run.json" in told(page_of(pair))
+
+
+def test_a_slide_without_a_valid_assessment_says_so(pair: Path) -> None:
+    (pair / "assessments/a.tiff.json").unlink()
+    report(pair)
+    assert "no hotspot the slide has no valid assessment" in told(section(page_of(pair), 1))
+    assert "per mm² in the hotspot of" in told(section(page_of(pair), 2))

@@ -16,8 +16,7 @@ from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, s
 from wsi_mitosis import workers
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.jobs.batch import run_task
-from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import ClassifyTask
 from wsi_mitosis.jobs.slide_detector import SlideDetector
@@ -92,7 +91,7 @@ def dying_once(task: ClassifyTask, classifier: Classifier, on_patches: Callable[
     if task.name == "b.tiff" and not marker.exists():
         marker.write_text(str(os.getpid()))
         os._exit(1)
-    outcome = run_task(task, classifier, on_patches)
+    outcome = classify_task(task, classifier, on_patches)
     return replace(outcome, details=str(os.getpid()))
 
 
@@ -112,7 +111,7 @@ def test_a_slide_whose_worker_dies_is_classified_by_a_new_worker(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections = four
-    monkeypatch.setattr(workers, "run_task", dying_once)
+    monkeypatch.setattr(workers, "classify_task", dying_once)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     reporter, placement = Watching(), {"workers": 1, "cpus_per_worker": 1}
     result = classify_batch(
@@ -131,14 +130,14 @@ def test_a_slide_whose_worker_dies_is_classified_by_a_new_worker(
 def dying(task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int], None]) -> Any:
     if task.name == "b.tiff":
         os._exit(1)
-    return run_task(task, classifier, on_patches)
+    return classify_task(task, classifier, on_patches)
 
 
 def test_a_slide_that_kills_every_worker_fails_and_no_other(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections = four
-    monkeypatch.setattr(workers, "run_task", dying)
+    monkeypatch.setattr(workers, "classify_task", dying)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out = tmp_path / "out"
     result = classify_batch(

@@ -16,7 +16,7 @@ from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
-from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, attempt, process
+from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import ClassifyTask, names_in_folder, plan_classification
 from wsi_mitosis.jobs.products import (
     missing_assessments,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.jobs.classifier import Classifier
     from wsi_mitosis.jobs.inputs import Inputs
     from wsi_mitosis.specs import ClassifySpec
     from wsi_mitosis.tables import SlideSource
@@ -88,18 +87,6 @@ def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> Batc
         if spec.output.qupath_project:
             check_project(folder.folder)
         return _run(spec, bundle, inputs, folder, execute, reporter)
-
-
-def run_task(
-    task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int], None]
-) -> SlideOutcome[SlideResult]:
-    """Classify one slide."""
-    return attempt(
-        task.name,
-        lambda: classifier.classify(
-            task.source, task.name, task.detections, known_key=task.known_key, on_patches=on_patches
-        ),
-    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
+from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
 from wsi_mitosis.jobs.slide_result import SlideResult
 from wsi_mitosis.version import RESULT_VERSION, __version__
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
+    from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.specs import ResultOptions
     from wsi_mitosis.tables import Detections, SlideSource
@@ -268,6 +270,18 @@ class Classifier:
                 threads=self.threads,
             )
         return self._ensemble
+
+
+def classify_task(
+    task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int], None]
+) -> SlideOutcome[SlideResult]:
+    """Classify one slide."""
+    return attempt(
+        task.name,
+        lambda: classifier.classify(
+            task.source, task.name, task.detections, known_key=task.known_key, on_patches=on_patches
+        ),
+    )
 
 
 def _scale(slide: Slide) -> SlideScale:

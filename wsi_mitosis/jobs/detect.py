@@ -15,7 +15,7 @@ from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides
 from wsi_mitosis.jobs.inputs import notes_of
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
-from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, attempt, process
+from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
 from wsi_mitosis.jobs.slide_detector import SlideCandidates
 from wsi_mitosis.specs import DetectSpec
@@ -23,7 +23,6 @@ from wsi_mitosis.tables import SlideSource
 
 if TYPE_CHECKING:
     from wsi_mitosis.core.records import SlideRecord
-    from wsi_mitosis.jobs.slide_detector import SlideDetector
     from wsi_mitosis.nets.detector import DetectorModel
 
 
@@ -71,16 +70,6 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
     model = find_detector(spec.model, spec.weights)
     with CandidateFolder(Path(spec.out)) as folder:
         return _run(spec, model, found, folder, execute, reporter)
-
-
-def detect_task(
-    task: SlideTask, detector: SlideDetector, on_tiles: Callable[[int], None]
-) -> SlideOutcome[SlideCandidates]:
-    """Search one slide."""
-    return attempt(
-        task.name,
-        lambda: detector.detect(task.source, task.name, known_key=task.known_key, on_tiles=on_tiles),
-    )
 
 
 def _run(

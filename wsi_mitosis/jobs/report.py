@@ -42,6 +42,11 @@ STAGE = "making the report"
 MOST_SECONDS = 600.0
 """After this time no further slide is opened, so that slow storage does not delay the end of a batch."""
 
+NO_ASSESSMENT = Assessment(
+    hotspot_reason="the slide has no valid assessment; classify it again, which keeps its labels"
+)
+"""Shown for a slide whose assessment is missing or damaged."""
+
 Made = TypeVar("Made")
 
 
@@ -246,7 +251,7 @@ def _section(results: _Results, record: SlideRecord, row: Row, limits: Limits, d
     scale, assessed = record.scale, results.states[record.name].assessed
     figures = results.folder.figures(record.name)
     classified = figures[figures["label"].notna()]
-    assessment = Assessment() if assessed is None else assessed.assessment
+    assessment = NO_ASSESSMENT if assessed is None else assessed.assessment
     view = View.of(scale.size_px0, scale.bounds, scale.mpp)
     tiles = gallery_figures(classified, assessment.review, limits.crops)
     pictures = _pictures(record, view, tiles, limits, deadline)

@@ -20,6 +20,7 @@ from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.jobs.classifier import enlarging_warning
+from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.version import DETECTION_VERSION, __version__
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
+    from wsi_mitosis.jobs.plan import SlideTask
     from wsi_mitosis.nets.detector import Detector, DetectorModel
     from wsi_mitosis.specs import DetectSpec
     from wsi_mitosis.tables import SlideSource
@@ -188,6 +190,16 @@ class SlideDetector:
 
             self._detector = Detector(self.model, self.device, threads=self.threads)
         return self._detector
+
+
+def detect_task(
+    task: SlideTask, detector: SlideDetector, on_tiles: Callable[[int], None]
+) -> SlideOutcome[SlideCandidates]:
+    """Search one slide."""
+    return attempt(
+        task.name,
+        lambda: detector.detect(task.source, task.name, known_key=task.known_key, on_tiles=on_tiles),
+    )
 
 
 @dataclass

@@ -6,13 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsi_mitosis.io.training.crops import short_name
-from wsi_mitosis.jobs.batch import run_batch, run_task
-from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.batch import run_batch
+from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part
-from wsi_mitosis.jobs.detect import detect_task, run_detection
+from wsi_mitosis.jobs.detect import run_detection
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import SlideTask
-from wsi_mitosis.jobs.slide_detector import SlideDetector
+from wsi_mitosis.jobs.slide_detector import SlideDetector, detect_task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
 from wsi_mitosis.workers.pool import Hooks, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
@@ -72,7 +72,7 @@ def try_ray() -> str:
 def _classify(
     tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
-    work = _slide_work(partial(_classifier, bundle, spec), run_task)
+    work = _slide_work(partial(_classifier, bundle, spec), classify_task)
     return run_tasks(tasks, work, spec.placement, Hooks(reporter.patches, reporter.warn))
 
 
