@@ -57,8 +57,8 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
     `pending`, and the result says so.
 
     Args:
-        spec: The run.
-        execute: Processes the slides.
+        spec: Which slides to search, and how.
+        execute: Searches the slides.
         reporter: Displays the progress.
 
     Raises:
