@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.jobs import classifier, detect, evaluate, predict
+from wsi_mitosis.jobs import classifier, evaluate, predict, slide_detector
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.nets import members
@@ -24,7 +24,7 @@ GRANTED = 7
 
 @pytest.fixture(autouse=True)
 def granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for job in (classifier, detect, evaluate, predict):
+    for job in (classifier, slide_detector, evaluate, predict):
         monkeypatch.setattr(job, "granted_cpus", lambda: GRANTED)
 
 
