@@ -19,6 +19,10 @@ def test_every_public_name_is_there() -> None:
         wsi_mitosis.clasify_slide  # noqa: B018
 
 
+def test_a_notebook_completes_what_is_not_loaded_yet() -> None:
+    assert set(wsi_mitosis.__all__) <= set(dir(wsi_mitosis))
+
+
 def test_every_error_is_public() -> None:
     kinds = inspect.getmembers(
         errors, lambda member: inspect.isclass(member) and issubclass(member, Exception)

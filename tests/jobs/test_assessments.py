@@ -17,6 +17,7 @@ from tests.slide_files import leica_slide, textured
 from wsi_mitosis.errors import DetectionsError, SpecError
 from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.report import report
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS
 from wsi_mitosis.workers import classify_batch
 
@@ -158,6 +159,36 @@ def test_a_harmed_file_is_made_again_and_gives_no_number(
     assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
     assert path.read_bytes() == whole
     assert [(out / name).read_bytes() for name in ("summary.csv", "review.csv")] == tables
+
+
+def relabel(path: Path) -> None:
+    """Call all figures of a table atypical, and keep what the table states about itself."""
+    table = pq.read_table(path)
+    column = table.column_names.index("label")
+    labels = [label and "atypical" for label in table["label"].to_pylist()]
+    metadata = pq.read_metadata(path).metadata
+    pq.write_table(table.set_column(column, "label", [labels]).replace_schema_metadata(metadata), path)
+
+
+def test_an_edited_figures_table_gives_no_number(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = pair
+    run(slides, detections, out, small_bundle, output=SMALL)
+    relabel(out / "figures/a.tiff.parquet")
+    notes = report(out).notes
+    result = run(slides[1:], detections, out, small_bundle, output=SMALL)
+    warning = "the figures table of 'a.tiff' cannot be used: missing, damaged or edited"
+    for messages in (notes, result.warnings):
+        assert any(message.startswith(warning) for message in messages)
+    assert set(summary(out)) == {"b.tiff"}
+
+    again = run(slides, detections, out, small_bundle, output={"hotspot_area": 0.001})
+    assert (again.exit_status, again.kept) == (0, {"b.tiff"})
+    fresh = out.with_name("fresh")
+    run(slides, detections, fresh, small_bundle, output={"hotspot_area": 0.001})
+    rows = [{**summary(folder)["a.tiff"], "seconds": ""} for folder in (out, fresh)]
+    assert rows[0] == rows[1]
 
 
 def test_a_harmed_file_of_a_slide_that_is_not_in_the_run_gives_no_number(

@@ -13,7 +13,7 @@ import pytest
 from tests.runs import candidates_csv, slides_in
 from tests.slide_files import missing_tiles, textured, transparent_slide
 from wsi_mitosis import SlideResult, classify_slide
-from wsi_mitosis.errors import DetectionsError, MppError, SpecError, UnreadableSlideError
+from wsi_mitosis.errors import DetectionsError, InputError, MppError, SpecError, UnreadableSlideError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.jobs.classifier import Classifier
@@ -60,6 +60,48 @@ def test_an_impossible_option_is_refused(slide: Path, small_bundle: Path) -> Non
         classify_slide(slide, table, bundle=small_bundle, vote="maybe")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="'merge_um'"):
         classify_slide(slide, table, bundle=small_bundle, merge_um=-1)
+
+
+@pytest.mark.parametrize("option", ["threads", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, "x"])
+def test_a_number_below_one_is_refused(slide: Path, small_bundle: Path, option: str, value: object) -> None:
+    table = pd.DataFrame({"x": [1.0], "y": [2.0]})
+    with pytest.raises(InputError, match=f"{option} is {value!r}"):
+        classify_slide(slide, table, bundle=small_bundle, **{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pd.DataFrame({"x": ["a"], "y": [2.0]}), "'x' has a value that is not a number"),
+        (pd.DataFrame({"x": [1.0], "y": [2.0], "score": ["high"]}), "'score' has a value that is not"),
+        (pd.DataFrame([[1.0, 2.0, 3.0]], columns=["x", "y", "x"]), "names of the table's columns"),
+        (pd.DataFrame([[1.0, 2.0, 3.0]], columns=["x", "y", 3]), "names of the table's columns"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(
+    slide: Path, small_bundle: Path, table: pd.DataFrame, message: str
+) -> None:
+    with pytest.raises(DetectionsError, match=message):
+        classify_slide(slide, table, bundle=small_bundle)
+
+
+def test_one_class_may_be_a_text(slide: Path, small_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "d.csv"
+    file.write_text("slide,x,y,label\na.tiff,100,100,mitosis\na.tiff,300,300,other\n")
+    result = classify_slide(slide, file, bundle=small_bundle, device="cpu", classes="mitosis")
+    assert (result.counts.candidates, result.counts.classified) == (2, 1)
+
+
+@pytest.mark.parametrize("option", [{"objects": "detections"}, {"frame": "px"}])
+def test_geojson_that_qupath_would_not_understand_is_not_written(
+    slide: Path, small_bundle: Path, tmp_path: Path, option: dict[str, str]
+) -> None:
+    table = pd.DataFrame({"x": [50.0], "y": [70.0]})
+    result = classify_slide(slide, table, bundle=small_bundle, device="cpu")
+    with pytest.raises(InputError, match=r"Use .* or "):
+        result.to_geojson(tmp_path / "out" / "a", **option)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_option_that_changes_a_result_is_part_of_its_key(slide: Path, small_bundle: Path) -> None:

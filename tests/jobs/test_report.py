@@ -397,7 +397,9 @@ def test_a_slide_that_the_summary_lacks_is_shown(pair: Path) -> None:
     assert "30 mitotic figures" in told(page_of(pair))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", None])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"slides": [1]}', '{"slides": 5}', '{"warnings": 5}', None]
+)
 def test_without_a_usable_run_json_there_is_a_report(pair: Path, content: str | None) -> None:
     (pair / "run.json").unlink() if content is None else (pair / "run.json").write_text(content)
     assert report(pair).pictured == ("a.tiff", "b.tiff")

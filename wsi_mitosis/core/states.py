@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.errors import listed
 from wsi_mitosis.tables import SUMMARY
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from wsi_mitosis.core.assessments import AssessedSlide, Assessment
     from wsi_mitosis.core.hotspots import Hotspot
     from wsi_mitosis.core.records import SlideRecord
@@ -63,6 +66,23 @@ class SlideState:
         values = {column.name: _value(self, column.value) for column in SUMMARY}
         flags = {column.name for column in SUMMARY if column.kind == "flag"}
         return {name: str(v).lower() if name in flags and v is not None else v for name, v in values.items()}
+
+
+def lost_results(earlier: Iterable[SlideState], found: Collection[str]) -> list[str]:
+    """Return a warning about slides that were done in an earlier run and have no record any more.
+
+    Args:
+        earlier: The states in `summary.csv`.
+        found: Names of the slides that have a record or a state of this run.
+    """
+    lost = [state.name for state in earlier if state.status == "done" and state.name not in found]
+    if not lost:
+        return []
+    table, them = ("table", "this slide") if len(lost) == 1 else ("tables", "these slides")
+    return [
+        f"the figures {table} of {listed(lost)} cannot be used: missing, damaged or edited. "
+        f"Classify {them} again"
+    ]
 
 
 def _value(state: SlideState, path: str) -> Any:

@@ -63,12 +63,14 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a file of `write_rows`; texts are those that were given to it, and an empty cell is "".
 
+    A byte order mark, which a spreadsheet may have added, is ignored.
+
     Raises:
         OSError: if the file cannot be read.
         ValueError: if it is not UTF-8.
         csv.Error: if it is not CSV.
     """
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, restval="", restkey="")
         return [{name: restore(text) for name, text in row.items() if name} for row in rows]
 

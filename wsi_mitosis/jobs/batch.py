@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.core.states import lost_results
 from wsi_mitosis.io.results.dicom import check_installed
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.io.results.project import check_project
@@ -177,6 +178,7 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     for warning in (
         *missing_hotspots(mine, output.hotspot_area),
         *missing_assessments(states),
+        *lost_results(earlier.values(), {state.name for state in states}),
         *(missing_dicom(mine, files.dicom) if output.dicom else ()),
     ):
         ledger.warn(warning)

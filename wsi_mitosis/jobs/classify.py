@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from wsi_mitosis.core.matching import split_by_slide
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, InputError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.jobs.classifier import Classifier
@@ -46,7 +46,7 @@ def classify_slide(
             px of the slide frame, and optionally `score` and `id`.
         bundle: A bundle's folder or the name of a shipped one.
         mpp: Pixel size, um/px, of a slide that states none or an absurd one.
-        classes: Which of a file's classes are candidates; the format's default if empty.
+        classes: Which of a file's classes are candidates, or the only one; the format's default if empty.
         min_score: Candidates with a lower score are excluded.
         merge_um: Candidates nearer than this, um, are one.
         vote: `all`, or `early` to stop when the majority is certain: the labels are the same.
@@ -61,16 +61,30 @@ def classify_slide(
     """
     source = SlideSource(Path(slide).absolute(), Path(slide).name)
     options = ResultOptions.parse(
-        {"mpp": mpp, "classes": tuple(classes), "min_score": min_score, "merge_um": merge_um}
+        {
+            "mpp": mpp,
+            "classes": (classes,) if isinstance(classes, str) else tuple(classes),
+            "min_score": min_score,
+            "merge_um": merge_um,
+        }
         | {"vote": vote, "tta": tta},
         "classify_slide",
     )
+    _check_positive(batch_size=batch_size, threads=threads)
     classifier = Classifier(
         open_bundle(find_bundle(bundle)), options, device=device, batch_size=batch_size, threads=threads
     )
     result = classifier.classify(source, source.relative, _detections_of(source, candidates))
     assert result is not None  # noqa: S101 - only a known key gives None
     return result
+
+
+def _check_positive(**options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise InputError(
+                f"{name} is {value!r}", subject="classify_slide", remedy="Give a whole number from 1"
+            )
 
 
 def _detections_of(
@@ -91,7 +105,27 @@ def _detections_of_table(table: pd.DataFrame) -> Detections:
             stage="reading candidates",
             remedy="It needs x and y in level-0 px of the slide frame",
         )
+    names = list(table.columns)
+    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise DetectionsError(
+            "the names of the table's columns are not texts, or not different",
+            stage="reading candidates",
+            remedy="Rename them",
+        )
     others = {name: input_name(name) for name in table.columns if name not in CANDIDATE_COLUMNS}
     whole = table.reindex(columns=[*CANDIDATE_COLUMNS, *others]).rename(columns=others).reset_index(drop=True)
+    for name in ("x", "y", "score"):
+        whole[name] = _numbers(whole[name])
     whole["id"] = whole["id"].map(str, na_action="ignore")
     return Detections(whole, "px", "slide", "any", "table")
+
+
+def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    try:
+        return pd.to_numeric(column).astype("float64")
+    except (TypeError, ValueError) as error:
+        raise DetectionsError(
+            f"column {column.name!r} has a value that is not a number: {error}",
+            stage="reading candidates",
+            remedy="It needs numbers",
+        ) from error

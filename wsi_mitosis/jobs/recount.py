@@ -21,6 +21,7 @@ from wsi_mitosis.core.recount import (
     near_share,
     reviewed_figures,
 )
+from wsi_mitosis.core.states import lost_results
 from wsi_mitosis.errors import DetectionsError, InputError, SlideError, WsiMitosisError
 from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
@@ -154,7 +155,11 @@ def recount(
         done = dict(_recounted(folder, states, records, reviews, options, result))
         strange = strangers(reviewed, reviews)
         unknown = [f"{name}: fits no slide of {results}, and is not counted" for name in strange]
-        result.warnings = [*unknown, *(note for name in done for note in done[name].notes)]
+        result.warnings = [
+            *lost_results(folder.earlier_states().values(), states),
+            *unknown,
+            *(note for name in done for note in done[name].notes),
+        ]
         for warning in result.warnings:
             warn(warning)
         _write(result, states, done, reviewed, options)

@@ -14,6 +14,7 @@ import numpy as np
 from wsi_mitosis.core.assessments import Assessment
 from wsi_mitosis.core.gallery import gallery_figures
 from wsi_mitosis.core.histograms import probability_bars, vote_bars
+from wsi_mitosis.core.states import lost_results
 from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.pages.drawing import View, marks
 from wsi_mitosis.io.pages.limits import MOST_SLIDES, MOST_WARNINGS, Limits
@@ -197,7 +198,14 @@ def _read_run(folder: Path) -> dict[str, Any]:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return run if isinstance(run, dict) else {}
+    return run if isinstance(run, dict) and _has_lists(run) else {}
+
+
+def _has_lists(run: Mapping[str, Any]) -> bool:
+    """Return whether the lists of `run.json` that the report shows are lists."""
+    slides, warnings = run.get("slides", []), run.get("warnings", [])
+    lists = isinstance(slides, list) and isinstance(warnings, list)
+    return lists and all(isinstance(slide, dict) for slide in slides)
 
 
 # Selecting the slides
@@ -225,6 +233,7 @@ def _fits(name: str, glob: str) -> bool:
 
 
 def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:
+    yield from lost_results(results.folder.earlier_states().values(), results.states)
     total = selected if selected > shown else len(results.done)
     if shown < total:
         command = f"`wsi-mitosis report {results.folder.folder.name} --slides GLOB`"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from wsi_mitosis.core.assessments import Assessment, assess
+from wsi_mitosis.core.qupath import ObjectType
+from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.results.geojson import write_slide_geojson
 from wsi_mitosis.specs import HOTSPOT_AREA, HOTSPOT_ASPECT, AssessmentOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS
+from wsi_mitosis.units import Frame
 
 if TYPE_CHECKING:
     import os
@@ -19,11 +22,9 @@ if TYPE_CHECKING:
     import geopandas
     import pandas as pd
 
-    from wsi_mitosis.core.qupath import ObjectType
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.core.regions import Region
     from wsi_mitosis.core.summary import Counts
-    from wsi_mitosis.units import Frame
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +108,12 @@ class SlideResult:
 
         Returns:
             The file written.
+
+        Raises:
+            InputError: if `objects` or `frame` is another word.
         """
+        _check("objects", objects, get_args(ObjectType))
+        _check("frame", frame, get_args(Frame))
         stem = Path(path).with_name(Path(path).name.removesuffix(".gz").removesuffix(".geojson"))
         assessment = self.assessment if assessment is None else assessment
         return write_slide_geojson(stem, self.table, assessment, self.record, objects=objects, frame=frame)
@@ -116,3 +122,8 @@ class SlideResult:
         model = self.record.model
         untrained = "" if model.trained else ", UNTRAINED"
         return f"<SlideResult {self.record.name}: {self.record.text}; bundle {model.name}{untrained}>"
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{option} is {value!r}", subject="to_geojson", remedy=f"Use {' or '.join(known)}")

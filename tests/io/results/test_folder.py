@@ -22,6 +22,7 @@ from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
+from wsi_mitosis.io.results import folder as folder_module
 from wsi_mitosis.io.results.figures import read_figures, read_record
 from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.results.geojson import read_provenance
@@ -233,6 +234,46 @@ def test_a_table_whose_record_lacks_parts_is_no_record(tmp_path: Path, text: str
         table = pq.read_table(path)
         pq.write_table(table.replace_schema_metadata({b"wsi_mitosis": text.encode()}), path)
         assert read_record(path) is None
+
+
+@pytest.mark.parametrize("harm", ["relabelled", "shortened", "record", "bytes"])
+def test_an_edited_table_is_no_record(tmp_path: Path, harm: str) -> None:
+    with ResultFolder(tmp_path) as results:
+        write(results, figures())
+        path = results.figures_path("a.svs")
+        table, content = pq.read_table(path), bytearray(path.read_bytes())
+        metadata = pq.read_metadata(path).metadata
+        if harm == "bytes":
+            content[100:140] = bytes(40)
+            path.write_bytes(content)
+        elif harm == "record":
+            text = metadata[b"wsi_mitosis"].replace(b'"key":"k', b'"key":"x')
+            assert text != metadata[b"wsi_mitosis"]
+            pq.write_table(table.replace_schema_metadata({**metadata, b"wsi_mitosis": text}), path)
+        else:
+            column = table.column_names.index("label")
+            labels = [label and "atypical" for label in table["label"].to_pylist()]
+            edited = table.slice(1) if harm == "shortened" else table.set_column(column, "label", [labels])
+            assert not edited.equals(table)
+            pq.write_table(edited.replace_schema_metadata(metadata), path)
+        assert read_record(path) is None
+
+
+@pytest.mark.parametrize("content", ["slide\na.svs\n", "a\n1\n", "\udcff"])
+def test_a_summary_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "summary.csv").write_bytes(content.encode(errors="surrogateescape"))
+    with (
+        ResultFolder(tmp_path) as results,
+        pytest.raises(OutputError, match=r"not a summary of `classify`\. Delete it"),
+    ):
+        results.earlier_states()
+
+
+def test_a_summary_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    text = "slide,status,error\na.svs,failed,why\nb.svs,great,\n"
+    (tmp_path / "summary.csv").write_text(text, encoding="utf-8-sig")
+    with ResultFolder(tmp_path) as results:
+        assert results.earlier_states() == {"a.svs": SlideState("a.svs", "failed", error="why")}
 
 
 def test_a_table_of_the_version_before_is_taken_up(tmp_path: Path) -> None:
@@ -451,13 +492,11 @@ def test_a_slide_whose_writing_fails_is_not_done(
 
 def test_the_table_is_the_last_of_a_slides_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    write_table = pq.write_table
 
-    def spy(*args: object, **options: object) -> None:
+    def spy(*_: object) -> None:
         seen.append([name for name in files(tmp_path) if "lock" not in name])
-        write_table(*args, **options)
 
-    monkeypatch.setattr(pq, "write_table", spy)
+    monkeypatch.setattr(folder_module, "write_figures", spy)
     with ResultFolder(tmp_path) as results:
         write(results, figures())
     assert seen == [["assessments/a.svs.json", "geojson/a.svs.geojson"]]

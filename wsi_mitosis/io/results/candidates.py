@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.atomic import replacing
 from wsi_mitosis.io.csv_files import write_frame
-from wsi_mitosis.io.results.figures import METADATA_KEY, read_record
+from wsi_mitosis.io.results.figures import read_record, write_sealed
 from wsi_mitosis.io.results.held import HeldFolder
 
 if TYPE_CHECKING:
@@ -69,9 +68,7 @@ class CandidateFolder(HeldFolder):
         table = pa.Table.from_pandas(
             candidates.assign(slide=record.name)[list(COLUMNS)], pa.schema(COLUMNS), preserve_index=False
         )
-        with replacing(self.path(record.name)) as temporary:
-            metadata = {METADATA_KEY: record.to_json().encode()}
-            pq.write_table(table.replace_schema_metadata(metadata), temporary)
+        write_sealed(self.path(record.name), record, table)
 
     def write_csv(self, names: Mapping[str, str]) -> None:
         """Write the CSV, sorted by slide, then y, then x.

@@ -1,7 +1,12 @@
-"""Figures tables: GeoParquet with a row per candidate, and the record of the slide in its metadata."""
+"""Figures tables: GeoParquet with a row per candidate, and the record of the slide in its metadata.
+
+A table also states the SHA-256 of its record and its rows. A table that was edited or damaged counts as
+missing: its slide is classified again, and none of its numbers is used.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +21,12 @@ from wsi_mitosis.io.atomic import replacing
 from wsi_mitosis.tables import FIGURE_COLUMNS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 METADATA_KEY = b"wsi_mitosis"
+SEAL_KEY = "wsi_mitosis_sha256"
+"""Metadata `<bytes> <digest>`: the SHA-256 of the record and of so many first bytes of the file, its rows."""
 FIGURE_TYPES = {
     "slide": pa.string(),
     "candidate_id": pa.string(),
@@ -42,8 +50,22 @@ def write_figures(path: Path, record: SlideRecord, figures: pd.DataFrame) -> Non
         record: The slide's record, which becomes the table's metadata.
         figures: FIGURE_COLUMNS without `geometry`, then the input's other columns.
     """
-    with replacing(path) as temporary:
-        pq.write_table(_figures_table(figures, record), temporary)
+    write_sealed(path, record, _figures_table(figures))
+
+
+def write_sealed(path: Path, record: SlideRecord, table: pa.Table) -> None:
+    """Write a slide's table with its record, and a digest by which an edit of either is noticed."""
+    text = record.to_json().encode()
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: text})
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
+        file.flush()
+        size = temporary.stat().st_size
+        writer.add_key_value_metadata({SEAL_KEY: f"{size} {_digest(temporary, size, text)}"})
 
 
 def read_figures(path: Path) -> pd.DataFrame:
@@ -54,15 +76,29 @@ def read_figures(path: Path) -> pd.DataFrame:
 
 
 def read_record(path: Path) -> SlideRecord | None:
-    """Read the record in a table's metadata; None if the file is not a whole table of this program."""
+    """Read the record in a table's metadata; None if the file is no intact table of this program."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return SlideRecord.from_json(metadata[METADATA_KEY])
+        metadata = pq.read_metadata(path).metadata or {}
+        record = SlideRecord.from_json(metadata[METADATA_KEY])
+        return record if _is_intact(path, metadata) else None
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return None
 
 
-def _figures_table(figures: pd.DataFrame, record: SlideRecord) -> pa.Table:
+def _is_intact(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
+    """Return whether the record and the rows are as written. Tables with records of schema 1 have no seal."""
+    if (seal := metadata.get(SEAL_KEY.encode())) is None:
+        return "schema" not in json.loads(metadata[METADATA_KEY])
+    size, digest = seal.decode().split()
+    return _digest(path, int(size), metadata[METADATA_KEY]) == digest
+
+
+def _digest(path: Path, size: int, record: bytes) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(record + file.read(size)).hexdigest()
+
+
+def _figures_table(figures: pd.DataFrame) -> pa.Table:
     """The table as GeoParquet 1.1 (geoparquet.org/releases/v1.1.0): points as WKB, no CRS: slide pixels."""
     placed = np.isfinite(figures["x_px0"]) & np.isfinite(figures["y_px0"])
     points = np.full(len(figures), None, dtype=object)
@@ -79,11 +115,7 @@ def _figures_table(figures: pd.DataFrame, record: SlideRecord) -> pa.Table:
         "primary_column": "geometry",
         "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"], "crs": None}},
     }
-    metadata = {
-        b"geo": json.dumps(geo).encode(),
-        METADATA_KEY: record.to_json().encode(),
-    }
-    return pa.table(columns).replace_schema_metadata(metadata)
+    return pa.table(columns).replace_schema_metadata({b"geo": json.dumps(geo).encode()})
 
 
 def _carried(column: pd.Series[Any]) -> pa.Array:

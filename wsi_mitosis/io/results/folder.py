@@ -7,8 +7,9 @@ from the table, the GeoJSON is drawn from both, and nothing is ever read back fr
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from wsi_mitosis.core import qupath
 from wsi_mitosis.core.states import SlideState
@@ -24,7 +25,7 @@ from wsi_mitosis.io.results.geojson import (
     write_slide_geojson,
 )
 from wsi_mitosis.io.results.held import HeldFolder
-from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -139,14 +140,24 @@ class ResultFolder(HeldFolder):
     def earlier_states(self) -> dict[str, SlideState]:
         """Return the states of an earlier run's `summary.csv`, by slide, without records."""
         rows = self.earlier_rows()
-        return {n: SlideState(n, row["status"], error=row["error"]) for n, row in rows.items()}  # type: ignore[arg-type]
+        return {n: SlideState(n, row["status"], error=row.get("error", "")) for n, row in rows.items()}  # type: ignore[arg-type]
 
     def earlier_rows(self) -> dict[str, dict[str, str]]:
-        """Return the rows of the folder's `summary.csv` by slide; empty if there is none."""
+        """Return the rows of the folder's `summary.csv` by slide; empty if there is none.
+
+        A row whose status is unknown is ignored.
+
+        Raises:
+            OutputError: if the file cannot be read, or names no slides and statuses.
+        """
         path = self.folder / "summary.csv"
-        if not path.exists():
+        try:
+            return {row["slide"]: row for row in read_rows(path) if row["status"] in get_args(Status)}
+        except FileNotFoundError:
             return {}
-        return {row["slide"]: row for row in read_rows(path)}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            remedy = "Delete it: the next run of `classify` writes it again, and finished slides are kept"
+            raise OutputError("is not a summary of `classify`", subject=path, remedy=remedy) from error
 
     def write_summary(self, states: Iterable[SlideState]) -> list[dict[str, Any]]:
         """Write `summary.csv`, sorted by slide, and return its rows."""
