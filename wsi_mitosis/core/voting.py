@@ -40,7 +40,7 @@ def tally(probabilities: NDArray[np.float64], threshold: float) -> Votes:
         threshold: A member, or the mean in a tie, is for atypical at or above it.
 
     Raises:
-        ValueError: where nobody was asked about a figure.
+        ValueError: if no member voted on a figure.
     """
     voted = ~np.isnan(probabilities)
     cast = voted.sum(axis=1)

@@ -92,7 +92,7 @@ class FoldProgress:
 
 
 class Reporter(Protocol):
-    """Whoever shows a training to the user."""
+    """Displays the progress of a training."""
 
     def warn(self, message: str) -> None:
         """Display something that the user should know."""
