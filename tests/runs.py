@@ -28,7 +28,7 @@ class Silent:
     def warn(self, message: str) -> None:
         self.messages.append(message)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         pass
 
     def start(self, slides: int, candidates: int | None) -> None:

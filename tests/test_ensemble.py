@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests import comparison
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.training.runs import read_recipe
 
@@ -25,7 +25,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def compare() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "train/compare.py"))
+    return vars(comparison)
 
 
 def folds(recipe: str) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,6 @@ from wsi_mitosis.errors import SpecError
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.specs import EnsembleSpec, InputSpec, NetworkSpec
 
-Weight = Literal["classification", "mask", "pixels"]
-
 
 class DecoderSpec(Spec):
     """The auxiliary decoders.

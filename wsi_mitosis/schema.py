@@ -41,7 +41,7 @@ class Option:
         changes: What computing again is for; see `KINDS`.
         flag: Its name on the command line; `--` and the field's name if empty.
         positional: Whether it is given without a name, as `metavar`.
-        metavar: What stands for its value in the help; its unit or type if empty.
+        metavar: Placeholder of its value in the help; its unit or type if empty.
         unit: Of its value.
         default: The default in words, where the field's own is None or empty.
         known_by: What a key holds in place of its value, such as the digest of a file's content; a key holds

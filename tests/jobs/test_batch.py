@@ -390,6 +390,12 @@ def test_slides_of_the_same_name_keep_their_folders(tmp_path: Path, small_bundle
     assert set(summary(out)) == {"one/s.tiff", "two/s.tiff"}
     assert (out / "geojson/one/s.tiff.geojson").exists()
     assert (out / "figures/two/s.tiff.parquet").exists()
+    assessment = out / "assessments/one/s.tiff.json"
+    whole = assessment.read_bytes()
+    assessment.write_bytes(whole.replace(b'"rank": 1', b'"rank": 9'))
+    result = run([one, two], detections, out, small_bundle)
+    assert result.kept == {"one/s.tiff", "two/s.tiff"}
+    assert assessment.read_bytes() == whole
 
 
 def test_a_written_name_does_not_change_when_a_namesake_comes(tmp_path: Path, small_bundle: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.records import slide_record
+from tests.report_files import Done, figures_of
 from tests.runs import candidates_csv, slides_in
 from tests.slide_files import missing_tiles, textured, transparent_slide
 from wsi_mitosis import SlideResult, classify_slide
@@ -70,6 +74,15 @@ def test_a_number_below_one_is_refused(slide: Path, small_bundle: Path, option: 
         classify_slide(slide, table, bundle=small_bundle, **{option: value})  # type: ignore[arg-type]
 
 
+def test_a_number_of_numpy_is_a_number(slide: Path, small_bundle: Path) -> None:
+    table = pd.DataFrame({"x": [50.0], "y": [70.0]})
+    number: Any = np.int64(1)
+    result = classify_slide(
+        slide, table, bundle=small_bundle, device="cpu", threads=number, batch_size=number
+    )
+    assert result.counts.classified == 1
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -102,6 +115,17 @@ def test_geojson_that_qupath_would_not_understand_is_not_written(
     with pytest.raises(InputError, match=r"Use .* or "):
         result.to_geojson(tmp_path / "out" / "a", **option)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_many_figures_are_written_compressed(tmp_path: Path) -> None:
+    xy = [(x * 7.0, y * 7.0) for x in range(200) for y in range(101)]
+    path = Path("a.svs")
+    record = slide_record("a.svs", size_px0=(1400, 710))
+    result = SlideResult(record, figures_of("i" * 64, Done(path, xy)))
+    written = result.to_geojson(tmp_path / "a.geojson")
+    assert written == tmp_path / "a.geojson.gz"
+    with gzip.open(written) as file:
+        assert len(json.load(file)["features"]) >= 20_200
 
 
 def test_every_option_that_changes_a_result_is_part_of_its_key(slide: Path, small_bundle: Path) -> None:

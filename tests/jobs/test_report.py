@@ -176,7 +176,14 @@ def test_a_review_is_told_beside_the_machines_numbers_while_it_is_of_this_result
 
     rewritten = (pair / "reviewed/summary.csv").read_text().replace(str(row["bundle_digest"]), "e" * 64)
     (pair / "reviewed/summary.csv").write_text(rewritten)
-    report(pair)
+    notes = report(pair).notes
+    assert any("the recount was edited or damaged, and is not used" in note for note in notes)
+    assert "After review" not in told(page_of(pair))
+
+    agreement = json.loads((pair / "reviewed/agreement.json").read_text())
+    agreement["summary_sha256"] = hashlib.sha256(rewritten.encode()).hexdigest()
+    (pair / "reviewed/agreement.json").write_text(json.dumps(agreement))
+    assert report(pair).notes == ()
     first = told(section(page_of(pair), 1))
     assert "After review" not in first
     assert "an earlier result of this slide" in first
@@ -426,6 +433,6 @@ def test_many_warnings_of_a_run_are_cut(pair: Path) -> None:
 
 def test_a_slide_without_a_valid_assessment_says_so(pair: Path) -> None:
     (pair / "assessments/a.tiff.json").unlink()
-    report(pair)
+    assert any("'a.tiff' has no valid assessment" in note for note in report(pair).notes)
     assert "no hotspot the slide has no valid assessment" in told(section(page_of(pair), 1))
     assert "per mm² in the hotspot of" in told(section(page_of(pair), 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -125,6 +126,8 @@ def test_a_slide_whose_worker_dies_is_classified_by_a_new_worker(
     assert re.fullmatch(
         r"b\.tiff: its worker died \(.+\)\. It is tried again on a new worker \(attempt 2 of 3\)\.", warning
     )
+    assert warning in result.warnings
+    assert warning in json.loads((tmp_path / "out/run.json").read_text())["warnings"]
 
 
 def dying(task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int], None]) -> Any:

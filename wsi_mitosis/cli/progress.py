@@ -106,9 +106,9 @@ class Reporter:
     def _print_note(self, message: str) -> None:
         self._console.print(f"note: {printable(message)}", style="yellow")
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Print what is being done."""
-        self._say(message)
+        self._print(message)
 
     def start(self, slides: int, candidates: int | None) -> None:
         """Called before the first slide; without a number of candidates the bar has no end.
@@ -129,7 +129,7 @@ class Reporter:
             self._progress.start()
         else:
             what = "" if candidates is None else f", {several(candidates, 'candidate')}"
-            self._say(several(slides, "slide") + what)
+            self._print(several(slides, "slide") + what)
 
     def patches(self, number: int) -> None:
         """Called when the model has processed so many more patches."""
@@ -137,7 +137,7 @@ class Reporter:
         if self._progress is not None:
             self._progress.update(self._task, advance=number, description=self._line())
         elif monotonic() - self._printed >= PLAIN_SECONDS:
-            self._say(self._line())
+            self._print(self._line())
 
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         """Called when a slide finishes."""
@@ -150,7 +150,7 @@ class Reporter:
         if outcome.error is not None:
             self._console.print(f"failed: {printable(outcome.error)}", style="red")
         elif record is not None and (self._verbose or self._progress is None):
-            self._say(self._slide_line(outcome, record))
+            self._print(self._slide_line(outcome, record))
 
     def _remaining(self, candidates: int) -> int:
         """Patches of the whole run. A failed slide's are never counted, so the last slide ends the bar."""
@@ -172,7 +172,7 @@ class Reporter:
             f"{self._patches} {self._unit}, {self._patches / seconds:.0f}/s"
         )
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._printed = monotonic()
         if not self._quiet:
             self._console.print(printable(line))
@@ -198,14 +198,14 @@ class TrainReporter:
 
     def warn(self, message: str) -> None:
         """Print something that the user should know."""
-        self._say(f"note: {message}", style="yellow")
+        self._print(f"note: {message}", style="yellow")
 
     def planned(self, plan: pd.DataFrame) -> None:
         """The plan, before anything is trained."""
         for row in plan.to_dict("records"):
             sides = (f"{row[f'{side}_n']} ({row[f'{side}_atypical']} atypical)" for side in SIDES)
             training, validation, test = sides
-            self._say(
+            self._print(
                 f"fold {row['fold']}: trains on {training} of {row['training']}; "
                 f"selects on {validation} of {row['validation']}; tests on {test} of {row['test']}"
             )
@@ -217,9 +217,9 @@ class TrainReporter:
             if self._verbose and progress.details:
                 self._console.print(progress.details)
         elif progress.record is not None:
-            self._say(f"{progress.fold}: done{' before' if progress.kept else ''}")
+            self._print(f"{progress.fold}: done{' before' if progress.kept else ''}")
         elif progress.metrics is not None:
-            self._say(f"{progress.fold}: {self._epoch(progress, progress.metrics)}")
+            self._print(f"{progress.fold}: {self._epoch(progress, progress.metrics)}")
 
     def _epoch(self, progress: FoldProgress, metrics: dict[str, Any]) -> str:
         left = (progress.epochs - progress.epoch) * metrics["seconds"] / 60
@@ -234,7 +234,7 @@ class TrainReporter:
             f"({metrics['seconds']:.0f} s, about {left:.0f} min left)"
         )
 
-    def _say(self, line: str, style: str | None = None) -> None:
+    def _print(self, line: str, style: str | None = None) -> None:
         if not self._quiet:
             self._console.print(printable(line), style=style)
 
@@ -281,7 +281,7 @@ class PartsReporter:
             self._task = self._progress.add_task("", total=samples)
             self._progress.start()
         else:
-            self._say(f"{several(samples, 'figure')} in {several(parts, 'part')}")
+            self._print(f"{several(samples, 'figure')} in {several(parts, 'part')}")
 
     def finished(self, outcome: PartOutcome) -> None:
         """Called when a part finishes."""
@@ -290,9 +290,9 @@ class PartsReporter:
             self._progress.update(self._task, advance=outcome.samples)
         if self._verbose or (self._progress is None and monotonic() - self._printed >= PLAIN_SECONDS):
             what = "failed" if outcome.faults else "kept" if outcome.kept else "done"
-            self._say(f"{self._done}/{self._samples} figures; part {outcome.index + 1} {what}")
+            self._print(f"{self._done}/{self._samples} figures; part {outcome.index + 1} {what}")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._printed = monotonic()
         if not self._quiet:
             self._console.print(printable(line))

@@ -226,7 +226,7 @@ def _figure(
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Connected pieces of the darkest class, 1 to n; entry 0 of each array stands for the background.
+    """Connected pieces of the darkest class, 1 to n; entry 0 of each array is the background.
 
     Attributes:
         labels: (S, S) int, the piece that a pixel belongs to.

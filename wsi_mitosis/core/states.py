@@ -85,6 +85,18 @@ def lost_results(earlier: Iterable[SlideState], found: Collection[str]) -> list[
     ]
 
 
+def missing_assessments(states: Iterable[SlideState]) -> list[str]:
+    """Return a warning about finished slides of earlier runs whose assessment is missing or damaged."""
+    missing = [state.name for state in states if state.status == "done" and state.assessment is None]
+    if not missing:
+        return []
+    verb = "has" if len(missing) == 1 else "have"
+    return [
+        f"{listed(missing)} {verb} no valid assessment, so hotspots, regions and review list are missing. "
+        "Classify these slides again: their labels are kept"
+    ]
+
+
 def _value(state: SlideState, path: str) -> Any:
     """Follow a path of attributes; None if one on the way is None."""
     value: Any = state

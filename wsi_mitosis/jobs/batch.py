@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_mitosis.core.states import lost_results
+from wsi_mitosis.core.states import lost_results, missing_assessments
 from wsi_mitosis.io.results.dicom import check_installed
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
-from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, process
+from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import ClassifyTask, names_in_folder, plan_classification
 from wsi_mitosis.jobs.products import (
-    missing_assessments,
     missing_dicom,
     missing_hotspots,
     write_qupath_project,
@@ -39,10 +38,10 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import SlideSource
 
 Executor = Callable[
-    [Sequence[ClassifyTask], "Bundle", "ClassifySpec", Reporter],
+    [Sequence[ClassifyTask], "Bundle", "ClassifySpec", Progress],
     Generator[SlideOutcome[SlideResult], None, None],
 ]
-"""Takes tasks, largest first, and yields an outcome for each as it ends."""
+"""Takes tasks, largest first, and yields an outcome for each as it ends; reports warnings and patches."""
 
 
 @dataclass(kw_only=True)
@@ -131,7 +130,7 @@ def _run(
     fail_fast = spec.output.fail_fast
     with ledger.closing(lambda: _finish(batch, earlier)):
         _start(batch, tasks)
-        process(tasks, lambda t: execute(t, bundle, spec, reporter), files.write, ledger, fail_fast=fail_fast)
+        process(tasks, lambda t: execute(t, bundle, spec, ledger), files.write, ledger, fail_fast=fail_fast)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def classify_slide(
 
 def _check_positive(**options: int | None) -> None:
     for name, value in options.items():
-        if value is not None and not (isinstance(value, int) and value >= 1):
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
             raise InputError(
                 f"{name} is {value!r}", subject="classify_slide", remedy="Give a whole number from 1"
             )

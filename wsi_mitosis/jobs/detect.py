@@ -15,7 +15,7 @@ from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides
 from wsi_mitosis.jobs.inputs import notes_of
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
-from wsi_mitosis.jobs.outcomes import Reporter, SlideOutcome, process
+from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
 from wsi_mitosis.jobs.slide_detector import SlideCandidates
 from wsi_mitosis.specs import DetectSpec
@@ -44,10 +44,10 @@ class DetectResult(RunResult):
 
 
 Executor = Callable[
-    [Sequence[SlideTask], "DetectorModel", DetectSpec, Reporter],
+    [Sequence[SlideTask], "DetectorModel", DetectSpec, Progress],
     Generator[SlideOutcome[SlideCandidates], None, None],
 ]
-"""Takes tasks, largest first, and yields an outcome for each as it ends."""
+"""Takes tasks, largest first, and yields an outcome for each as it ends; reports warnings and patches."""
 
 
 def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> DetectResult:
@@ -103,7 +103,7 @@ def _run(
             slides=len(tasks),
             model=model.name,
         )
-        process(tasks, lambda t: execute(t, model, spec, reporter), write, ledger, fail_fast=spec.fail_fast)
+        process(tasks, lambda t: execute(t, model, spec, ledger), write, ledger, fail_fast=spec.fail_fast)
     return result
 
 

@@ -70,8 +70,8 @@ class Ledger:
         sources: Mapping[str, SlideSource],
         facts: Mapping[str, object],
     ) -> None:
-        self.result, self.facts = result, facts
-        self._folder, self._reporter, self._sources = folder, reporter, sources
+        self.result = result
+        self._folder, self._reporter, self._sources, self._facts = folder, reporter, sources, facts
         self._identities: dict[str, str] = {}
         self._started = datetime.now(UTC)
 
@@ -146,9 +146,13 @@ class Ledger:
         self.log("warning", message=message)
         self._reporter.warn(message)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Display what is being done."""
-        self._reporter.say(message)
+        self._reporter.info(message)
+
+    def patches(self, number: int) -> None:
+        """Display that the model has processed so many more patches."""
+        self._reporter.patches(number)
 
     def log(self, event: str, **facts: object) -> None:
         """Append an event to `log.jsonl`."""
@@ -168,7 +172,7 @@ class Ledger:
                 "program": "wsi-mitosis",
                 "version": __version__,
                 "use": "research use only",
-                **self.facts,
+                **self._facts,
                 "slides": slides,
                 "libraries": {name: metadata.version(name) for name in LIBRARIES},
                 "python": platform.python_version(),

@@ -44,23 +44,27 @@ class SlideOutcome(Generic[Result]):
     peak_rss_mb: float | None = None
 
 
-class Reporter(Protocol):
-    """Displays the progress and messages of a run."""
+class Progress(Protocol):
+    """Takes what happens while slides are processed."""
 
     def warn(self, message: str) -> None:
-        """Display something that the user should know."""
+        """Take something that the user should know."""
         ...
 
-    def say(self, message: str) -> None:
+    def patches(self, number: int) -> None:
+        """Called when the model has processed so many more patches."""
+        ...
+
+
+class Reporter(Progress, Protocol):
+    """Displays the progress and messages of a run."""
+
+    def info(self, message: str) -> None:
         """Display what is being done."""
         ...
 
     def start(self, slides: int, candidates: int | None) -> None:
         """Called before the first slide; `candidates` is the number of patches, None if it is not known."""
-        ...
-
-    def patches(self, number: int) -> None:
-        """Called when the model has processed so many more patches."""
         ...
 
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
@@ -111,9 +115,9 @@ def _written(
     except WsiMitosisError as failure:
         return replace(outcome, status="failed", error=str(failure)), None, {}
     except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
-        error = (
-            f"{outcome.name}: writing results: {type(failure).__name__}: {failure}. Make room and run again"
-        )
+        cause = f"{outcome.name}: writing results: {type(failure).__name__}: {failure}"
+        remedy = "Check that the output folder can be written and has room, and run again"
+        error = f"{cause}. {remedy if isinstance(failure, OSError) else 'log.jsonl has the traceback'}"
         failed = replace(outcome, status="failed", error=printable(error), details=traceback.format_exc())
         return failed, None, {}
     if outcome.result is not None:

@@ -37,18 +37,6 @@ def missing_hotspots(states: Sequence[SlideState], area_mm2: float) -> list[str]
     return [f"{name}: no hotspot: {reason}" for name, reason in missing.items()]
 
 
-def missing_assessments(states: Iterable[SlideState]) -> list[str]:
-    """Return a warning about finished slides of earlier runs whose assessment is missing or damaged."""
-    missing = [state.name for state in states if state.status == "done" and state.assessment is None]
-    if not missing:
-        return []
-    verb = "has" if len(missing) == 1 else "have"
-    return [
-        f"{listed(missing)} {verb} no valid assessment, so hotspots, regions and review list are missing. "
-        "Classify these slides again: their labels are kept"
-    ]
-
-
 def missing_dicom(states: Iterable[SlideState], dicom: Iterable[str]) -> list[str]:
     """Return warnings about done slides without DICOM annotations.
 
@@ -109,7 +97,7 @@ def write_report(folder: ResultFolder, ledger: Ledger, *, requested: bool) -> Pa
         path.unlink(missing_ok=True)
         if ledger.result.interrupted or not requested:
             return None
-        ledger.say(f"making {REPORT}")
+        ledger.info(f"making {REPORT}")
         made = make_report(folder)
     except KeyboardInterrupt:
         ledger.result.interrupted = True

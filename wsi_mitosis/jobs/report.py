@@ -14,7 +14,7 @@ import numpy as np
 from wsi_mitosis.core.assessments import Assessment
 from wsi_mitosis.core.gallery import gallery_figures
 from wsi_mitosis.core.histograms import probability_bars, vote_bars
-from wsi_mitosis.core.states import lost_results
+from wsi_mitosis.core.states import lost_results, missing_assessments
 from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.pages.drawing import View, marks
 from wsi_mitosis.io.pages.limits import MOST_SLIDES, MOST_WARNINGS, Limits
@@ -91,6 +91,7 @@ class _Results:
         rows: The rows of `summary.csv` by slide.
         run: The content of `run.json`; empty if it is missing or damaged.
         recounted: The rows of `reviewed/summary.csv` by slide.
+        faults: Messages about results that cannot be used.
     """
 
     folder: ResultFolder
@@ -98,6 +99,7 @@ class _Results:
     rows: Mapping[str, Mapping[str, Any]]
     run: Mapping[str, Any]
     recounted: Mapping[str, Mapping[str, Any]]
+    faults: Sequence[str]
 
     @property
     def done(self) -> list[str]:
@@ -184,12 +186,15 @@ def _result(path: Path, page: Page, seconds: float) -> ReportResult:
 
 def _read_results(folder: ResultFolder) -> _Results:
     states = folder.states()
+    recounted, fault = _attempt(lambda: read_recount(folder.folder))
+    lost = lost_results(folder.earlier_states().values(), states)
     return _Results(
         folder=folder,
         states=states,
         rows={name: state.row() for name, state in states.items()},
         run=_read_run(folder.folder),
-        recounted=read_recount(folder.folder),
+        recounted=recounted or {},
+        faults=[*lost, *missing_assessments(states.values()), *([fault] if fault else [])],
     )
 
 
@@ -233,7 +238,7 @@ def _fits(name: str, glob: str) -> bool:
 
 
 def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:
-    yield from lost_results(results.folder.earlier_states().values(), results.states)
+    yield from results.faults
     total = selected if selected > shown else len(results.done)
     if shown < total:
         command = f"`wsi-mitosis report {results.folder.folder.name} --slides GLOB`"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
     from wsi_mitosis.jobs.detect import DetectResult
-    from wsi_mitosis.jobs.outcomes import Reporter
+    from wsi_mitosis.jobs.outcomes import Progress, Reporter
     from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.jobs.slide_detector import SlideCandidates
     from wsi_mitosis.jobs.slide_result import SlideResult
@@ -70,10 +70,10 @@ def try_ray() -> str:
 
 
 def _classify(
-    tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, reporter: Reporter
+    tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     work = _slide_work(partial(_classifier, bundle, spec), classify_task)
-    return run_tasks(tasks, work, spec.placement, Hooks(reporter.patches, reporter.warn))
+    return run_tasks(tasks, work, spec.placement, Hooks(progress.patches, progress.warn))
 
 
 def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
@@ -84,10 +84,10 @@ def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
 
 
 def _detect(
-    tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, reporter: Reporter
+    tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
     work = _slide_work(partial(_slide_detector, model, spec), detect_task)
-    return run_tasks(tasks, work, spec.placement, Hooks(reporter.patches, reporter.warn))
+    return run_tasks(tasks, work, spec.placement, Hooks(progress.patches, progress.warn))
 
 
 def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> SlideDetector:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.results import folder as folder_module
-from wsi_mitosis.io.results.figures import read_figures, read_record
+from wsi_mitosis.io.results.figures import read_figures, read_record, write_figures
 from wsi_mitosis.io.results.folder import Drawing, ResultFolder
 from wsi_mitosis.io.results.geojson import read_provenance
 from wsi_mitosis.specs import AssessmentOptions
@@ -236,7 +237,7 @@ def test_a_table_whose_record_lacks_parts_is_no_record(tmp_path: Path, text: str
         assert read_record(path) is None
 
 
-@pytest.mark.parametrize("harm", ["relabelled", "shortened", "record", "bytes"])
+@pytest.mark.parametrize("harm", ["relabelled", "shortened", "renamed", "record", "bytes"])
 def test_an_edited_table_is_no_record(tmp_path: Path, harm: str) -> None:
     with ResultFolder(tmp_path) as results:
         write(results, figures())
@@ -246,6 +247,10 @@ def test_an_edited_table_is_no_record(tmp_path: Path, harm: str) -> None:
         if harm == "bytes":
             content[100:140] = bytes(40)
             path.write_bytes(content)
+        elif harm == "renamed":
+            swapped = {"x_px0": "y_px0", "y_px0": "x_px0"}
+            edited = table.rename_columns([swapped.get(name, name) for name in table.column_names])
+            pq.write_table(edited.replace_schema_metadata(metadata), path)
         elif harm == "record":
             text = metadata[b"wsi_mitosis"].replace(b'"key":"k', b'"key":"x')
             assert text != metadata[b"wsi_mitosis"]
@@ -257,6 +262,22 @@ def test_an_edited_table_is_no_record(tmp_path: Path, harm: str) -> None:
             assert not edited.equals(table)
             pq.write_table(edited.replace_schema_metadata(metadata), path)
         assert read_record(path) is None
+
+
+def test_a_damaged_byte_never_gives_other_rows(tmp_path: Path) -> None:
+    """Wherever it is: the table is no record, or its rows are as they were."""
+    path = tmp_path / "a.parquet"
+    write_figures(path, record(), figures())
+    whole, rows = path.read_bytes(), read_figures(path)
+    for place in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x11
+        path.write_bytes(damaged)
+        if read_record(path) is not None:
+            try:
+                pd.testing.assert_frame_equal(read_figures(path), rows)
+            except (OSError, pa.ArrowException):
+                continue
 
 
 @pytest.mark.parametrize("content", ["slide\na.svs\n", "a\n1\n", "\udcff"])

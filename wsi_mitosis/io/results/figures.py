@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"wsi_mitosis"
 SEAL_KEY = "wsi_mitosis_sha256"
-"""Metadata `<bytes> <digest>`: the SHA-256 of the record and of so many first bytes of the file, its rows."""
+"""Metadata `<bytes> <digest>`: the SHA-256 of the record, the columns' names and types, and the rows, which
+are so many first bytes of the file."""
 FIGURE_TYPES = {
     "slide": pa.string(),
     "candidate_id": pa.string(),
@@ -65,7 +66,8 @@ def write_sealed(path: Path, record: SlideRecord, table: pa.Table) -> None:
         writer.write_table(table)
         file.flush()
         size = temporary.stat().st_size
-        writer.add_key_value_metadata({SEAL_KEY: f"{size} {_digest(temporary, size, text)}"})
+        digest = _digest(temporary, size, text, table.schema)
+        writer.add_key_value_metadata({SEAL_KEY: f"{size} {digest}"})
 
 
 def read_figures(path: Path) -> pd.DataFrame:
@@ -81,7 +83,7 @@ def read_record(path: Path) -> SlideRecord | None:
         metadata = pq.read_metadata(path).metadata or {}
         record = SlideRecord.from_json(metadata[METADATA_KEY])
         return record if _is_intact(path, metadata) else None
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+    except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
 
 
@@ -90,12 +92,13 @@ def _is_intact(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
     if (seal := metadata.get(SEAL_KEY.encode())) is None:
         return "schema" not in json.loads(metadata[METADATA_KEY])
     size, digest = seal.decode().split()
-    return _digest(path, int(size), metadata[METADATA_KEY]) == digest
+    return _digest(path, int(size), metadata[METADATA_KEY], pq.read_schema(path)) == digest
 
 
-def _digest(path: Path, size: int, record: bytes) -> str:
+def _digest(path: Path, size: int, record: bytes, schema: pa.Schema) -> str:
+    columns = str(schema.remove_metadata()).encode()
     with path.open("rb") as file:
-        return hashlib.sha256(record + file.read(size)).hexdigest()
+        return hashlib.sha256(record + columns + file.read(size)).hexdigest()
 
 
 def _figures_table(figures: pd.DataFrame) -> pa.Table:

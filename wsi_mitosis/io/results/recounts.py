@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 FOLDER = "reviewed"
 """Where a recount is written, inside the folder of results."""
+DIGEST = "summary_sha256"
+"""Member of `agreement.json`: the SHA-256 of `summary.csv`, from which the report takes its numbers."""
 _BESIDE = ("reviewed", "relabelled", "removed", "added")
 """What a recount's summary says of a slide beside its numbers: whether there is a review, and its changes."""
 RECOUNT_COLUMNS = (
@@ -30,11 +33,26 @@ RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGIO
 
 
 def read_recount(results: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of the reviewed slides in a folder of results; empty without a complete recount."""
-    folder = results / FOLDER
-    if not (folder / "agreement.json").is_file() or not (folder / "summary.csv").is_file():
+    """Return the rows of the reviewed slides in a folder of results; empty without a complete recount.
+
+    Raises:
+        OutputError: if the recount was edited or damaged. One of an earlier version states no digest.
+    """
+    agreement, summary = results / FOLDER / "agreement.json", results / FOLDER / "summary.csv"
+    if not agreement.is_file() or not summary.is_file():
         return {}
-    return {row["slide"]: row for row in read_rows(folder / "summary.csv") if row["reviewed"] == "true"}
+    try:
+        stated = json.loads(agreement.read_text(encoding="utf-8")).get(DIGEST)
+        if stated in {None, digest_of(summary)}:
+            return {row["slide"]: row for row in read_rows(summary) if row["reviewed"] == "true"}
+    except (OSError, ValueError, AttributeError, KeyError, csv.Error):
+        pass  # the message is the same
+    raise OutputError(
+        "the recount was edited or damaged, and is not used",
+        subject=summary,
+        stage="reading the recount",
+        remedy="Run `wsi-mitosis recount` again",
+    )
 
 
 def digest_of(path: Path) -> str:
@@ -70,7 +88,8 @@ def write_recount(
             write_rows(folder / "regions.csv", RECOUNT_REGION_COLUMNS, regions)
         else:
             (folder / "regions.csv").unlink(missing_ok=True)
-        text = json.dumps(agreement, indent=1, ensure_ascii=False, allow_nan=False)
+        stated = {**agreement, DIGEST: digest_of(folder / "summary.csv")}
+        text = json.dumps(stated, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / "agreement.json", f"{text}\n")
     except OSError as error:
         raise OutputError(

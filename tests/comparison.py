@@ -1,7 +1,7 @@
-"""The trained recipes side by side, from what their folds and evaluations left in `train/runs`.
+"""The trained recipes side by side, from the records of their folds and evaluations in `train/runs`.
 
-    python train/compare.py                          prints the table
-    python train/compare.py --card models/amibr-nano  writes it into the bundle's card as well
+    python -m tests.comparison                           prints the table
+    python -m tests.comparison --card models/amibr-nano  writes it into the bundle's card as well
 
 `train/runs/<recipe>/<fold>/fold.json` has the validation domains, `train/runs/<recipe>/<dataset>.json` is
 the `evaluation.json` of the recipe's bundle on that dataset.
@@ -22,7 +22,7 @@ from wsi_mitosis.jobs.cards import with_section
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path(__file__).parents[1] / "train" / "runs"
 RECIPES = {"multi-task": "nano", "single task": "nano_single_task"}
 LODO, EXTERNAL = "amibr", "atnorm"
 TITLE = "Multi-task beside single task"
@@ -43,7 +43,7 @@ nothing."""
 
 
 def lines() -> list[str]:
-    """The table and what must be known to read it."""
+    """Return the table and the notes that explain it."""
     columns = [_column(recipe) for recipe in RECIPES.values()]
     references = {
         "validation": f"{PAPER['validation']} [1]",
@@ -53,8 +53,8 @@ def lines() -> list[str]:
         "AtNorM-Br, ensemble": f"{LORA['external']} [2]",
     }
     rows = [
-        [name, *(column[key] for column in columns), told]
-        for key, (name, told) in enumerate(references.items())
+        [name, *(column[key] for column in columns), published]
+        for key, (name, published) in enumerate(references.items())
     ]
     return [
         *table(["", *RECIPES, "published"], rows),
