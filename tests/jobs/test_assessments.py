@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -317,6 +318,9 @@ def test_regions_are_counted_in_the_frame_that_qupath_has(tmp_path: Path, small_
     run([slide], detections, out, small_bundle, output=SMALL | {"regions": str(drawn)})
     counted = rows(out / "regions.csv")
     assert tuple(counted[0]) == REGION_COLUMNS
+    digest = hashlib.sha256(drawn.read_bytes()).hexdigest()
+    stated = json.loads((out / "run.json").read_text())["regions"]
+    assert stated == [{"path": str(drawn), "sha256": digest}]
     assert [(r["slide"], r["region"], r["class"], r["mitoses"]) for r in counted] == [
         ("a.scn", "box 0", "Tumor", "1"),
         ("a.scn", "box 1", "Tumor", "2"),

@@ -149,6 +149,7 @@ def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str,
         "trained": result.trained,
         "parameters": spec.model_dump(mode="json"),
         "detections": inputs.files,
+        "regions": inputs.region_files,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
 from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.regions import RegionFile, read_regions
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.slides import find_slides
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class Inputs:
     def sources(self) -> tuple[SlideSource, ...]:
         """All slides of the run."""
         return (*self.detections, *self.failures, *self.absent)
+
+    @property
+    def region_files(self) -> list[dict[str, str]]:
+        """The files of regions that were read: path, SHA-256; sorted."""
+        read = {(str(file.path.absolute()), file.sha256) for file in self.regions.values()}
+        return [{"path": path, "sha256": digest} for path, digest in sorted(read)]
 
     @property
     def openable(self) -> tuple[SlideSource, ...]:
@@ -182,11 +188,9 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "path": str(path.absolute()),
-        "sha256": digest,
+        "sha256": file_sha256(path),
         "format": detections.format,
         "units": detections.units,
         "frame": detections.frame,

@@ -25,9 +25,10 @@ from wsi_mitosis.core.states import lost_results
 from wsi_mitosis.errors import DetectionsError, InputError, SlideError, WsiMitosisError
 from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.folder import open_results
 from wsi_mitosis.io.results.geojson import read_provenance
-from wsi_mitosis.io.results.recounts import FOLDER, REGION_COUNTS, digest_of, write_recount
+from wsi_mitosis.io.results.recounts import FOLDER, REGION_COUNTS, write_recount
 from wsi_mitosis.tables import CHANGE_COLUMNS, MATCH_UM, SlideSource
 from wsi_mitosis.version import __version__
 
@@ -357,7 +358,7 @@ def _agreement(done: Mapping[str, SlideRecount], distance_um: float) -> dict[str
 def _slide_agreement(one: SlideRecount, reviewed: Path) -> dict[str, Any]:
     return {
         "file": one.path.relative_to(reviewed).as_posix(),
-        "sha256": digest_of(one.path),
+        "sha256": file_sha256(one.path),
         "frame": one.frame,
         **agreement_of([one.table]),
     }

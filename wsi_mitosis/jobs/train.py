@@ -20,6 +20,7 @@ from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, write_bundle
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.cards import add_to_card, training_card
@@ -299,7 +300,7 @@ def _tasks(
     spec: TrainSpec, recipe: RecipeSpec, store: Store, folds: Sequence[Fold], work: Path
 ) -> list[FoldTask]:
     encoder = Path(spec.encoder_weights).absolute() if spec.encoder_weights else None
-    encoder_digest = hashlib.sha256(encoder.read_bytes()).hexdigest() if encoder else None
+    encoder_digest = file_sha256(encoder) if encoder else None
     return [
         FoldTask(
             fold,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from wsi_mitosis.core.regions import Region
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.content import open_content
 from wsi_mitosis.io.detections.geojson import class_name, features_of, properties_of
+from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def read_regions(path: Path) -> RegionFile:
     regions = tuple(_regions(features))
     if not regions:
         raise fault("none of its objects is an area", path, "Draw regions as annotations and export them")
-    return RegionFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), regions)
+    return RegionFile(path, file_sha256(path), regions)
 
 
 def _regions(features: list[dict[str, Any]]) -> Iterator[Region]:

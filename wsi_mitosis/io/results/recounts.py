@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.csv_files import read_rows, write_rows
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read_recount(results: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         stated = json.loads(agreement.read_text(encoding="utf-8")).get(DIGEST)
-        if stated in {None, digest_of(summary)}:
+        if stated in {None, file_sha256(summary)}:
             return {row["slide"]: row for row in read_rows(summary) if row["reviewed"] == "true"}
     except (OSError, ValueError, AttributeError, KeyError, csv.Error):
         pass  # the message is the same
@@ -53,12 +53,6 @@ def read_recount(results: Path) -> dict[str, dict[str, str]]:
         stage="reading the recount",
         remedy="Run `wsi-mitosis recount` again",
     )
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_recount(
@@ -88,7 +82,7 @@ def write_recount(
             write_rows(folder / "regions.csv", RECOUNT_REGION_COLUMNS, regions)
         else:
             (folder / "regions.csv").unlink(missing_ok=True)
-        stated = {**agreement, DIGEST: digest_of(folder / "summary.csv")}
+        stated = {**agreement, DIGEST: file_sha256(folder / "summary.csv")}
         text = json.dumps(stated, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / "agreement.json", f"{text}\n")
     except OSError as error:

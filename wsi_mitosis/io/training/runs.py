@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from wsi_mitosis.errors import OutputError, SpecError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.bundles import pack_weights
 from wsi_mitosis.io.csv_files import read_rows, write_frame
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 
@@ -137,7 +137,7 @@ class FoldFolder:
 
     def member_sha256(self) -> str:
         """SHA-256 of the member's file."""
-        return hashlib.sha256((self.folder / MEMBER).read_bytes()).hexdigest()
+        return file_sha256(self.folder / MEMBER)
 
 
 def _numbers(texts: pd.Series[Any]) -> pd.Series[Any]:

@@ -19,6 +19,7 @@ from wsi_mitosis.core.geometry import native_origin
 from wsi_mitosis.core.masks import Haematoxylin
 from wsi_mitosis.errors import SlideError
 from wsi_mitosis.io.atomic import replacing
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.slides import identify, open_native
 from wsi_mitosis.io.training.crops import cut_crops, read_crops, short_name
 
@@ -167,11 +168,8 @@ def run_part(part: Part, threads: int) -> PartOutcome:
 
 
 def _key(part: Part) -> str:
-    """Of all that decides a part's content."""
-    if part.on_slides:
-        files = [identify(part.files[0])]
-    else:
-        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in part.files]
+    """Return the digest of everything that a part's content depends on."""
+    files = [identify(part.files[0])] if part.on_slides else [file_sha256(path) for path in part.files]
     parts = {
         "version": PART_VERSION,
         "patch_px": part.patch_px,
