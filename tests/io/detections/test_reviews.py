@@ -11,6 +11,7 @@ import pytest
 from wsi_mitosis.core.recount import reviewed_figures
 from wsi_mitosis.errors import DetectionsError, OutputError
 from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.recounts import write_recount
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.units import Mpp
@@ -74,7 +75,10 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
 
 def test_the_agreement_stands_only_beside_tables_of_its_own(tmp_path: Path) -> None:
     write_recount(tmp_path / "r", [], [], [], {"kappa": 1.0})
-    assert json.loads((tmp_path / "r/agreement.json").read_text()) == {"kappa": 1.0}
+    assert json.loads((tmp_path / "r/agreement.json").read_text()) == {
+        "kappa": 1.0,
+        "summary_sha256": file_sha256(tmp_path / "r/summary.csv"),
+    }
     (tmp_path / "r/changes.csv").unlink()
     (tmp_path / "r/changes.csv").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
