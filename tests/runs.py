@@ -63,6 +63,7 @@ def spec(
         "result": {},
         "output": {"folder": str(out)},
         "placement": {"workers": 0, "device": "cpu"},
+        "retries": {},
     }
     for name, changes in sections.items():
         data[name] |= changes

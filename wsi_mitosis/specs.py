@@ -188,6 +188,9 @@ Slides = Annotated[
 Recursive = Annotated[bool, _run(help="Search folders with their subfolders.")]
 Overwrite = Annotated[bool, _run(help="Process finished slides again.")]
 FailFast = Annotated[bool, _run(help="Stop at the first failed slide.")]
+StealLock = Annotated[
+    bool, _run(help="Take the output folder over from a run on another machine that ended without notice.")
+]
 
 
 class InputOptions(Spec):
@@ -355,6 +358,7 @@ class OutputOptions(Spec):
     ] = False
     overwrite: Overwrite = False
     fail_fast: FailFast = False
+    steal_lock: StealLock = False
 
     @property
     def assessment(self) -> AssessmentOptions:
@@ -396,6 +400,31 @@ class PlacementOptions(Spec):
         return self
 
 
+class RetryOptions(Spec):
+    """How often a slide is tried, in one run and from run to run."""
+
+    tries: Annotated[
+        int,
+        Field(ge=1, le=100),
+        _run(
+            help="Times that a slide is tried in a run whose worker dies, whose memory runs out, or whose "
+            "storage does not answer.",
+            metavar="N",
+        ),
+    ] = 3
+    stall_seconds: Annotated[
+        float,
+        Field(gt=0),
+        _run(help="Time without progress after which a slide counts as hanging.", unit="s", metavar="S"),
+    ] = 900.0
+    max_failures: Annotated[
+        int,
+        Field(ge=1),
+        _run(help="Runs in which a slide may fail before it is set aside.", metavar="N"),
+    ] = 3
+    retry: Annotated[bool, _run(help="Process slides again that were set aside.")] = False
+
+
 class ClassifySpec(Spec):
     """One `classify` run, whether its options came from a command line or a pipeline file."""
 
@@ -412,6 +441,7 @@ class ClassifySpec(Spec):
     result: ResultOptions = ResultOptions()
     output: OutputOptions = OutputOptions()
     placement: PlacementOptions = PlacementOptions()
+    retries: RetryOptions = RetryOptions()
 
 
 class DetectSpec(Spec):
@@ -439,7 +469,9 @@ class DetectSpec(Spec):
     recursive: Recursive = False
     overwrite: Overwrite = False
     fail_fast: FailFast = False
+    steal_lock: StealLock = False
     placement: PlacementOptions = PlacementOptions()
+    retries: RetryOptions = RetryOptions()
 
 
 class DatasetSpec(Spec):

@@ -74,12 +74,17 @@ CASES = {
     "qupath_project": Case(False, True),
     "overwrite": Case(False, True),
     "fail_fast": Case(False, True),
+    "steal_lock": Case(False, True),
     "workers": Case(0, 1),
     "gpus_per_worker": Case(None, 0, others={"placement": {"workers": None}}),
     "cpus_per_worker": Case(None, 1),
     "address": Case(None, "local", others={"placement": {"workers": None}}),
     "device": Case("cpu", "cuda"),
     "batch_size": Case(None, 2),
+    "tries": Case(3, 1),
+    "stall_seconds": Case(900.0, 600.0),
+    "max_failures": Case(3, 1),
+    "retry": Case(False, True),
 }
 PATHS = {"slides", "detections", "model", "regions", "folder"}
 
