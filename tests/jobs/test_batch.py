@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -232,7 +233,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     def interrupted(tasks, bundle, options, reporter) -> Iterator[batch.SlideOutcome[batch.SlideResult]]:  # type: ignore[no-untyped-def]
         classifier = Classifier(bundle, options.result, device="cpu")
-        yield classify_task(tasks[0], classifier, reporter.patches)
+        yield classify_task(tasks[0], classifier, partial(reporter.patches, tasks[0].name))
         raise KeyboardInterrupt
 
     result = batch.run_batch(spec(slides, detections, out, small_bundle), interrupted, Silent())

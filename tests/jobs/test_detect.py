@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,9 @@ def test_an_interrupted_run_goes_on(three: tuple[list[Path], Path], monkeypatch:
     slides, out = three
 
     def interrupted(tasks, model, options, reporter) -> Iterator[SlideOutcome[SlideCandidates]]:  # type: ignore[no-untyped-def]
-        yield detect_task(tasks[0], SlideDetector(model, options, threads=1), reporter.patches)
+        yield detect_task(
+            tasks[0], SlideDetector(model, options, threads=1), partial(reporter.patches, tasks[0].name)
+        )
         raise KeyboardInterrupt
 
     cut = detect.run_detection(spec([slides[0], slides[2]], out), interrupted, Silent())

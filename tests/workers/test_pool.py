@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,18 @@ Emit = Callable[[Any], None]
 class Notes:
     """What the pool reports beside its results."""
 
+    starts: list[str] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    refused: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def hooks(self) -> Hooks[Any]:
-        return Hooks(self.events.append, self.warnings.append)
+    def hooks(self) -> Hooks[Any, Any, Any]:
+        return Hooks(self.starts.append, self._event, self.warnings.append, self.refused.get)
+
+    def _event(self, task: str, event: Any) -> None:
+        assert task in self.starts
+        self.events.append(event)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,19 @@ def test_results_and_events_are_the_same_here_and_on_ray(run: Run) -> None:
     assert notes.warnings == []
 
 
+def test_a_refused_task_is_not_begun_and_has_the_result_that_the_hook_gives(run: Run) -> None:
+    notes = Notes(refused={"a": "not a", "c": "not c"})
+    assert sorted(run("abcd", work(count), notes)) == ["b with 1", "d with 1", "not a", "not c"]
+    assert notes.starts == ["b", "d"]
+    assert {task for task, _ in notes.events} == {"b", "d"}
+
+
+def test_if_all_tasks_are_refused_none_is_begun(run: Run) -> None:
+    notes = Notes(refused=dict.fromkeys("abc", "no"))
+    assert run("abc", work(count), notes) == ["no"] * 3
+    assert notes.starts == []
+
+
 def test_a_worker_that_cannot_be_built_is_an_error_before_anything_is_done(run: Run) -> None:
     notes = Notes()
     with pytest.raises(InputError) as raised:
@@ -223,7 +242,7 @@ def test_all_workers_take_part(ray: Any, on_ray: Run) -> None:
 
 
 def test_events_arrive_while_a_task_is_at_work(ray: Any, tmp_path: Path) -> None:
-    hooks: Hooks[str] = Hooks(lambda task: (tmp_path / task).touch(), print)
+    hooks = replace(Notes().hooks, on_event=lambda task, _: (tmp_path / task).touch())
     pool = RayPool(ray, work(partial(follow_driver, tmp_path)), Placement(1, 1, 0.0), hooks)
     assert list(pool.run(["a", "b"])) == [True, True]
 
@@ -249,6 +268,7 @@ def test_a_lost_workers_task_is_done_by_a_new_worker(on_ray: Run, tmp_path: Path
     assert warning.startswith("b: its worker died (ActorDiedError: ")
     assert warning.endswith("). It is tried again on a new worker (attempt 2 of 3).")
     assert notes.events[-1] == ("b", "begins")
+    assert notes.starts == ["a", "b", "c", "b"]
 
 
 def test_a_task_is_tried_again_on_a_worker_that_has_done_nothing_else(on_ray: Run, tmp_path: Path) -> None:
@@ -302,12 +322,12 @@ def test_a_pool_that_is_closed_early_leaves_no_process(ray: Any, tmp_path: Path)
 def interrupted(pool: RayPool[str, Any, Any], notes: Notes) -> Iterator[Any]:
     """Interrupt a pool when both of its workers are at work."""
 
-    def interrupt(_event: object) -> None:
+    def interrupt(_task: object, _event: object) -> None:
         notes.events.append(_event)
         if len(notes.events) == 2:
             raise KeyboardInterrupt
 
-    pool._hooks = Hooks(interrupt, print)
+    pool._hooks = replace(notes.hooks, on_event=interrupt)
     return pool.run(["a", "b", "c"])
 
 

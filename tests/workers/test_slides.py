@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,8 @@ def dying_once(task: ClassifyTask, classifier: Classifier, on_patches: Callable[
     marker = task.source.path.with_suffix(".died")
     if task.name == "b.tiff" and not marker.exists():
         marker.write_text(str(os.getpid()))
+        on_patches(3)
+        time.sleep(1)  # until the run knows of them
         os._exit(1)
     outcome = classify_task(task, classifier, on_patches)
     return replace(outcome, details=str(os.getpid()))
@@ -122,6 +125,7 @@ def test_a_slide_whose_worker_dies_is_classified_by_a_new_worker(
     assert set(reporter.processes) == set(NAMES)
     dead = (tmp_path / "slides" / "b.died").read_text()
     assert reporter.processes["b.tiff"] not in {dead, *(reporter.processes[name] for name in ("a.tiff",))}
+    assert reporter.classified == 20, "patches of the lost attempt are not counted"
     (warning,) = (message for message in reporter.messages if "worker" in message)
     assert re.fullmatch(
         r"b\.tiff: its worker died \(.+\)\. It is tried again on a new worker \(attempt 2 of 3\)\.", warning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.io.results.held import HeldFolder
     from wsi_mitosis.jobs.outcomes import Reporter
+    from wsi_mitosis.jobs.plan import SlideTask
     from wsi_mitosis.tables import SlideSource, Status
 
 LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
@@ -73,6 +75,7 @@ class Ledger:
         self.result = result
         self._folder, self._reporter, self._sources, self._facts = folder, reporter, sources, facts
         self._identities: dict[str, str] = {}
+        self._patches: Counter[str] = Counter()
         self._started = datetime.now(UTC)
 
     def open(
@@ -150,9 +153,19 @@ class Ledger:
         """Display what is being done."""
         self._reporter.info(message)
 
-    def patches(self, number: int) -> None:
-        """Display that the model has processed so many more patches."""
+    def started(self, name: str) -> None:
+        """Note that a slide is begun. The patches of an earlier attempt no longer count."""
+        if earlier := self._patches.pop(name, 0):
+            self._reporter.patches(-earlier)
+
+    def patches(self, name: str, number: int) -> None:
+        """Display that the model has processed so many more patches of a slide."""
+        self._patches[name] += number
         self._reporter.patches(number)
+
+    def refuse(self, task: SlideTask) -> SlideOutcome[Any] | None:  # noqa: ARG002 - every slide is begun
+        """Return the outcome of a slide that shall not be begun; None if it may be."""
+        return None
 
     def log(self, event: str, **facts: object) -> None:
         """Append an event to `log.jsonl`."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.jobs.ledger import Ledger
+    from wsi_mitosis.jobs.plan import SlideTask
 
 Result = TypeVar("Result")
 Task = TypeVar("Task")
@@ -27,21 +28,24 @@ class SlideOutcome(Generic[Result]):
 
     Attributes:
         name: The slide's name in the output folder.
-        status: Whether it is done.
+        status: Whether it is done; `pending` if it was not begun.
         result: None if the slide failed, or if an up-to-date result exists on disk.
         error: One line for the user; None if the slide is done.
         details: Traceback of an error that no input explains.
         seconds: Time that it took.
         peak_rss_mb: Largest resident memory so far of the process that did it, MB.
+        transient: The cause of a failure that another attempt may not meet: memory ran out, or the storage
+            did not answer. None for every other failure.
     """
 
     name: str
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "pending"]
     result: Result | None = None
     error: str | None = None
     details: str | None = None
     seconds: float = 0.0
     peak_rss_mb: float | None = None
+    transient: Literal["memory", "storage"] | None = None
 
 
 class Progress(Protocol):
@@ -51,13 +55,29 @@ class Progress(Protocol):
         """Take something that the user should know."""
         ...
 
-    def patches(self, number: int) -> None:
-        """Called when the model has processed so many more patches."""
+    def started(self, name: str) -> None:
+        """Called each time that a slide is begun, also when it is tried again."""
+        ...
+
+    def patches(self, name: str, number: int) -> None:
+        """Called when the model has processed so many more patches of a slide."""
+        ...
+
+    def refuse(self, task: SlideTask) -> SlideOutcome[Any] | None:
+        """Return the outcome of a slide that shall not be begun; None if it may be."""
         ...
 
 
-class Reporter(Progress, Protocol):
+class Reporter(Protocol):
     """Displays the progress and messages of a run."""
+
+    def warn(self, message: str) -> None:
+        """Display something that the user should know."""
+        ...
+
+    def patches(self, number: int) -> None:
+        """Called when the model has processed so many more patches; fewer if a slide is tried again."""
+        ...
 
     def info(self, message: str) -> None:
         """Display what is being done."""
@@ -107,7 +127,7 @@ def _written(
     write: Callable[[SlideOutcome[Result]], tuple[SlideRecord, Mapping[str, float]]],
 ) -> tuple[SlideOutcome[Result], SlideRecord | None, Mapping[str, float]]:
     """Return the outcome after the slide's files are written; it is failed if they cannot be."""
-    if outcome.status == "failed":
+    if outcome.status != "done":
         return outcome, None, {}
     started = perf_counter()
     try:

@@ -73,7 +73,7 @@ def _classify(
     tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     work = _slide_work(partial(_classifier, bundle, spec), classify_task)
-    return run_tasks(tasks, work, spec.placement, Hooks(progress.patches, progress.warn))
+    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress))
 
 
 def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
@@ -87,7 +87,7 @@ def _detect(
     tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
     work = _slide_work(partial(_slide_detector, model, spec), detect_task)
-    return run_tasks(tasks, work, spec.placement, Hooks(progress.patches, progress.warn))
+    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress))
 
 
 def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> SlideDetector:
@@ -101,6 +101,15 @@ def _slide_work(
     return Work(build, do, _lost_slide, lambda task: task.name, "Finished slides are kept.")
 
 
+def _slide_hooks(progress: Progress) -> Hooks[Any, int, SlideOutcome[Any]]:
+    return Hooks(
+        on_start=lambda task: progress.started(task.name),
+        on_event=lambda task, number: progress.patches(task.name, number),
+        warn=progress.warn,
+        refuse=progress.refuse,
+    )
+
+
 def _lost_slide(task: SlideTask, reason: str, details: str | None) -> SlideOutcome[Any]:
     return SlideOutcome(task.name, "failed", error=reason, details=details)
 
@@ -111,7 +120,7 @@ def _do_parts(
     work: Work[Part, int, None, PartOutcome] = Work(
         _threads, _do_part, _lost_part, lambda part: short_name(part.files[0]), "Finished parts are kept."
     )
-    hooks = Hooks[None](lambda _: None, reporter.warn)
+    hooks: Hooks[Part, None, PartOutcome] = Hooks(_ignore, _ignore, reporter.warn, _ignore)
     return run_tasks(parts, work, spec.placement, hooks, on_gpus=spec.masks == "nuclick")
 
 
@@ -133,7 +142,10 @@ def _do_folds(
         lambda task: task.fold.name,
         "The fold continues from its last checkpoint.",
     )
-    return run_tasks(tasks, work, spec.placement, Hooks(reporter.progress, reporter.warn))
+    hooks: Hooks[FoldTask, FoldProgress, FoldProgress] = Hooks(
+        _ignore, lambda _, epoch: reporter.progress(epoch), reporter.warn, _ignore
+    )
+    return run_tasks(tasks, work, spec.placement, hooks)
 
 
 def _lost_fold(task: FoldTask, reason: str, details: str | None) -> FoldProgress:
@@ -143,3 +155,7 @@ def _lost_fold(task: FoldTask, reason: str, details: str | None) -> FoldProgress
 def _threads(number: int) -> int:
     """What a worker keeps if it builds nothing: the number of its CPU threads."""
     return number
+
+
+def _ignore(*_: object) -> None:
+    """A hook of work whose tasks are all begun and of whose beginnings nothing is reported."""

@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -52,23 +53,28 @@ class Work(Generic[Task, State, Event, Result]):
 
 
 @dataclass(frozen=True)
-class Hooks(Generic[Event]):
+class Hooks(Generic[Task, Event, Result]):
     """What is called in the caller's process while the tasks are done.
 
     Attributes:
-        on_event: Takes each event of each task, in the task's order and before its result.
+        on_start: Takes a task each time that it is begun, also when it is tried again.
+        on_event: Takes a task and its next event, in the task's order and before its result.
         warn: Takes a sentence for the user about each task that is tried again.
+        refuse: Called before a task is begun, also before it is tried again. If it returns a result, the
+            task is not begun, and this is its result.
     """
 
-    on_event: Callable[[Event], None]
+    on_start: Callable[[Task], None]
+    on_event: Callable[[Task, Event], None]
     warn: Callable[[str], None]
+    refuse: Callable[[Task], Result | None]
 
 
 def run_tasks(
     tasks: Sequence[Task],
     work: Work[Task, Any, Event, Result],
     options: PlacementOptions,
-    hooks: Hooks[Event],
+    hooks: Hooks[Task, Event, Result],
     *,
     on_gpus: bool = True,
 ) -> Generator[Result, None, None]:
@@ -97,13 +103,27 @@ def run_tasks(
     if not tasks:
         return
     if stays_here(options, len(tasks)):
-        state = work.build(options.cpus_per_worker or granted_cpus())
-        for task in tasks:
-            yield work.do(task, state, hooks.on_event)
+        yield from _run_here(tasks, work, hooks, options.cpus_per_worker or granted_cpus())
         return
     with ray_runtime(options.address) as ray:
         placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
         yield from RayPool(ray, work, placement, hooks).run(tasks)
+
+
+def _run_here(
+    tasks: Sequence[Task],
+    work: Work[Task, Any, Event, Result],
+    hooks: Hooks[Task, Event, Result],
+    threads: int,
+) -> Generator[Result, None, None]:
+    state = work.build(threads)
+    for task in tasks:
+        refused = hooks.refuse(task)
+        if refused is not None:
+            yield refused
+            continue
+        hooks.on_start(task)
+        yield work.do(task, state, partial(hooks.on_event, task))
 
 
 def _placed(ray: Any, options: PlacementOptions, tasks: int, *, on_gpus: bool) -> Placement:
@@ -198,13 +218,18 @@ class RayPool(Generic[Task, Event, Result]):
     """
 
     def __init__(
-        self, ray: Any, work: Work[Task, Any, Event, Result], placement: Placement, hooks: Hooks[Event]
+        self,
+        ray: Any,
+        work: Work[Task, Any, Event, Result],
+        placement: Placement,
+        hooks: Hooks[Task, Event, Result],
     ) -> None:
         self._ray, self._work, self._placement, self._hooks = ray, work, placement, hooks
         self._actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(Worker)
         self._waiting: deque[_Attempt[Task]] = deque()
         self._workers: set[Any] = set()
         self._busy: dict[Any, tuple[Any, _Attempt[Task]]] = {}
+        self._refused: list[Result] = []
         self._any_ended = False
 
     def run(self, tasks: Sequence[Task]) -> Generator[Result, None, None]:
@@ -213,9 +238,11 @@ class RayPool(Generic[Task, Event, Result]):
         try:
             for _ in range(min(self._placement.workers, len(tasks))):
                 self._assign(None)
+            yield from self._taken_refused()
             while self._busy:
                 # every idle worker gets its next task before the caller gets a result
                 yield from [result for answer in self._answers() for result in self._received(answer)]
+                yield from self._taken_refused()
         finally:
             for worker in list(self._workers):
                 self._retire(worker)
@@ -238,7 +265,7 @@ class RayPool(Generic[Task, Event, Result]):
             yield from self._worker_died(attempt, error)
             return
         for event in events:
-            self._hooks.on_event(event)
+            self._hooks.on_event(attempt.task, event)
         if end is None:
             self._busy[worker.follow.remote()] = worker, attempt
         else:
@@ -278,13 +305,28 @@ class RayPool(Generic[Task, Event, Result]):
 
     def _assign(self, worker: Any | None) -> None:
         """Give a worker the next task. A task that is tried again gets a new worker, as does None."""
-        attempt = self._waiting.popleft() if self._waiting else None
+        attempt = self._next()
         if worker is not None and (attempt is None or attempt.number > 1):
             self._retire(worker)
             worker = None
         if attempt is not None:
             worker = worker or self._started()
+            self._hooks.on_start(attempt.task)
             self._busy[worker.run.remote(attempt.task)] = worker, attempt
+
+    def _next(self) -> _Attempt[Task] | None:
+        """Take the next task that is not refused from the queue; None if there is none."""
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            refused = self._hooks.refuse(attempt.task)
+            if refused is None:
+                return attempt
+            self._refused.append(refused)
+        return None
+
+    def _taken_refused(self) -> list[Result]:
+        refused, self._refused = self._refused, []
+        return refused
 
     def _started(self) -> Any:
         worker = self._actor.remote(self._work.build, self._work.do, self._placement.cpus)
