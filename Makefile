@@ -24,7 +24,7 @@ lint: .venv/installed ## ruff, mypy strict, the layers
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks
 
-docs: .venv/installed ## the reference of all options, from their descriptions
+docs: .venv/installed ## the references of all options and of the log, from their descriptions
 	$(BIN)/python -m tests.reference
 
 clean:

@@ -1,4 +1,7 @@
-"""The reference of all options, made from their descriptions: `python -m tests.reference` writes it."""
+"""The reference of all options, made from their descriptions.
+
+`python -m tests.reference` writes it, and the page of the log's events.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import click
 
+from tests.log_reference import LOG_PAGE, log_page
 from wsi_mitosis.cli import main, options
 from wsi_mitosis.schema import KINDS, OptionField
 
@@ -130,3 +134,4 @@ def _line(cells: Iterable[str]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    LOG_PAGE.write_text(log_page(), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.log_reference import LOG_PAGE, log_page
 from tests.reference import PAGE, page
 from tests.test_shipped import PIPELINES, ROOT
 from wsi_mitosis.cli import COMMANDS
@@ -24,8 +25,9 @@ STATED = {
 """Where README repeats a default."""
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_the_pages_are_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+    assert LOG_PAGE.read_text(encoding="utf-8") == log_page(), "run `make docs`"
 
 
 def test_every_command_and_every_option_is_on_the_page() -> None:
