@@ -21,8 +21,8 @@ has no other keys than those below. A later version may add events and keys, whi
 A run appends its lines in the order in which things happen, from `start` to `end`. The next run appends to
 the same file. At the start of a run, a log of more than {MOST_BYTES // 10**6} MB is renamed to `log.1.jsonl`,
 and older ones to `log.2.jsonl` and so on; {KEPT} of them are kept. The log is never renamed in the middle of
-a run. If a line cannot be written, for example because the disk is full, the run goes on and warns once. A line
-that is not complete is that of a run that was killed while it wrote.
+a run. If a line cannot be written, for example because the disk is full, the run goes on and warns once. A
+line that is not complete is that of a run that was killed while it wrote.
 
 The log holds names of slides and paths. Where those name a patient, so does the log.
 
