@@ -113,7 +113,7 @@ class SummaryColumn(NamedTuple):
 
 SUMMARY = (
     SummaryColumn("slide", "text", "name", "name of the slide in the output folder"),
-    SummaryColumn("status", "text", "status", "done, failed, no_detections, set_aside or pending"),
+    SummaryColumn("status", "text", "status", "done, failed, no_detections, set_aside, waiting or pending"),
     SummaryColumn("candidates", "integer", "counts.candidates", "candidates of the slide"),
     SummaryColumn("classified", "integer", "counts.classified", "figures: atypical + typical"),
     SummaryColumn("atypical", "integer", "counts.atypical", "atypical figures"),
@@ -136,7 +136,7 @@ SUMMARY = (
     SummaryColumn("bundle_digest", "text", "record.model.digest", "digest of the ensemble"),
     SummaryColumn("trained", "flag", "record.model.trained", "false if the labels mean nothing"),
     SummaryColumn("seconds", "number", "seconds", "time that the slide took, s"),
-    SummaryColumn("error", "text", "error", "why the slide failed"),
+    SummaryColumn("error", "text", "error", "why the slide failed, is set aside, or waits"),
 )
 """The columns of `summary.csv`; a value that does not exist is an empty cell."""
 
@@ -243,7 +243,7 @@ Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
 ReviewLabel = Literal["atypical", "typical", "none"]
 """What a class means in a review; "none" is no mitotic figure."""
-Status = Literal["done", "failed", "no_detections", "set_aside", "pending"]
+Status = Literal["done", "failed", "no_detections", "set_aside", "waiting", "pending"]
 ClassRule = Literal["any", "mitotic", "qupath"]
 """Which classes are candidates if the user names none: all except look-alikes of mitotic figures; only
 mitotic figures; or all except look-alikes, QuPath's ignored classes (ending in `*`), `Hotspot`, and areas

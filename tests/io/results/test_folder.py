@@ -469,7 +469,7 @@ def test_geojson_is_in_the_frame_asked_for_and_the_table_in_the_slides(
 
 def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path) -> None:
     with ResultFolder(tmp_path / "out"):
-        with pytest.raises(OutputError, match=r"out: another run holds this folder\. Wait"):
+        with pytest.raises(OutputError, match=r"out: another run holds this folder: process \d+ on .+ Wait"):
             ResultFolder(tmp_path / "out")
         code = (
             "import sys; from pathlib import Path; from wsi_mitosis.io.results.folder import ResultFolder\n"

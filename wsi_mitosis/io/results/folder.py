@@ -24,7 +24,7 @@ from wsi_mitosis.io.results.geojson import (
     read_sealed_provenance,
     write_slide_geojson,
 )
-from wsi_mitosis.io.results.held import HeldFolder
+from wsi_mitosis.io.results.held import HeldFolder, RunFolder
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS, Status
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Drawing:
     dicom: Path | None = None
 
 
-class ResultFolder(HeldFolder):
-    """An output folder that this process holds. Use it as a context manager."""
+class ResultFiles(RunFolder):
+    """The files of an output folder. Reading them needs no lock and changes nothing."""
 
     def figures_path(self, slide: str) -> Path:
         """Return the path of a slide's figures table, whether it exists or not."""
@@ -98,6 +98,61 @@ class ResultFolder(HeldFolder):
         found = [read_sealed_provenance(path) for path in self._geojson(slide)]
         return "slide" if any(stated and stated["frame"] == "slide" for stated in found) else "qupath"
 
+    def states(self) -> dict[str, SlideState]:
+        """Return the state of every slide of the folder, sorted by name.
+
+        A slide that `summary.csv` does not name, because a run was killed, is done if it has a record.
+        """
+        states = self.earlier_states()
+        for name, record in self.records().items():
+            if name not in states or states[name].status == "done":
+                states[name] = SlideState(name, "done", record, self.assessed(record))
+        known = ((n, s) for n, s in states.items() if s.record is not None or s.status != "done")
+        return dict(sorted(known))
+
+    def earlier_states(self) -> dict[str, SlideState]:
+        """Return the states that earlier runs left, by slide, without records.
+
+        The state of a slide counts more than its row in `summary.csv`, which a killed run does not write.
+        """
+        rows = self.earlier_rows()
+        states = {n: SlideState(n, row["status"], error=row.get("error", "")) for n, row in rows.items()}  # type: ignore[arg-type]
+        histories = (history.after_its_run for history in self.histories().values())
+        return states | {h.slide: SlideState(h.slide, h.status, error=h.reason) for h in histories}  # type: ignore[arg-type]
+
+    def earlier_rows(self) -> dict[str, dict[str, str]]:
+        """Return the rows of the folder's `summary.csv` by slide; empty if there is none.
+
+        A row whose status is unknown is ignored.
+
+        Raises:
+            OutputError: if the file cannot be read, or names no slides and statuses.
+        """
+        path = self.folder / "summary.csv"
+        try:
+            return {row["slide"]: row for row in read_rows(path) if row["status"] in get_args(Status)}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            remedy = "Delete it: the next run of `classify` writes it again, and finished slides are kept"
+            raise OutputError("is not a summary of `classify`", subject=path, remedy=remedy) from error
+
+    def _without_dicom(self, record: SlideRecord, drawing: Drawing) -> Path | None:
+        """The slide that DICOM annotations are missing for; a slide without figures cannot have any."""
+        if drawing.dicom is None or not record.counts.classified:
+            return None
+        return None if is_of(self.dicom_path(record.name), record) else drawing.dicom
+
+    def _geojson(self, slide: str) -> list[Path]:
+        return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
+
+    def _geojson_stem(self, slide: str) -> Path:
+        return self.folder / qupath.GEOJSON_FOLDER / slide
+
+
+class ResultFolder(ResultFiles, HeldFolder):
+    """An output folder that this process holds. Use it as a context manager."""
+
     def write_slide(self, figures: pd.DataFrame, assessed: AssessedSlide, drawing: Drawing) -> None:
         """Write a slide's assessment, its GeoJSON, its figures table, and DICOM annotations if requested.
 
@@ -124,40 +179,6 @@ class ResultFolder(HeldFolder):
         figures = self.figures(assessed.record.name)
         self._draw(figures, assessed, drawing)
         self._annotate(figures, assessed.record, drawing)
-
-    def states(self) -> dict[str, SlideState]:
-        """Return the state of every slide of the folder, sorted by name.
-
-        A slide that `summary.csv` does not name, because a run was killed, is done if it has a record.
-        """
-        states = self.earlier_states()
-        for name, record in self.records().items():
-            if name not in states or states[name].status == "done":
-                states[name] = SlideState(name, "done", record, self.assessed(record))
-        known = ((n, s) for n, s in states.items() if s.record is not None or s.status != "done")
-        return dict(sorted(known))
-
-    def earlier_states(self) -> dict[str, SlideState]:
-        """Return the states of an earlier run's `summary.csv`, by slide, without records."""
-        rows = self.earlier_rows()
-        return {n: SlideState(n, row["status"], error=row.get("error", "")) for n, row in rows.items()}  # type: ignore[arg-type]
-
-    def earlier_rows(self) -> dict[str, dict[str, str]]:
-        """Return the rows of the folder's `summary.csv` by slide; empty if there is none.
-
-        A row whose status is unknown is ignored.
-
-        Raises:
-            OutputError: if the file cannot be read, or names no slides and statuses.
-        """
-        path = self.folder / "summary.csv"
-        try:
-            return {row["slide"]: row for row in read_rows(path) if row["status"] in get_args(Status)}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, csv.Error) as error:
-            remedy = "Delete it: the next run of `classify` writes it again, and finished slides are kept"
-            raise OutputError("is not a summary of `classify`", subject=path, remedy=remedy) from error
 
     def write_summary(self, states: Iterable[SlideState]) -> list[dict[str, Any]]:
         """Write `summary.csv`, sorted by slide, and return its rows."""
@@ -198,18 +219,6 @@ class ResultFolder(HeldFolder):
     def _annotate(self, figures: pd.DataFrame, record: SlideRecord, drawing: Drawing) -> None:
         if (slide := self._without_dicom(record, drawing)) is not None:
             write_dicom(self.dicom_path(record.name), slide, figures, record)
-
-    def _without_dicom(self, record: SlideRecord, drawing: Drawing) -> Path | None:
-        """The slide that DICOM annotations are missing for; a slide without figures cannot have any."""
-        if drawing.dicom is None or not record.counts.classified:
-            return None
-        return None if is_of(self.dicom_path(record.name), record) else drawing.dicom
-
-    def _geojson(self, slide: str) -> list[Path]:
-        return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
-
-    def _geojson_stem(self, slide: str) -> Path:
-        return self.folder / qupath.GEOJSON_FOLDER / slide
 
 
 def open_results(path: Path, stage: str) -> ResultFolder:
