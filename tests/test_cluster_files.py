@@ -1,4 +1,4 @@
-"""The files of `pipelines/cluster`, checked by the tools that read them; the one for Slurm runs on a real Ray.
+"""The files of `pipelines/cluster`, checked by the tools that read them; Slurm's runs on a real Ray.
 
 What a tool that is not installed would check is skipped. Slurm is replaced by a stand-in for `srun`, which
 runs its command on this machine.
