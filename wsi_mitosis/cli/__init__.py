@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsi_mitosis.cli.signals import end_despite_hanging_threads, termination_interrupts
 from wsi_mitosis.cli.streams import prepare_streams, use_utf8_names
 from wsi_mitosis.errors import WsiMitosisError, printable
 from wsi_mitosis.io.surroundings import private_caches
@@ -58,16 +59,21 @@ class Program(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
         """Run the program on streams that are safe to print to."""
-        if args is None:  # the command line's own
-            use_utf8_names()
         prepare_streams()
-        return super().main(args, *more, **options)
+        if args is not None:
+            return super().main(args, *more, **options)
+        use_utf8_names()  # of the command line's own arguments
+        try:
+            return super().main(args, *more, **options)
+        except SystemExit as end:
+            end_despite_hanging_threads(end)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it returns is the exit status."""
         try:
             keep_freed_memory()
-            with private_caches():
+            with termination_interrupts(), private_caches():
                 status = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from wsi_mitosis.io.interrupts import ENDING_SIGNALS, current_interrupts, installed_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+"""Exit status of an interrupted run: 128 + SIGINT, as shells have it."""
+HANGING_THREADS = ("patches", "slide-worker")
+"""Names of threads that read slides. One that hangs in a system call would keep the process from ending."""
 
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, so that finished work is written.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP interrupts, and the second one ends the process.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    The first one raises KeyboardInterrupt, or is held (`io.interrupts`), so that finished work is written.
+    The second one ends the process at once with status 130, whatever its threads do. A signal that is
+    ignored, as SIGHUP is under nohup, stays ignored.
     """
+    if threading.current_thread() is not threading.main_thread() or current_interrupts() is not None:
+        yield
+        return
+    with _second_signal_ends(), installed_interrupts(lambda handler: handler is not signal.SIG_IGN):
+        yield
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+@contextmanager
+def _second_signal_ends() -> Iterator[None]:
+    """Count signals in a thread of their own.
+
+    Python runs a handler in the main thread between two instructions. This thread learns of a signal also
+    while the main thread waits in a library.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_count_signals, args=(reader,), daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+def _count_signals(reader: int) -> None:
+    ending = 0
+    while number := os.read(reader, 1):  # one byte per signal, its number
+        ending += number[0] in ENDING_SIGNALS
+        if ending > 1:
+            os.write(2, b"ended at once by a second signal\n")
+            os._exit(INTERRUPTED)
+
+
+def end_despite_hanging_threads(end: SystemExit) -> None:
+    """End the process at once if a thread that reads a slide still runs; Python would wait for it."""
+    if not any(thread.name.startswith(HANGING_THREADS) for thread in threading.enumerate()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

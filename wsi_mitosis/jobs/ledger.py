@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from wsi_mitosis.io.interrupts import holding_interrupts
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.version import __version__
 
@@ -109,15 +110,20 @@ class Ledger:
     def closing(self, finish: Callable[[], None]) -> Iterator[None]:
         """Call `finish` at the end of the block, whatever happens in it; an interrupt ends the block.
 
+        A signal that arrives while `finish` runs does not end it.
+
         Args:
             finish: Writes the files of the run as a whole.
         """
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.result.interrupted = True
-        finally:
-            finish()
+        with holding_interrupts() as interrupts:
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.result.interrupted = True
+            finally:
+                self.result.interrupted |= interrupts.acknowledge()
+                finish()
+                self.result.interrupted |= interrupts.acknowledge()
 
     def enter(
         self, outcome: SlideOutcome[Any], record: SlideRecord | None, stages: Mapping[str, float]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import OutputError, listed
+from wsi_mitosis.io.interrupts import allowing_interrupts
 from wsi_mitosis.io.results.project import project_path, write_project
 from wsi_mitosis.jobs.report import FILE as REPORT
 from wsi_mitosis.jobs.report import make_report
@@ -98,7 +99,8 @@ def write_report(folder: ResultFolder, ledger: Ledger, *, requested: bool) -> Pa
         if ledger.result.interrupted or not requested:
             return None
         ledger.info(f"making {REPORT}")
-        made = make_report(folder)
+        with allowing_interrupts():
+            made = make_report(folder)
     except KeyboardInterrupt:
         ledger.result.interrupted = True
         return None
