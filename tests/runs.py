@@ -64,6 +64,7 @@ def spec(
         "output": {"folder": str(out)},
         "placement": {"workers": 0, "device": "cpu"},
         "retries": {},
+        "schedule": {},
     }
     for name, changes in sections.items():
         data[name] |= changes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -200,7 +201,9 @@ class InputOptions(Spec):
     detections: Annotated[
         str,
         _candidates(
-            help="Candidates: one file for all slides, or a folder with one file per slide.", metavar="PATH"
+            help="Candidates: one file for all slides, a folder with one file per slide, or the path of one "
+            "with {stem}, {name} or {folder} of its slide.",
+            metavar="PATH",
         ),
     ]
     format: Annotated[
@@ -356,6 +359,17 @@ class OutputOptions(Spec):
             "figures."
         ),
     ] = False
+    metrics: Annotated[
+        str | None,
+        _product(help="Write the run's numbers for Prometheus to this text file.", metavar="FILE"),
+    ] = None
+    notify: Annotated[
+        str | None,
+        _product(
+            help="Command that gets the run's result as JSON on its standard input, after everything else.",
+            metavar="COMMAND",
+        ),
+    ] = None
     overwrite: Overwrite = False
     fail_fast: FailFast = False
     steal_lock: StealLock = False
@@ -425,6 +439,48 @@ class RetryOptions(Spec):
     retry: Annotated[bool, _run(help="Process slides again that were set aside.")] = False
 
 
+def _clock(until: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", until):
+        raise ValueError("should be an hour and a minute such as 06:30")
+    return until
+
+
+def _zone(timezone: str) -> str:
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("should be a time zone that this machine knows, such as Europe/Rome") from error
+    return timezone
+
+
+class ScheduleOptions(Spec):
+    """When slides are processed."""
+
+    until: Annotated[
+        str | None,
+        AfterValidator(lambda until: None if until is None else _clock(until)),
+        _run(
+            help="Time of day after which no slide is begun; those that are left are pending.",
+            metavar="HH:MM",
+        ),
+    ] = None
+    timezone: Annotated[
+        str | None,
+        AfterValidator(lambda timezone: None if timezone is None else _zone(timezone)),
+        _run(help="Time zone of --until, such as Europe/Rome.", metavar="ZONE", default="the machine's"),
+    ] = None
+    settle_seconds: Annotated[
+        float,
+        Field(ge=0),
+        _run(
+            help="A slide waits for the next run if its files, or its own detections file, have changed in "
+            "so many seconds before this one.",
+            unit="s",
+            metavar="S",
+        ),
+    ] = 0.0
+
+
 class ClassifySpec(Spec):
     """One `classify` run, whether its options came from a command line or a pipeline file."""
 
@@ -442,6 +498,7 @@ class ClassifySpec(Spec):
     output: OutputOptions = OutputOptions()
     placement: PlacementOptions = PlacementOptions()
     retries: RetryOptions = RetryOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
 
 
 class DetectSpec(Spec):
@@ -472,6 +529,7 @@ class DetectSpec(Spec):
     steal_lock: StealLock = False
     placement: PlacementOptions = PlacementOptions()
     retries: RetryOptions = RetryOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
 
 
 class DatasetSpec(Spec):

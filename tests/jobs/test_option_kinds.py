@@ -81,12 +81,17 @@ CASES = {
     "address": Case(None, "local", others={"placement": {"workers": None}}),
     "device": Case("cpu", "cuda"),
     "batch_size": Case(None, 2),
+    "metrics": Case(None, "metrics.prom"),
+    "notify": Case(None, "true"),
+    "until": Case(None, "06:30"),
+    "timezone": Case(None, "Europe/Rome"),
+    "settle_seconds": Case(0.0, 0.001),
     "tries": Case(3, 1),
     "stall_seconds": Case(900.0, 600.0),
     "max_failures": Case(3, 1),
     "retry": Case(False, True),
 }
-PATHS = {"slides", "detections", "model", "regions", "folder"}
+PATHS = {"slides", "detections", "model", "regions", "folder", "metrics"}
 
 
 @pytest.fixture(scope="module")

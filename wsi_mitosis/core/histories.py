@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from wsi_mitosis.schema import Spec
@@ -21,7 +22,8 @@ class SlideHistory(Spec):
         status: Its state; `running` between beginning and end.
         attempts: Runs in a row that tried it and failed by its own fault.
         reason: Why it failed last, is set aside, or waits; empty otherwise.
-        inputs: Digest of what the attempts depended on. If it changes, they do not count any more.
+        inputs: Digest of what the attempts depended on. If it changes, they do not count any more. The states
+            of the files that a waiting slide waits for.
         key: Key of its result; empty unless it is done.
         since: When the state began, ISO 8601.
     """
@@ -35,6 +37,11 @@ class SlideHistory(Spec):
     inputs: str = ""
     key: str = ""
     since: str
+
+    @property
+    def since_time(self) -> datetime:
+        """`since` as a time with a zone."""
+        return datetime.fromisoformat(self.since)
 
     @property
     def after_its_run(self) -> SlideHistory:

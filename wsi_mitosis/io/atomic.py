@@ -14,27 +14,32 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A sibling to write to, which takes the place of `path` when the block ends well.
 
     The sibling's name starts with a dot, ends like the target's, and is short enough for every file system.
     Its folder is made if needed.
+
+    Args:
+        path: The file.
+        durable: Wait until the content is on the disk. Without that, a loss of power may leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(shortened(f".{os.getpid()}-{path.name}", COMPONENT_BYTES))
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file (UTF-8, line ends as given).
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a whole text file (UTF-8, line ends as given); `durable` is that of `replacing`.
 
     A byte of a file name that is not UTF-8 is written as an escape, such as `\\udcfc`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

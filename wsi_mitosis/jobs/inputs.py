@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.errors import DetectionsError, listed
@@ -16,11 +18,45 @@ from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.slides import find_slides
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.specs import ClassifySpec
     from wsi_mitosis.tables import Detections, SlideSource
+
+
+STAGE = "reading detections"
+PLACEHOLDERS = ("{stem}", "{name}", "{folder}")
+"""What a path of detections may hold of its slide: the file name without its ending, the file name, and the
+absolute path of the folder."""
+PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
+
+
+class Left(NamedTuple):
+    """Why a run leaves a slide for a later one.
+
+    Attributes:
+        status: What the slide is until then.
+        reason: In a sentence.
+    """
+
+    status: Literal["waiting", "set_aside", "pending"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search for candidates gave, by the path of the slide.
+
+    Attributes:
+        files: The table of each slide's candidates.
+        failures: Slides that could not be searched, and why.
+        left: Slides that the search left for a later run, and why.
+    """
+
+    files: Mapping[Path, Path]
+    failures: Mapping[Path, str]
+    left: Mapping[Path, Left]
 
 
 @dataclass(frozen=True)
@@ -32,6 +68,8 @@ class Inputs:
         failures: Slides that cannot be classified, and why: they cannot be opened, their own detections
             file cannot be used, or it is not certain which candidates are theirs.
         absent: Slides without a row and without a file.
+        left: Slides that this run leaves for a later one, and why.
+        own_files: The detections file that is a slide's own.
         notes: What the user should know.
         files: The detections files that were read: path, format, frame, units, SHA-256.
         regions: Regions by slide; empty without any.
@@ -45,11 +83,13 @@ class Inputs:
     files: tuple[dict[str, str], ...]
     regions: Mapping[SlideSource, RegionFile] = field(default_factory=dict)
     unusable: frozenset[SlideSource] = frozenset()
+    left: Mapping[SlideSource, Left] = field(default_factory=dict)
+    own_files: Mapping[SlideSource, Path] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[SlideSource, ...]:
         """All slides of the run."""
-        return (*self.detections, *self.failures, *self.absent)
+        return (*self.detections, *self.failures, *self.absent, *self.left)
 
     @property
     def region_files(self) -> list[dict[str, str]]:
@@ -62,32 +102,50 @@ class Inputs:
         """The slides whose files may be opened."""
         return tuple(source for source in self.sources if source not in self.unusable)
 
+    def without(
+        self, failures: Mapping[SlideSource, str], left: Mapping[SlideSource, Left] | None = None
+    ) -> Inputs:
+        """Return the inputs with further slides that fail or are left; one that is left does not fail."""
+        left = left or {}
+        gone = failures.keys() | left.keys()
+        failing = {source: error for source, error in failures.items() if source not in left}
+        return replace(
+            self,
+            detections={s: detections for s, detections in self.detections.items() if s not in gone},
+            failures={s: error for s, error in self.failures.items() if s not in gone} | failing,
+            absent=tuple(source for source in self.absent if source not in gone),
+            left={s: why for s, why in self.left.items() if s not in gone} | dict(left),
+        )
 
-def read_inputs(spec: ClassifySpec) -> Inputs:
+
+def read_inputs(spec: ClassifySpec, searched: Searched | None = None) -> Inputs:
     """Find the slides, read the detections and match the two.
+
+    Args:
+        spec: The run.
+        searched: What a search for candidates gave; None to read what `--detections` names.
 
     Raises:
         InputError: if there are no slides, or a detections file that all share cannot be used.
     """
     found = find_slides(spec.input.slides, recursive=spec.input.recursive)
-    path = Path(spec.input.detections)
-    if not path.exists():
-        raise DetectionsError("no such file or folder", subject=path, stage="reading detections")
-    inputs = _from_folder if path.is_dir() else _from_file
-    read = _without_unusable(inputs(spec, path, found.sources), found)
-    read = replace(read, notes=(*notes_of(found), *read.notes))
+    if searched is None:
+        read = _reader(spec.input.detections)(spec, Path(spec.input.detections), found.sources)
+    else:
+        read = _from_search(spec, searched, found.sources)
+    read = read.without(found.faults)
+    read = replace(read, unusable=frozenset(found.faults), notes=(*notes_of(found), *read.notes))
     return read if spec.output.regions is None else _with_regions(read, Path(spec.output.regions))
 
 
-def _without_unusable(read: Inputs, found: FoundSlides) -> Inputs:
-    """Return the inputs with every slide that must not be opened among the failures."""
-    return replace(
-        read,
-        detections={s: detections for s, detections in read.detections.items() if s not in found.faults},
-        failures=read.failures | dict(found.faults),
-        absent=tuple(source for source in read.absent if source not in found.faults),
-        unusable=frozenset(found.faults),
-    )
+def _reader(detections: str) -> Callable[[ClassifySpec, Path, Sequence[SlideSource]], Inputs]:
+    """Return the function that reads what `--detections` names."""
+    path = Path(detections)
+    if not path.exists() and any(placeholder in detections for placeholder in PLACEHOLDERS):
+        return _from_pattern
+    if not path.exists():
+        raise DetectionsError("no such file or folder", subject=path, stage=STAGE)
+    return _from_folder if path.is_dir() else _from_file
 
 
 def _read(spec: ClassifySpec, path: Path) -> Detections:
@@ -133,26 +191,82 @@ def _rows(number: int) -> str:
 
 def _from_folder(spec: ClassifySpec, folder: Path, sources: Sequence[SlideSource]) -> Inputs:
     files = find_files(folder, sources)
-    detections_by_slide: dict[SlideSource, Detections] = {}
     failures = {source: str(error) for source, error in files.refused.items()}
-    kinds: Counter[str] = Counter()
-    notes, described = [], []
+    own: dict[SlideSource, Path] = {}
     for source, paths in files.of_slide.items():
-        if not paths:
-            continue
         try:
-            detections = _read(spec, only_file(paths, source.relative))
-            split = split_by_slide(detections, [source])
+            own |= {source: only_file(paths, source.relative)} if paths else {}
         except DetectionsError as error:
             failures[source] = str(error)
+    absent = tuple(source for source, paths in files.of_slide.items() if not paths)
+    return _from_own_files(spec, own, failures, absent)
+
+
+def _from_own_files(
+    spec: ClassifySpec,
+    own: Mapping[SlideSource, Path],
+    failures: Mapping[SlideSource, str],
+    absent: tuple[SlideSource, ...],
+) -> Inputs:
+    """Read the detections file of each slide; a slide whose file cannot be used fails alone."""
+    detections_by_slide: dict[SlideSource, Detections] = {}
+    failing = dict(failures)
+    kinds: Counter[str] = Counter()
+    notes, described = [], []
+    for source, path in own.items():
+        try:
+            detections = _read(spec, path)
+            split = split_by_slide(detections, [source])
+        except DetectionsError as error:
+            failing[source] = str(error)
             continue
-        notes += [*detections.notes, *_unmatched(paths[0], split)]
+        notes += [*detections.notes, *_unmatched(path, split)]
         kinds[f"read as {detections.format}, {detections.units}, frame {detections.frame}"] += 1
         detections_by_slide[source] = split.parts[source]
-        described.append(_described(paths[0], detections))
+        described.append(_described(path, detections))
     notes += [f"{number} of the detections files {kind}" for kind, number in kinds.items()]
-    absent = tuple(source for source, paths in files.of_slide.items() if not paths)
-    return Inputs(detections_by_slide, failures, absent, tuple(notes), tuple(described))
+    return Inputs(detections_by_slide, failing, absent, tuple(notes), tuple(described), own_files=own)
+
+
+def _from_pattern(spec: ClassifySpec, pattern: Path, sources: Sequence[SlideSource]) -> Inputs:
+    """Read the file that a pattern names for each slide; a slide whose file has not come waits for it."""
+    paths = {source: _filled(pattern, source) for source in sources}
+    shared = {path for path, number in Counter(paths.values()).items() if number > 1}
+    failures = {source: str(_shared(path, source)) for source, path in paths.items() if path in shared}
+    own = {source: path for source, path in paths.items() if source not in failures}
+    left = {
+        source: Left("waiting", f"{source.relative}: its detections have not come: there is no {path}")
+        for source, path in own.items()
+        if not os.path.lexists(path)
+    }
+    come = {source: path for source, path in own.items() if source not in left}
+    return replace(_from_own_files(spec, come, failures, ()), left=left)
+
+
+def _from_search(spec: ClassifySpec, searched: Searched, sources: Sequence[SlideSource]) -> Inputs:
+    """Read the candidates that a search has found; a slide that came after the search is left."""
+    failures = {s: searched.failures[s.path] for s in sources if s.path in searched.failures}
+    new = Left("waiting", "it came after the search for candidates")
+    known = searched.files.keys() | searched.failures.keys()
+    left = {s: searched.left.get(s.path, new) for s in sources if s.path not in known}
+    own = {s: searched.files[s.path] for s in sources if s.path in searched.files}
+    return _from_own_files(spec, own, failures, ()).without({}, left)
+
+
+def _filled(pattern: Path, source: SlideSource) -> Path:
+    """Return the path that a pattern names for a slide."""
+    path = source.path
+    values = {"{stem}": path.stem, "{name}": path.name, "{folder}": str(path.parent)}
+    return Path(PLACEHOLDER.sub(lambda found: values[found[0]], str(pattern)))
+
+
+def _shared(path: Path, source: SlideSource) -> DetectionsError:
+    return DetectionsError(
+        f"the pattern gives {path.name} for other slides too",
+        subject=source.relative,
+        stage=STAGE,
+        remedy="Write {name} in place of {stem}, or {folder} before it",
+    )
 
 
 def _with_regions(read: Inputs, path: Path) -> Inputs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from wsi_mitosis.core.figures import table_digest
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.slides import identify
@@ -37,6 +38,16 @@ class SlideTask:
     known_key: str | None
     reason: Reason
 
+    @property
+    def candidates(self) -> int | None:
+        """Number of patches at most; None if it is not known."""
+        return None
+
+    @property
+    def depends_on(self) -> str:
+        """Digest of what the slide's result depends on, beside the slide and what is the run's."""
+        return ""
+
 
 @dataclass(frozen=True)
 class ClassifyTask(SlideTask):
@@ -47,6 +58,18 @@ class ClassifyTask(SlideTask):
     """
 
     detections: Detections
+
+    @property
+    def candidates(self) -> int:
+        """Number of its candidates."""
+        return len(self.detections.table)
+
+    @property
+    def depends_on(self) -> str:
+        """Its candidates and its pixel size in the list of slides."""
+        found = self.detections
+        where = f"{found.units} {found.frame} {found.class_rule} {self.source.mpp}"
+        return f"{table_digest(found.table)} {where}"
 
 
 def plan_classification(

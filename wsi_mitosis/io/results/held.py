@@ -112,12 +112,12 @@ class HeldFolder(RunFolder):
         write_text(self.folder / RUN, json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def write_history(self, history: SlideHistory) -> None:
-        """Write the state of a slide."""
-        write_text(self.state_path(history.slide), history.model_dump_json(indent=1) + "\n")
+        """Write the state of a slide. One that a loss of power damages is as good as none."""
+        write_text(self.state_path(history.slide), history.model_dump_json(indent=1) + "\n", durable=False)
 
     def write_progress(self, progress: RunProgress) -> None:
         """Write how far this run is."""
-        write_text(self.folder / PROGRESS, progress.model_dump_json(indent=1) + "\n")
+        write_text(self.folder / PROGRESS, progress.model_dump_json(indent=1) + "\n", durable=False)
 
     def remove_progress(self) -> None:
         """Remove the file of the progress, at the end of the run."""

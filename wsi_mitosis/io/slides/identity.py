@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.io.slides.dicom import DICOM_ENDING, series_files
+from wsi_mitosis.io.slides.parts import slide_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCKS = 32
 BLOCK_BYTES = 64 * 1024
-
-
-def slide_parts(path: Path) -> list[Path]:
-    """Return every file that holds a part of the slide, sorted. Most formats have one.
-
-    MRXS keeps its data in a folder of the same stem, VMS and VMU name their files in the slide's file, and a
-    DICOM slide consists of all files of its series in the folder.
-    """
-    ending = path.suffix.lower()
-    if ending == ".mrxs":
-        folder = path.with_suffix("")
-        return [path, *sorted(part for part in folder.rglob("*") if part.is_file())]
-    if ending in {".vms", ".vmu"}:
-        return [path, *_named_parts(path)]
-    if ending == DICOM_ENDING:
-        return series_files(path)
-    return [path]
 
 
 def slide_identity(path: Path, vendor_hash: str | None) -> str:
@@ -63,11 +45,3 @@ def _offsets(size: int) -> list[int]:
     if size <= BLOCKS * BLOCK_BYTES:
         return list(range(0, size, BLOCK_BYTES))
     return [index * (size - BLOCK_BYTES) // (BLOCKS - 1) for index in range(BLOCKS)]
-
-
-def _named_parts(path: Path) -> list[Path]:
-    index = configparser.ConfigParser(strict=False, interpolation=None)
-    index.read_string(path.read_text(encoding="utf-8", errors="replace"))
-    values = {value for section in index.sections() for value in index[section].values()}
-    parts = {path.parent / value for value in values if value and "/" not in value and "\\" not in value}
-    return sorted(part for part in parts if part.is_file())
