@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_mitosis.errors import printable
+from wsi_mitosis.io.interrupts import holding_interrupts
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.nets.memory import keep_freed_memory
 from wsi_mitosis.workers.placement import fit_nodes, place, stays_here
@@ -19,6 +20,7 @@ from wsi_mitosis.workers.runtime import ray_runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from wsi_mitosis.io.interrupts import Interrupts
     from wsi_mitosis.specs import PlacementOptions
     from wsi_mitosis.workers.placement import Placement
 
@@ -102,12 +104,19 @@ def run_tasks(
     """
     if not tasks:
         return
-    if stays_here(options, len(tasks)):
-        yield from _run_here(tasks, work, hooks, options.cpus_per_worker or granted_cpus())
-        return
-    with ray_runtime(options.address) as ray:
-        placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
-        yield from RayPool(ray, work, placement, hooks).run(tasks)
+    with holding_interrupts() as interrupts:
+        hooks = replace(hooks, on_event=partial(_checked, interrupts, hooks.on_event))
+        if stays_here(options, len(tasks)):
+            yield from _run_here(tasks, work, hooks, options.cpus_per_worker or granted_cpus())
+            return
+        with ray_runtime(options.address) as ray:
+            placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
+            yield from RayPool(ray, work, placement, hooks).run(tasks)
+
+
+def _checked(interrupts: Interrupts, on_event: Callable[..., None], *event: Any) -> None:
+    interrupts.check()
+    on_event(*event)
 
 
 def _run_here(
