@@ -206,6 +206,6 @@ class FoldRecord(Spec):
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"not valid JSON: {error}", subject=subject, stage="reading a fold") from error
         return cls.parse(data, subject)

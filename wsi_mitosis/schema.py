@@ -140,7 +140,9 @@ class Spec(BaseModel):
         """
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError as error:
+            raise cls.error("the TOML is nested too deeply", subject=subject, stage="reading") from error
+        except ValueError as error:  # also of numbers with thousands of digits
             raise cls.error(f"not valid TOML: {error}", subject=subject, stage="reading") from error
         return cls.parse(data, subject)
 

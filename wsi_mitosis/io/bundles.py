@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import tomli_w
 
 from wsi_mitosis.errors import BundleError, OutputError
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.limits import read_bytes, read_text
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.specs import BundleManifest
 
@@ -88,10 +89,10 @@ class Bundle:
         """
         path = self.folder / CARD
         try:
-            return path.read_text(encoding="utf-8")
+            return read_text(path)
         except FileNotFoundError:
             return ""
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(
                 f"cannot be read: {_reason(error)}",
                 subject=path,
@@ -200,7 +201,8 @@ def write_bundle(
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        temporary.mkdir()  # with the user's umask, as every folder of a bundle
     except OSError as error:
         raise OutputError(
             f"cannot be written: {error.strerror}", subject=folder, stage="writing a bundle"
@@ -208,7 +210,6 @@ def write_bundle(
     try:
         _write_files(temporary, fields, states, card, samples)
         bundle = open_bundle(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes a folder that only its owner can open
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -268,7 +269,7 @@ def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:
 
 def _manifest_data(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, huge numbers
         raise BundleError(
             f"cannot be read: {_reason(error)}", subject=path, stage="opening a bundle", remedy=GET_AGAIN
@@ -287,10 +288,10 @@ def _manifest_data(path: Path) -> dict[str, Any]:
 def _checked(path: Path, sha256: str) -> bytes:
     """Read a file and check its hash."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_bytes(path)
+    except (OSError, ValueError) as error:  # ValueError: too large, or a zero byte in the name
         raise BundleError(
-            f"the manifest lists it, but it cannot be read: {error.strerror}",
+            f"the manifest lists it, but it cannot be read: {_reason(error)}",
             subject=path,
             stage="checking files",
             remedy=GET_AGAIN,
@@ -320,8 +321,6 @@ def _weights(path: Path, sha256: str) -> dict[str, NDArray[np.floating]]:
 
 def _reason(error: Exception) -> str:
     """Return why a file cannot be read, without its name."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not text in UTF-8"
     return str(error.strerror if isinstance(error, OSError) else error)
 
 

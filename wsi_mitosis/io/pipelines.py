@@ -6,6 +6,7 @@ import glob
 from pathlib import Path
 
 from wsi_mitosis.errors import SpecError
+from wsi_mitosis.io.limits import read_text
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.specs import ClassifySpec
 
@@ -31,8 +32,22 @@ def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
                 subject=pipeline,
                 remedy=f"Name a TOML file, or a shipped one: {', '.join(names('pipelines'))}",
             )
-    spec = ClassifySpec.parse_toml(path.read_text(encoding="utf-8"), path)
+    spec = ClassifySpec.parse_toml(read_settings(path), path)
     return _rooted(spec, Path(root) if root is not None else base)
+
+
+def read_settings(path: Path) -> str:
+    """Read a TOML file.
+
+    Raises:
+        SpecError: if it cannot be read, is too large, or is not text in UTF-8.
+    """
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        remedy = "Check the path and its permissions, and save the file as text in UTF-8"
+        raise SpecError(f"cannot be read: {cause}", subject=path, stage="reading", remedy=remedy) from error
 
 
 def _rooted(spec: ClassifySpec, root: Path) -> ClassifySpec:

@@ -105,7 +105,10 @@ def _separator_line(text: str) -> tuple[str | None, str]:
 
 
 def _header(text: str, separator: str) -> list[str]:
-    fields = next(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True), [])
+    try:
+        fields = next(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:  # a cell of more than csv.field_size_limit() characters, which is no name
+        return []
     return [name.strip() or f"column_{at}" for at, name in enumerate(fields, start=1)]
 
 

@@ -11,6 +11,7 @@ from wsi_mitosis.io.detections.common import (
     boxes,
     candidate_table,
     fault,
+    in_short,
     numbers,
     refuse_backward,
     text_or_none,
@@ -28,8 +29,6 @@ _LISTS = ("points", "boxes", "polygons")
 _SHAPES = ("point", "corners", "path_points")
 """Members of a Grand Challenge shape that hold its positions, each [x, y, z] in mm. Source: JSON schemas of
 its annotation answers (points, two-dimensional bounding boxes, polygons)."""
-_SHOWN = 60
-"""Characters of a value in a message."""
 
 
 def read_midog(document: Mapping[str, Any], path: Path) -> Detections:
@@ -148,24 +147,19 @@ def _challenge_items(document: Any, path: Path) -> list[dict[str, Any]]:
 def _challenge_places(item: Mapping[str, Any], shape: str | None, index: int, path: Path) -> list[list[Any]]:
     """The positions [x, y, z] of one shape; empty if it has none."""
     if shape is None:
-        cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {_in_short(item)}"
+        cause = f"entry {index + 1} has none of {', '.join(_SHAPES)}: {in_short(item)}"
         raise fault(cause, path, "Give points, bounding boxes or polygons of Grand Challenge")
     places = [item[shape]] if shape == "point" else item[shape]
     if item[shape] is None:
         return []
     if not isinstance(places, list) or not all(map(_is_place, places)):
-        cause = f"{shape} {index + 1} is {_in_short(item[shape])}, not [x, y, z]"
+        cause = f"{shape} {index + 1} is {in_short(item[shape])}, not [x, y, z]"
         raise fault(cause, path, "A place is [x, y, z] in millimetres")
     return places
 
 
 def _is_place(value: Any) -> bool:
     return isinstance(value, list) and len(value) in {2, 3}
-
-
-def _in_short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _list(document: Mapping[str, Any], key: str, path: Path, count: int | None = None) -> list[Any]:
@@ -189,9 +183,8 @@ def _looked_up(
 ) -> list[str | None]:
     for index, item in enumerate(annotations):
         if str(item.get(key)) not in names:
-            raise fault(
-                f"annotation {index + 1} has {key} {item.get(key)!r}, which the file does not explain", path
-            )
+            value = in_short(item.get(key))
+            raise fault(f"annotation {index + 1} has {key} {value}, which the file does not explain", path)
     return [text_or_none(names[str(item.get(key))]) for item in annotations]
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE = "reading detections"
+_SHOWN = 60
+"""Characters of a value in a message."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -88,9 +90,9 @@ def numbers(
             continue
         try:
             result[index] = _number(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             place = index if entries is None else int(entries[index])
-            cause = f"entry {place + 1}: the {what} is {value!r}, not a number"
+            cause = f"entry {place + 1}: the {what} is {in_short(value)}, not a number"
             raise fault(cause, path, "Correct this entry, or leave the value out") from error
     return result
 
@@ -113,7 +115,7 @@ def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
     rows = [[None] * 4 if value is None else value for value in values]
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 4:
-            cause = f"entry {index + 1}: the box is {row!r}, not four numbers"
+            cause = f"entry {index + 1}: the box is {in_short(row)}, not four numbers"
             raise fault(cause, path, "A box is [x1, y1, x2, y2] in level-0 pixels")
     columns = [numbers([row[axis] for row in rows], "box", path) for axis in range(4)]
     return np.stack(columns, axis=1)
@@ -168,6 +170,12 @@ def refuse_backward(corners: NDArray[np.float64], path: Path, *, what: str) -> N
         )
 
 
+def in_short(value: Any) -> str:
+    """Return a value of a file for a message, cut off if it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def text_or_none(value: Any) -> str | None:
     """Return a name or id of a JSON document or database as text; None if it is missing or blank."""
     if value is None:
@@ -188,5 +196,5 @@ def carried_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]
 def _number_or_text(values: Sequence[Any]) -> list[Any] | NDArray[np.float64]:
     try:
         return np.array([math.nan if value is None else float(value) for value in values])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return [None if value is None else str(value) for value in values]

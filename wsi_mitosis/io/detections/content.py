@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,6 +11,7 @@ from wsi_mitosis.io.detections.challenge import is_grand_challenge
 from wsi_mitosis.io.detections.common import fault
 from wsi_mitosis.io.detections.geojson import is_tiatoolbox
 from wsi_mitosis.io.detections.sqlite import database_format
+from wsi_mitosis.io.limits import LimitError, check_lines, decompress_gzip, parse_json, read_bytes
 from wsi_mitosis.io.text_tables import decode, is_binary
 from wsi_mitosis.tables import DetectionFormat
 
@@ -47,29 +46,47 @@ def open_content(path: Path) -> Content:
     """Open a file and detect its format.
 
     Raises:
-        DetectionsError: if the file is missing, empty, damaged or of an unknown format.
+        DetectionsError: if the file is missing, empty, damaged, too large or of an unknown format.
     """
     try:
-        data = path.read_bytes()
+        return _opened(path)
+    except LimitError as error:
+        raise fault(str(error), path, error.remedy) from error
+
+
+def _opened(path: Path) -> Content:
+    if _is_database(path):  # not read as a whole
+        return Content((database_format(path),), "sqlite")
+    try:
+        data = read_bytes(path)
     except OSError as error:
         raise fault(error.strerror or str(error), path, "Check the path and its permissions") from error
     if data.startswith(_GZIP_MAGIC):
         data = _decompressed(data, path)
-    elif data.startswith(_SQLITE_MAGIC):
-        return Content((database_format(path),), "sqlite")
     if data.startswith(_PARQUET_MAGIC):
         return Content(("parquet",), "parquet", data)
     text = _decoded(data, path)
     if text.lstrip()[:1] in {"{", "["}:
         document = _parsed(text, path)
         return Content(_json_formats(document, path), "json", document)
+    check_lines(text)
     return Content(("csv",), "table", text)
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
+    except OSError:
+        return False  # which is reported when the file is read
 
 
 def _decompressed(data: bytes, path: Path) -> bytes:
     try:
-        data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        data = decompress_gzip(data)
+    except (EOFError, zlib.error) as error:
         raise fault(f"a damaged gzip file: {error}", path, "Write or copy it again") from error
     if data.startswith(_SQLITE_MAGIC):
         raise fault("a compressed SQLite database", path, "Decompress it first")
@@ -87,11 +104,11 @@ def _decoded(data: bytes, path: Path) -> str:
 
 def _parsed(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except LimitError:
+        raise
+    except ValueError as error:
         raise fault(f"not valid JSON: {error}", path, "Write or copy it again") from error
-    except RecursionError as error:
-        raise fault("the JSON is nested too deeply", path, _REMEDY) from error
 
 
 def _json_formats(document: Any, path: Path) -> tuple[DetectionFormat, ...]:

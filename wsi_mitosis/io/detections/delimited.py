@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_mitosis.errors import listed
+from wsi_mitosis.io import limits
 from wsi_mitosis.io.detections.cells import numbers_or_texts, read_cells, texts
 from wsi_mitosis.io.detections.centres import find_centres
 from wsi_mitosis.io.detections.classes import chosen_classes
@@ -104,14 +105,16 @@ def read_parquet(data: bytes, path: Path, options: TableOptions) -> Detections:
         DetectionsError: if the file is damaged, and as `read_delimited`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        cells = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
+        cells, lists = limits.read_parquet(data)
+    except limits.LimitError as error:
+        raise fault(str(error), path, error.remedy) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise fault(f"a damaged Parquet file: {error}", path, "Write or copy it again") from error
     roles = resolve_columns(cells.column_names, options.columns, path)
-    return _detections(_Table(cells, roles, path, None, options), "parquet", ())
+    left_out = f"{path.name}: columns of lists are left out: {listed(lists)}"
+    return _detections(_Table(cells, roles, path, None, options), "parquet", (left_out,) if lists else ())
 
 
 def _detections(table: _Table, format_name: str, notes: tuple[str, ...]) -> Detections:

@@ -13,7 +13,14 @@ import shapely
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.classes import chosen_classes, plain_look_alikes
 from wsi_mitosis.io.detections.columns import alias_key, names_classes
-from wsi_mitosis.io.detections.common import candidate_table, carried_columns, fault, numbers, text_or_none
+from wsi_mitosis.io.detections.common import (
+    candidate_table,
+    carried_columns,
+    fault,
+    in_short,
+    numbers,
+    text_or_none,
+)
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -90,7 +97,7 @@ def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
     for index, feature in enumerate(document):
         if not isinstance(feature, dict):
             raise fault(
-                f"feature {index + 1} is {feature!r}, not an object", path, "Export the objects again"
+                f"feature {index + 1} is {in_short(feature)}, not an object", path, "Export the objects again"
             )
     return document
 

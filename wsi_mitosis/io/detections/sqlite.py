@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import sqlite3
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from wsi_mitosis.errors import listed
+from wsi_mitosis.io import limits
 from wsi_mitosis.io.detections.classes import as_objects, chosen_classes, plain_look_alikes
 from wsi_mitosis.io.detections.columns import names_classes
 from wsi_mitosis.io.detections.common import (
@@ -18,6 +19,7 @@ from wsi_mitosis.io.detections.common import (
     candidate_table,
     carried_columns,
     fault,
+    in_short,
     numbers,
     text_or_none,
 )
@@ -34,6 +36,9 @@ _SLIDERUNNER_TABLES = {"Slides", "Annotations", "Annotations_coordinates", "Clas
 _HOT_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 """First bytes of a rollback journal that is still needed: https://www.sqlite.org/fileformat.html."""
 
+_STEPS_AT_ONCE = 10_000_000
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+"""Neither views nor virtual tables: both compute their rows, and can do so for ever."""
 _STORE_QUERY = "SELECT key, cx, cy, properties FROM annotations ORDER BY id"
 _SLIDERUNNER_QUERY = """
     SELECT annotation.uid, slide.filename, class.name,
@@ -59,10 +64,13 @@ def database_format(path: Path) -> Literal["tiatoolbox", "sliderunner"]:
         DetectionsError: if the database is damaged, is being written, or is of another program.
     """
     with _opened(path) as database:
-        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names = {str(name) for (name,) in database.execute(_TABLES)}
         if names >= _SLIDERUNNER_TABLES:
             return "sliderunner"
-        if {column[1] for column in database.execute("PRAGMA table_info(annotations)")} >= _STORE_COLUMNS:
+        if (
+            "annotations" in names
+            and {column[1] for column in database.execute("PRAGMA table_info(annotations)")} >= _STORE_COLUMNS
+        ):
             return "tiatoolbox"
     tables = listed(sorted(names)) or "none"
     raise fault(f"a SQLite database of no known format, with the tables {tables}", path, "Check the path")
@@ -75,7 +83,7 @@ def read_tiatoolbox_store(path: Path) -> Detections:
         DetectionsError: if the database is damaged, or properties are not a JSON object.
     """
     with _opened(path) as database:
-        rows = database.execute(_STORE_QUERY).fetchall()
+        rows = _rows(database, _STORE_QUERY, path)
     properties = [_parsed(text, path) for *_, text in rows]
     columns = {
         "id": [text_or_none(key) for key, *_ in rows],
@@ -98,7 +106,7 @@ def read_sliderunner(path: Path) -> Detections:
         DetectionsError: if the database is damaged.
     """
     with _opened(path) as database:
-        rows = database.execute(_SLIDERUNNER_QUERY).fetchall()
+        rows = _rows(database, _SLIDERUNNER_QUERY, path)
     corners = [numbers([row[at] for row in rows], "coordinate", path) for at in range(4, 8)]
     columns: dict[str, Any] = {
         "id": [str(row[0]) for row in rows],
@@ -112,7 +120,10 @@ def read_sliderunner(path: Path) -> Detections:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database without writing to its folder.
+    """Open a database for reading only, without writing to its folder and without its own code.
+
+    A schema can hold expressions, which are computed when a column is read; SQLite then refuses functions
+    with side effects (`trusted_schema`), extensions stay off, and a query has a limited number of steps.
 
     With `immutable`, SQLite creates no lock files, which a read-only share would refuse. It then also ignores
     changes that have not been written to the file, so a database with such changes is refused.
@@ -125,9 +136,27 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            _restrict(database)
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise fault(f"a damaged SQLite database: {error}", path, "Write or copy it again") from error
+
+
+def _restrict(database: sqlite3.Connection) -> None:
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.MOST_VALUE_BYTES)
+    database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    steps = itertools.count(1)
+    most = limits.MOST_DATABASE_STEPS // _STEPS_AT_ONCE
+    database.set_progress_handler(lambda: next(steps) > most, _STEPS_AT_ONCE)
+    database.execute("PRAGMA trusted_schema = OFF")
+    database.execute("PRAGMA query_only = ON")
+
+
+def _rows(database: sqlite3.Connection, query: str, path: Path) -> list[tuple[Any, ...]]:
+    rows = database.execute(query).fetchmany(limits.MOST_ROWS + 1)
+    if len(rows) > limits.MOST_ROWS:
+        raise fault(f"the database has more than {limits.MOST_ROWS} rows", path, "Split it by slide")
+    return rows
 
 
 def _holds_changes(pending: Path) -> bool:
@@ -141,11 +170,13 @@ def _holds_changes(pending: Path) -> bool:
 
 def _parsed(text: str | bytes | None, path: Path) -> dict[str, Any]:
     try:
-        properties = json.loads(text or "{}")
+        properties = limits.parse_json(text or "{}")
     except ValueError as error:
         raise fault(f"properties that are not JSON: {error}", path, "Write the store again") from error
     if not isinstance(properties, dict):
-        raise fault(f"properties that are not a JSON object: {properties!r}", path, "Write the store again")
+        raise fault(
+            f"properties that are not a JSON object: {in_short(properties)}", path, "Write the store again"
+        )
     return properties
 
 

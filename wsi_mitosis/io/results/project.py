@@ -87,7 +87,7 @@ def write_project(
     existing, classes = _read_project(folder), _read_classes(folder)
     path = project_path(folder)
     project = existing or _empty_project(path)
-    known = {(entry.get("metadata") or {}).get(qupath.SLIDE_KEY) for entry in project["images"]}
+    known = {str((entry.get("metadata") or {}).get(qupath.SLIDE_KEY)) for entry in project["images"]}
     servers = {name: _server(slides[name], frame) for name in sorted(slides) if name not in known}
     added = {name: server for name, server in servers.items() if server is not None}
     write_text(path.parent / "scripts" / SCRIPT, import_script())
@@ -131,13 +131,22 @@ def _read(path: Path, listed: str, member: str) -> Json | None:
     """Read a file whose member `listed` is a list of objects that have `member`; None if there is no file."""
     try:
         document: Json = json.loads(path.read_text(encoding="utf-8"))
-        [item[member] for item in document[listed]]
+        kind = int if member == "entryID" else str
+        for item in document[listed]:
+            _expect(item[member], kind)
+            _expect(item.get("metadata") or {}, dict)
+        _expect(document.get("lastID", 0), int)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         cause = f"QuPath could not read this file: {type(error).__name__}: {error}"
         raise _unreadable(path, cause) from error
     return document
+
+
+def _expect(value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.60} is not of type {kind.__name__}")
 
 
 def _unreadable(path: Path, cause: str) -> OutputError:

@@ -43,9 +43,9 @@ def read_recount(results: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         stated = json.loads(agreement.read_text(encoding="utf-8")).get(DIGEST)
-        if stated in {None, file_sha256(summary)}:
+        if stated in (None, file_sha256(summary)):  # it may be a list
             return {row["slide"]: row for row in read_rows(summary) if row["reviewed"] == "true"}
-    except (OSError, ValueError, AttributeError, KeyError, csv.Error):
+    except (OSError, ValueError, AttributeError, KeyError, RecursionError, csv.Error):
         pass  # the message is the same
     raise OutputError(
         "the recount was edited or damaged, and is not used",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wsi_mitosis.errors import InputError, SlideError, listed
+from wsi_mitosis.io.limits import MOST_SETTINGS_BYTES, LimitError, read_bytes
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_annotations, series_uid
 from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
 from wsi_mitosis.tables import SlideSource
@@ -313,7 +314,9 @@ def _escape_surrogates(text: str) -> str:
 
 def _read_list(path: Path) -> list[_Given]:
     try:
-        text = decode(path.read_bytes())
+        text = decode(read_bytes(path, MOST_SETTINGS_BYTES))
+    except LimitError as error:
+        raise _list_fault(str(error), path, error.remedy) from error
     except OSError as error:
         raise _list_fault(error.strerror or str(error), path) from error
     if text is None:

@@ -20,6 +20,7 @@ from wsi_mitosis.io.slides.pixels import (
     check_jpeg2000,
     check_tiff,
     check_vendor,
+    refuse_size,
 )
 from wsi_mitosis.io.slides.scale import Statement, taken_mpp
 from wsi_mitosis.io.slides.slide import MppSource, Slide
@@ -98,6 +99,7 @@ def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, 
     opened = _open(path)
     backend = opened.backend
     try:
+        refuse_size(path.name, (backend.levels[0].width, backend.levels[0].height))
         mpp, source, warnings = choose_mpp(opened.stated_mpp)
         identity = slide_identity(path, backend.vendor_hash)
     except BaseException:
@@ -181,6 +183,8 @@ def _tags(path: Path) -> tuple[Tiff | None, str | None]:
         return None, None
     try:
         return read_tiff(path), None
+    except UnreadableSlideError:
+        raise
     except Exception as error:  # noqa: BLE001 - tifffile raises many kinds
         return None, f"{type(error).__name__}: {error}"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_mitosis.errors import UnreadableSlideError, listed
+from wsi_mitosis.io.limits import MOST_SEGMENT_BYTES, MOST_SIDE_PX
 from wsi_mitosis.io.slides.dicom import header_of_level0
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ STAGE = "checking the pixels"
 EXPORT = (
     "Export it as 8-bit RGB, for example with QuPath, with `bfconvert` of Bio-Formats or with `vips tiffsave`"
 )
+SMALL_TILES = "Save it in tiles of at most 4096 px, for example with `vips tiffsave --tile --pyramid`"
+BYTES_PER_PIXEL = 4
+"""OpenSlide decodes to ARGB."""
 ONE_PLANE = "Export the one plane that is in focus as an 8-bit RGB slide, for example with QuPath"
 ONE_IMAGE = "Export the one image to be classified as a slide of its own, for example with QuPath"
 UPRIGHT = "Turn it upright, for example with `vips autorot`, and take its detections from the new file"
@@ -112,6 +116,7 @@ def check_tiff(
     """
     page = tiff.main_page(size_px0)
     image = tiff.ome_image(page.size)
+    _refuse_huge(name, tiff, size_px0)
     _refuse_stack(name, tiff, page, image, vendor)
     if page.orientation != 1:
         turned = ORIENTATIONS.get(page.orientation, "not a known one")
@@ -241,6 +246,32 @@ def _refuse_stack(name: str, tiff: Tiff, page: TiffPage, image: OmeImage | None,
         raise _refusal(name, f"it is a time series of {times} images", ONE_IMAGE)
     if planes > 1:
         raise _refusal(name, f"it is a stack of {planes} focal planes", ONE_PLANE)
+
+
+def _refuse_huge(name: str, tiff: Tiff, size_px0: tuple[int, int]) -> None:
+    """Refuse sizes that no slide has, and tiles that cannot be decoded in the memory of a usual machine."""
+    refuse_size(name, size_px0)
+    for page in tiff.pages:
+        width, height = page.segment_px
+        if width * height * max(page.samples, BYTES_PER_PIXEL) > MOST_SEGMENT_BYTES:
+            kind = "tiles" if page.tiled else "strips"
+            cause = (
+                f"its {kind} of {width} x {height} px unpack to more than {MOST_SEGMENT_BYTES >> 30} GiB each"
+            )
+            raise _refusal(name, cause, SMALL_TILES)
+
+
+def refuse_size(name: str, size_px0: tuple[int, int]) -> None:
+    """Refuse a slide that is wider or higher than glass can be.
+
+    Raises:
+        UnreadableSlideError: if it has no pixels, or more than MOST_SIDE_PX on an axis.
+    """
+    if not all(0 < side <= MOST_SIDE_PX for side in size_px0):
+        cause = (
+            f"it states a size of {size_px0[0]} x {size_px0[1]} px, and at most {MOST_SIDE_PX} are possible"
+        )
+        raise _refusal(name, cause, "The file is damaged; copy or scan it again")
 
 
 def _descriptions(tiff: Tiff) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.limits import MOST_STACK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,27 +35,27 @@ def read_stack(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: if the file cannot be read or its pages are something else.
     """
-    from tifffile import TiffFile, TiffFileError
+    from tifffile import TiffFile
 
     try:
         with TiffFile(path) as tiff:
             pages = list(tiff.pages)
-            fault = _fault(pages)
-            stack = [] if fault else [_channels_last(page) for page in pages]
-    except (OSError, EOFError, TiffFileError, struct.error, ValueError, LookupError, RuntimeError) as error:
+            if fault := _fault(pages):
+                raise _stack_error(path, fault)
+            return np.stack([_channels_last(page) for page in pages])
+    except InputError:
+        raise
+    except Exception as error:  # tifffile and its codecs raise many kinds
         raise _stack_error(path, f"cannot be read: {error}") from error
-    if fault:
-        raise _stack_error(path, fault)
-    return np.stack(stack)
 
 
 def _fault(pages: Sequence[Any]) -> str | None:
     """The fault of a TIFF's pages; None if they are crops."""
     for number, page in enumerate(pages, start=1):
         # tifffile converts YCbCr to RGB only if it is compressed as JPEG.
-        coded = page.photometric.name == "YCBCR" and page.compression.name == "JPEG"
-        if page.samplesperpixel != 3 or not (page.photometric.name == "RGB" or coded):
-            kind = f"{page.photometric.name} with {page.samplesperpixel} samples a pixel"
+        coded = _name(page.photometric) == "YCBCR" and _name(page.compression) == "JPEG"
+        if page.samplesperpixel != 3 or not (_name(page.photometric) == "RGB" or coded):
+            kind = f"{_name(page.photometric)} with {page.samplesperpixel} samples a pixel"
             return f"page {number} of {len(pages)} is {kind}, not RGB"
         if page.dtype != np.uint8:
             return f"page {number} of {len(pages)} has {page.dtype} values, not 8 bits a channel"
@@ -63,12 +63,21 @@ def _fault(pages: Sequence[Any]) -> str | None:
         if size != first or size[0] != size[1]:
             wanted = "square" if number == 1 else f"{first[0]} x {first[1]} px like the first"
             return f"page {number} of {len(pages)} is {size[0]} x {size[1]} px, not {wanted}"
-    return None if pages else "has no pages"
+    if not pages:
+        return "has no pages"
+    if len(pages) * 3 * pages[0].imagewidth ** 2 > MOST_STACK_BYTES:
+        return f"has pages of more than {MOST_STACK_BYTES >> 30} GiB in all; split it"
+    return None
+
+
+def _name(tag: Any) -> str:
+    """The name of a tag's value; its number if TIFF has no such value."""
+    return str(getattr(tag, "name", tag))
 
 
 def _channels_last(page: Any) -> NDArray[np.uint8]:
     pixels = page.asarray()
-    separate = page.planarconfig.name == "SEPARATE"
+    separate = _name(page.planarconfig) == "SEPARATE"
     return np.asarray(np.moveaxis(pixels, 0, -1) if separate else pixels, dtype=np.uint8)
 
 
@@ -94,13 +103,20 @@ def challenge_stack(input_dir: Path) -> Path:
         inputs = json.loads(listing.read_text(encoding="utf-8"))
         sockets = [entry.get("socket") or entry["interface"] for entry in inputs]
         folders = [str(socket["relative_path"]) for socket in sockets if socket["slug"] == IN_SOCKET]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         cause = f"is no list of inputs: {type(error).__name__}: {error}"
         raise _challenge_error(listing, cause) from error
     if len(folders) != 1:
         raise _challenge_error(listing, f"names '{IN_SOCKET}' {len(folders)} times, not once")
     folder = input_dir / folders[0]
-    stacks = sorted(path for path in folder.glob("*") if path.suffix.lower() in TIFF_ENDINGS)
+    try:
+        is_inside = folder.resolve().is_relative_to(input_dir.resolve())
+        found = sorted(folder.glob("*"))
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise _challenge_error(listing, f"names a folder that cannot be read: {error}") from error
+    if not is_inside:
+        raise _challenge_error(listing, f"names a folder outside {input_dir}: {folders[0]}")
+    stacks = [path for path in found if path.suffix.lower() in TIFF_ENDINGS]
     if len(stacks) != 1:
         raise _challenge_error(folder, f"holds {len(stacks)} TIFF files, not one")
     return stacks[0]

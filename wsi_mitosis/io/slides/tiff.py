@@ -9,13 +9,17 @@ import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
+from defusedxml import DefusedXmlException, ElementTree
+
+from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.limits import MOST_XML_BYTES, MOST_XML_DEPTH
 from wsi_mitosis.units import Mpp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from xml.etree.ElementTree import Element
 
     from tifffile import TiffFile
 
@@ -65,6 +69,7 @@ class TiffPage:
         reduced: Whether it is a smaller version of another page.
         mask: Whether it is the transparency mask of another page.
         tiled: Whether it is stored in tiles.
+        segment_px: (width, height) of its tiles or strips, px.
         description: ImageDescription.
         mpp: The pixel size that XResolution and YResolution state; None if they state none.
         focus_nm: Hamamatsu's z offset; None if there is none.
@@ -83,6 +88,7 @@ class TiffPage:
     reduced: bool
     mask: bool
     tiled: bool
+    segment_px: tuple[int, int]
     description: str
     mpp: Mpp | None
     focus_nm: int | None
@@ -163,13 +169,15 @@ def read_tiff(path: Path) -> Tiff:
     """Read the tags of the first pages.
 
     Raises:
+        UnreadableSlideError: if its OME-XML is beyond the limits or has a document type, whose entities can
+            unpack to any size or name other files.
         Exception: of many kinds, if tifffile cannot read the first page's tags.
     """
     from tifffile import TiffFile
 
     with quiet_tifffile(), TiffFile(path) as file:
         pages = tuple(_pages(file))
-    return Tiff(pages, _ome_images(pages[0].description))
+    return Tiff(pages, _ome_images(path, pages[0].description))
 
 
 def _pages(file: TiffFile) -> Iterator[TiffPage]:
@@ -205,10 +213,19 @@ def _page(tags: Any) -> TiffPage:
         reduced=bool(subfile & 0b001) or int(value(255, 1)) == 2,  # TIFF 6.0: NewSubfileType, SubfileType
         mask=bool(subfile & 0b100),
         tiled=tags.get(322) is not None,
+        segment_px=_segment_px(value),
         description=description if isinstance(description, str) else "",
         mpp=_resolution(value(282, None), value(283, None), int(value(296, 2))),
         focus_nm=None if tags.get(65424) is None else int(value(65424, 0)),
     )
+
+
+def _segment_px(value: Callable[[int, Any], Any]) -> tuple[int, int]:
+    """TIFF 6.0: TileWidth and TileLength, or ImageWidth and RowsPerStrip, by default one strip."""
+    if (width := value(322, None)) is not None:
+        return int(width), int(value(323, width))
+    length = int(value(257, 0))
+    return int(value(256, 0)), min(length, int(value(278, length)))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -223,21 +240,44 @@ def _resolution(x: Any, y: Any, unit: int) -> Mpp | None:
     return Mpp(*(UM_PER_UNIT[unit] * below / above for above, below in (x, y)))
 
 
-def _ome_images(description: str) -> tuple[OmeImage, ...]:
+def _ome_images(path: Path, description: str) -> tuple[OmeImage, ...]:
     if "<OME" not in description and ":OME" not in description:
         return ()
+    if len(description) > MOST_XML_BYTES:
+        raise _ome_refusal(path, f"has more than {MOST_XML_BYTES >> 20} MiB")
     try:
-        root = ElementTree.fromstring(description)  # noqa: S314 - Python's expat limits entity expansion
+        root = ElementTree.fromstring(description, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise _ome_refusal(path, "has a document type with entities") from error
     except ElementTree.ParseError:
         return ()
+    if _depth(root) > MOST_XML_DEPTH:
+        raise _ome_refusal(path, f"has more than {MOST_XML_DEPTH} nested elements")
     return tuple(_ome_image(node) for node in root.iter() if _tag(node) == "Pixels")
 
 
-def _tag(node: ElementTree.Element) -> str:
+def _ome_refusal(path: Path, cause: str) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"its OME-XML {cause}",
+        subject=path.name,
+        stage="opening",
+        remedy="No microscope writes such files. Check where it is from, and export the slide again",
+    )
+
+
+def _depth(root: Element) -> int:
+    """How many elements are nested, counted as far as the limit."""
+    level, depth = [root], 0
+    while level and depth <= MOST_XML_DEPTH:
+        level, depth = [child for node in level for child in node], depth + 1
+    return depth
+
+
+def _tag(node: Element) -> str:
     return node.tag.rpartition("}")[2]
 
 
-def _ome_image(pixels: ElementTree.Element) -> OmeImage:
+def _ome_image(pixels: Element) -> OmeImage:
     def size(axis: str) -> int:
         stated = pixels.attrib.get(f"Size{axis}", "1")
         return int(stated) if stated.strip().isdecimal() else 1

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsi_mitosis.errors import DatasetError, UnreadableSlideError, listed
+from wsi_mitosis.io.limits import MOST_CROP_SIDE_PX
 from wsi_mitosis.io.slides.patches import PatchPlan, stream_patches
 
 if TYPE_CHECKING:
@@ -37,9 +38,15 @@ def crops_side(files: Sequence[Path], least_px: int) -> int:
         least_px: The least side that will do.
 
     Raises:
-        DatasetError: naming the crops that cannot be read, or that are smaller or of another size.
+        DatasetError: naming the crops that cannot be read, or that are larger, smaller or of another size.
     """
     sizes = dict(zip(files, _sizes(files), strict=True))
+    if large := [short_name(path) for path, size in sizes.items() if max(size) > MOST_CROP_SIDE_PX]:
+        raise DatasetError(
+            f"{len(large)} of the crops larger than {MOST_CROP_SIDE_PX} px: {listed(large)}",
+            stage=STAGE,
+            remedy="Cut them around the figure, or build the dataset from slides with a table of centres",
+        )
     if small := [short_name(path) for path, size in sizes.items() if min(size) < least_px]:
         raise DatasetError(
             f"{len(small)} of the crops smaller than {least_px} px: {listed(small)}",

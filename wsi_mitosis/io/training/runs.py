@@ -24,6 +24,7 @@ from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.bundles import pack_weights
 from wsi_mitosis.io.csv_files import read_rows, write_frame
 from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.io.pipelines import read_settings
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 
@@ -60,7 +61,7 @@ def read_recipe(recipe: str) -> RecipeSpec:
                 subject=recipe,
                 remedy=f"Name a TOML file, or a shipped one: {', '.join(names('train'))}",
             )
-    return RecipeSpec.parse_toml(path.read_text(encoding="utf-8"), path)
+    return RecipeSpec.parse_toml(read_settings(path), path)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class FoldFolder:
         path = self.folder / RECORD
         if not path.is_file():
             return None
-        record = FoldRecord.parse_json(path.read_text(encoding="utf-8"), path)
+        record = FoldRecord.parse_json(read_settings(path), path)
         if record.key != self.key or not (self.folder / MEMBER).is_file():
             return None
         return record if self.member_sha256() == record.sha256 else None

@@ -72,7 +72,13 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     stores depend on this order.
     """
     parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if at % 2 else (0, part) for at, part in enumerate(parts)], name
+    return [_whole(part) if at % 2 else (0, part) for at, part in enumerate(parts)], name
+
+
+def _whole(digits: str) -> tuple[int, str]:
+    """Sort key of a whole number of any length; `int` refuses thousands of digits."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
 
 
 def unknown(number: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.errors import DatasetError, DetectionsError
 from wsi_mitosis.io.detections.columns import is_known_column
 from wsi_mitosis.io.detections.numerals import read_numbers
+from wsi_mitosis.io.limits import LimitError, read_bytes
 from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def read_label_rows(path: Path) -> list[LabelRow]:
         DatasetError: if the file cannot be read, has no rows, or a row has not as many cells as the header.
     """
     try:
-        text = decode(path.read_bytes())
+        text = decode(read_bytes(path))
+    except LimitError as error:
+        raise _fault(f"cannot be read: {error}", path) from error
     except OSError as error:
         raise _fault(f"cannot be read: {error.strerror}", path) from error
     if text is None:
