@@ -37,6 +37,9 @@ class Silent:
     def patches(self, number: int) -> None:
         self.classified += number
 
+    def left(self, status: str, reason: str) -> None:
+        self.messages.append(f"{status}: {reason}")
+
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         pass
 

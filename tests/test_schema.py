@@ -27,7 +27,7 @@ INPUT = {"slides": ["s"], "detections": "d"}
         ({"input": INPUT, "modle": "m"}, "unknown key 'modle' (did you mean 'model'?)"),
         (
             {"input": INPUT, "colour": 1},
-            "unknown key 'colour' (known: input, model, result, output, placement)",
+            "unknown key 'colour' (known: input, model, result, output, placement, retries, schedule)",
         ),
         ({"input": {"slides": ["s"]}}, "missing key 'detections' in [input]"),
         (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -319,12 +319,13 @@ class AssessmentOptions(Spec):
         return float(across), float(down)
 
 
+OUTPUT_FOLDER = "wsi-mitosis-results"
+
+
 class OutputOptions(Spec):
     """Where results go, what is computed from the labels, and how it is shown."""
 
-    folder: Annotated[str, _run(flag="--out", help="Folder of the results.", metavar="DIR")] = (
-        "wsi-mitosis-results"
-    )
+    folder: Annotated[str, _run(flag="--out", help="Folder of the results.", metavar="DIR")] = OUTPUT_FOLDER
     objects: Annotated[
         Literal["detections", "annotations"],
         _drawing(help="Objects that figures are in QuPath: detections are fast, annotations can be edited."),
@@ -501,27 +502,62 @@ class ClassifySpec(Spec):
     schedule: ScheduleOptions = ScheduleOptions()
 
 
+DETECTOR = "KongNet_Det_MIDOG_1"
+DetectorName = Annotated[str, _result(help="Name of a detector of TIAToolbox.", metavar="NAME")]
+DetectorWeights = Annotated[
+    str | None,
+    _result(
+        help="Checkpoint of the detector, or hub to fetch it; nothing else goes online.",
+        metavar="PATH",
+        default="what was fetched before",
+    ),
+]
+LeastScore = Annotated[
+    float | None,
+    Field(ge=0, lt=1),
+    _result(help="Probability above which a peak is a candidate.", default="the detector's, 0.99"),
+]
+
+
+class SearchOptions(Spec):
+    """How a pipeline finds the candidates that it classifies."""
+
+    model: DetectorName = DETECTOR
+    weights: DetectorWeights = None
+    min_score: LeastScore = None
+
+
+class PipelineSpec(ClassifySpec):
+    """One `run` of a pipeline file: a `classify` run, and before it a search for candidates if requested."""
+
+    detect: SearchOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_candidates_of_its_own(cls, data: Any) -> Any:
+        """Put the candidates of a search into the output folder."""
+        if (
+            not isinstance(data, dict)
+            or data.get("detect") is None
+            or not isinstance(data.get("input"), dict)
+        ):
+            return data
+        if "detections" in data["input"]:
+            raise ValueError("[detect] finds the candidates; leave out 'detections' in [input] or this table")
+        output = data.get("output")
+        folder = output.get("folder") if isinstance(output, dict) else None
+        found = f"{folder or OUTPUT_FOLDER}/candidates.csv"
+        return {**data, "input": {**data["input"], "detections": found}}
+
+
 class DetectSpec(Spec):
     """One `detect` run."""
 
     slides: Slides
     out: Annotated[str, _run(help="Table of the candidates of all slides.", metavar="CSV")] = "dets.csv"
-    model: Annotated[str, _result(help="Name of a detector of TIAToolbox.", metavar="NAME")] = (
-        "KongNet_Det_MIDOG_1"
-    )
-    weights: Annotated[
-        str | None,
-        _result(
-            help="Checkpoint of the detector, or hub to fetch it; nothing else goes online.",
-            metavar="PATH",
-            default="what was fetched before",
-        ),
-    ] = None
-    min_score: Annotated[
-        float | None,
-        Field(ge=0, lt=1),
-        _result(help="Probability above which a peak is a candidate.", default="the detector's, 0.99"),
-    ] = None
+    model: DetectorName = DETECTOR
+    weights: DetectorWeights = None
+    min_score: LeastScore = None
     mpp: GivenMpp = None
     recursive: Recursive = False
     overwrite: Overwrite = False

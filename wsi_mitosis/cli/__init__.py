@@ -27,6 +27,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "run",
+    "status",
     "models",
     "dataset",
     "train",

@@ -14,6 +14,7 @@ from wsi_mitosis.tables import ALIASES
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.batch import BatchResult
+    from wsi_mitosis.jobs.inputs import Searched
 
 COLUMN = re.compile(r'\s*([^=,"]*?)\s*=\s*(?:"([^"]*)"|(.*?))\s*(?:,(?=\s*\w+\s*=)|\Z)', re.DOTALL)
 """`x=A` of `x=A,y=B`. A name may have commas and equals signs in it; where a comma, a word and an equals sign
@@ -79,28 +80,20 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     return run_and_render(spec, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
-def run_and_render(spec: ClassifySpec, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+def run_and_render(
+    spec: ClassifySpec, *, as_json: bool, quiet: bool, verbose: bool, searched: Searched | None = None
+) -> int:
     """Run a specification, print the result, and return the exit status."""
     from wsi_mitosis.cli.progress import Reporter
     from wsi_mitosis.cli.signals import termination_interrupts
     from wsi_mitosis.workers import classify_batch
 
     with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose) as reporter:
-        result = classify_batch(spec, reporter)
+        result = classify_batch(spec, reporter, searched)
     for name in sorted(result.errors.keys() - result.statuses.keys()):  # the reporter has printed the slides'
         failure(result.errors[name])
-    show(lambda: _as_data(result), lambda: _as_lines(result), as_json=as_json, quiet=quiet)
+    show(result.as_data, lambda: _as_lines(result), as_json=as_json, quiet=quiet)
     return result.exit_status
-
-
-def _as_data(result: BatchResult) -> dict[str, Any]:
-    names = ("exit_status", "bundle", "bundle_digest", "trained", "statuses", "errors", "warnings")
-    return {
-        "out": str(result.folder),
-        **{name: getattr(result, name) for name in names},
-        "kept": sorted(result.kept),
-        "summary": result.rows,
-    }
 
 
 def _as_lines(result: BatchResult) -> list[str]:

@@ -28,7 +28,12 @@ SIDES = ("training", "validation", "test")
 SHOWN = ("training_total", "validation_total", "validation_balanced_accuracy")
 PLAIN_SECONDS = 30.0
 """Seconds between two lines of progress in a log."""
-STATES = {"no_detections": "without detections", "pending": "not processed", "set_aside": "set aside"}
+STATES = {
+    "no_detections": "without detections",
+    "pending": "not processed",
+    "set_aside": "set aside",
+    "waiting": "waiting",
+}
 """Words for a status whose own name is none."""
 
 
@@ -58,8 +63,15 @@ def ended(result: RunResult, run_file: Path) -> list[str]:
     return [
         f"{several(len(result.statuses), 'slide')}: {states}{kept}",
         *([f"Failed: {listed(result.errors)}. {log} gives each reason."] if result.errors else []),
+        *_left(result),
         *(["Interrupted. Run the same command again to continue."] if result.interrupted else []),
     ]
+
+
+def _left(result: RunResult) -> list[str]:
+    """Return which slides are set aside, because an operator must look at them."""
+    names = [name for name, status in result.statuses.items() if status == "set_aside"]
+    return [f"Set aside: {listed(names)}. Pass --retry to process them again."] if names else []
 
 
 def _console() -> Console:
@@ -138,6 +150,10 @@ class Reporter:
             self._progress.update(self._task, advance=number, description=self._line())
         elif monotonic() - self._printed >= PLAIN_SECONDS:
             self._print(self._line())
+
+    def left(self, status: str, reason: str) -> None:
+        """Called for a slide that the run leaves for a later one."""
+        self._print(f"{STATES[status]}: {reason}")
 
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         """Called when a slide finishes."""

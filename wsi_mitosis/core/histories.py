@@ -62,7 +62,8 @@ class SlideHistory(Spec):
         if self.attempts < most or self.inputs != inputs:
             return None
         runs = "1 run" if self.attempts == 1 else f"{self.attempts} runs"
-        return f"set aside after {runs}, until it changes or --retry asks for it: {self.reason}"
+        error = self.reason.removeprefix(f"{self.slide}: ")
+        return f"{self.slide}: failed in {runs}, so it is left until it changes or --retry is passed: {error}"
 
 
 class SlideProgress(Spec):

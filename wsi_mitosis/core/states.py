@@ -68,6 +68,11 @@ class SlideState:
         return {name: str(v).lower() if name in flags and v is not None else v for name, v in values.items()}
 
 
+def summary_rows(states: Iterable[SlideState]) -> list[dict[str, Any]]:
+    """Return the rows of `summary.csv`, sorted by slide."""
+    return [state.row() for state in sorted(states, key=lambda state: state.name)]
+
+
 def lost_results(earlier: Iterable[SlideState], found: Collection[str]) -> list[str]:
     """Return a warning about slides that were done in an earlier run and have no record any more.
 

@@ -1,4 +1,4 @@
-"""Pipeline files, which hold the options of a classify run."""
+"""Pipeline files, which hold the options of a night: a search for candidates, and a classify run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from wsi_mitosis.errors import SpecError
 from wsi_mitosis.io.limits import read_text
 from wsi_mitosis.io.shipped import names, shipped
-from wsi_mitosis.specs import ClassifySpec
+from wsi_mitosis.specs import PipelineSpec
+
+FOLDER, HUB = "{folder}", "hub"
 
 
-def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
+def read_pipeline(pipeline: str, root: str | None = None) -> PipelineSpec:
     """Read a pipeline and resolve its relative paths.
 
     Args:
@@ -20,7 +22,7 @@ def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
             current one.
 
     Raises:
-        SpecError: if there is no such pipeline, or its keys are not those of `ClassifySpec`.
+        SpecError: if there is no such pipeline, or its keys are not those of `PipelineSpec`.
     """
     path = Path(pipeline)
     base = path.parent
@@ -32,7 +34,7 @@ def read_pipeline(pipeline: str, root: str | None = None) -> ClassifySpec:
                 subject=pipeline,
                 remedy=f"Name a TOML file, or a shipped one: {', '.join(names('pipelines'))}",
             )
-    spec = ClassifySpec.parse_toml(read_settings(path), path)
+    spec = PipelineSpec.parse_toml(read_settings(path), path)
     return _rooted(spec, Path(root) if root is not None else base)
 
 
@@ -50,11 +52,32 @@ def read_settings(path: Path) -> str:
         raise SpecError(f"cannot be read: {cause}", subject=path, stage="reading", remedy=remedy) from error
 
 
-def _rooted(spec: ClassifySpec, root: Path) -> ClassifySpec:
+def _rooted(spec: PipelineSpec, root: Path) -> PipelineSpec:
     magic_free = Path(glob.escape(str(root)))
     slides = tuple(str((magic_free if glob.has_magic(s) else root) / s) for s in spec.input.slides)
-    inputs = spec.input.model_copy(update={"slides": slides, "detections": str(root / spec.input.detections)})
-    regions = str(root / spec.output.regions) if spec.output.regions is not None else None
-    output = spec.output.model_copy(update={"folder": str(root / spec.output.folder), "regions": regions})
-    model = str(root / spec.model) if spec.model and "/" in spec.model else spec.model
-    return spec.model_copy(update={"input": inputs, "output": output, "model": model})
+    detections = spec.input.detections
+    if not detections.startswith(FOLDER):  # which becomes an absolute path
+        detections = str(root / detections)
+    inputs = spec.input.model_copy(update={"slides": slides, "detections": detections})
+    output = spec.output.model_copy(
+        update={
+            "folder": str(root / spec.output.folder),
+            "regions": _below(root, spec.output.regions),
+            "metrics": _below(root, spec.output.metrics),
+        }
+    )
+    changes: dict[str, object] = {"input": inputs, "output": output, "model": _named(root, spec.model)}
+    if spec.detect is not None:
+        weights = spec.detect.weights
+        weights = weights if weights == HUB else _below(root, weights)
+        changes["detect"] = spec.detect.model_copy(update={"weights": weights})
+    return spec.model_copy(update=changes)
+
+
+def _below(root: Path, path: str | None) -> str | None:
+    return None if path is None else str(root / path)
+
+
+def _named(root: Path, model: str | None) -> str | None:
+    """Return the path of a bundle; one without a slash is the name of a shipped one."""
+    return str(root / model) if model and "/" in model else model

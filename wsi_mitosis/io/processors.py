@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,8 @@ def _quota_cpus(folder: Path) -> float | None:
         return None if quota in NO_QUOTA else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def host_class() -> str:
+    """Return the kind of this machine, such as `Linux x86_64, 16 CPUs`, without its name."""
+    return f"{platform.system()} {platform.machine()}, {granted_cpus()} CPUs"

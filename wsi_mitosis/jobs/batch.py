@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_mitosis.core.states import lost_results, missing_assessments
+from wsi_mitosis.core.states import lost_results, missing_assessments, summary_rows
 from wsi_mitosis.io.results.dicom import check_installed
-from wsi_mitosis.io.results.folder import ResultFolder
+from wsi_mitosis.io.results.folder import REVIEW_FILE, SUMMARY_FILE, ResultFolder
 from wsi_mitosis.io.results.project import check_project
+from wsi_mitosis.jobs.admission import Admission
 from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
-from wsi_mitosis.jobs.plan import ClassifyTask, names_in_folder, plan_classification
+from wsi_mitosis.jobs.plan import ClassifyTask
+from wsi_mitosis.jobs.preparation import prepare
 from wsi_mitosis.jobs.products import (
     missing_dicom,
     missing_hotspots,
@@ -27,15 +29,16 @@ from wsi_mitosis.jobs.products import (
 )
 from wsi_mitosis.jobs.slide_files import SlideFiles
 from wsi_mitosis.jobs.slide_result import SlideResult
+from wsi_mitosis.jobs.telling import tell_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.jobs.inputs import Inputs
+    from wsi_mitosis.jobs.inputs import Inputs, Searched
+    from wsi_mitosis.jobs.preparation import Prepared
     from wsi_mitosis.specs import ClassifySpec
-    from wsi_mitosis.tables import SlideSource
 
 Executor = Callable[
     [Sequence[ClassifyTask], "Bundle", "ClassifySpec", Progress],
@@ -55,6 +58,8 @@ class BatchResult(RunResult):
         trained: Whether its labels mean anything.
         rows: The rows of `summary.csv`.
         report: The report; None if there is none.
+        last_success: When a run into the folder ended with exit status 0 before this one, ISO 8601; None if
+            none did.
     """
 
     folder: Path
@@ -63,9 +68,23 @@ class BatchResult(RunResult):
     trained: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
     report: Path | None = None
+    last_success: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        names = ("exit_status", "bundle", "bundle_digest", "trained", "statuses", "errors", "reasons")
+        return {
+            "out": str(self.folder),
+            **{name: getattr(self, name) for name in names},
+            "warnings": self.warnings,
+            "kept": sorted(self.kept),
+            "summary": self.rows,
+        }
 
 
-def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> BatchResult:
+def run_batch(
+    spec: ClassifySpec, execute: Executor, reporter: Reporter, searched: Searched | None = None
+) -> BatchResult:
     """Classify the candidates of many slides into one output folder.
 
     A failed slide leaves the others alone. After an interrupt, finished slides are kept, the others
@@ -75,18 +94,21 @@ def run_batch(spec: ClassifySpec, execute: Executor, reporter: Reporter) -> Batc
         spec: The run.
         execute: Processes the slides.
         reporter: Displays the progress.
+        searched: What a search for candidates gave; None to read what `--detections` names.
 
     Raises:
         InputError: if nothing can be started.
     """
-    if spec.output.dicom:
+    output = spec.output
+    if output.dicom:
         check_installed()
     bundle = checked_bundle(spec.model)
-    inputs = read_inputs(spec)
-    with ResultFolder(Path(spec.output.folder)) as folder:
-        if spec.output.qupath_project:
+    inputs = read_inputs(spec, searched)
+    with ResultFolder(Path(output.folder), steal=output.steal_lock) as folder:
+        if output.qupath_project:
             check_project(folder.folder)
-        return _run(spec, bundle, inputs, folder, execute, reporter)
+        prepared = prepare(spec, bundle, inputs, folder)
+        return _run(spec, bundle, prepared, folder, execute, reporter)
 
 
 @dataclass(frozen=True)
@@ -95,16 +117,14 @@ class _Batch:
 
     Attributes:
         spec: What was requested.
-        inputs: Its slides and their candidates.
-        names: Name in the output folder by slide.
+        prepared: Its slides, and what to do with each.
         files: Writes the files of each slide.
         ledger: Its account.
         result: Its result.
     """
 
     spec: ClassifySpec
-    inputs: Inputs
-    names: Mapping[SlideSource, str]
+    prepared: Prepared
     files: SlideFiles
     ledger: Ledger
     result: BatchResult
@@ -113,23 +133,25 @@ class _Batch:
 def _run(
     spec: ClassifySpec,
     bundle: Bundle,
-    inputs: Inputs,
+    prepared: Prepared,
     folder: ResultFolder,
     execute: Executor,
     reporter: Reporter,
 ) -> BatchResult:
-    """Plan, process and write, and leave the folder consistent whatever happens."""
-    records, earlier = folder.records(), folder.earlier_states()
-    names = names_in_folder(inputs.sources, inputs.openable, records)
-    tasks = plan_classification(inputs.detections, names, records, overwrite=spec.output.overwrite)
-    files = SlideFiles.of(folder, records, spec, inputs, names)
+    """Process and write, and leave the folder consistent whatever happens."""
+    earlier, last_success = folder.earlier_states(), _last_success(folder.run())
+    inputs, names = prepared.inputs, prepared.names
+    files = SlideFiles.of(folder, prepared.records, spec, inputs, names)
     result = _new_result(folder, bundle)
+    result.last_success = last_success
     sources = {names[source]: source for source in inputs.sources}
-    ledger = Ledger(folder, result, reporter, sources, _facts(spec, result, inputs))
-    batch = _Batch(spec, inputs, names, files, ledger, result)
-    fail_fast = spec.output.fail_fast
+    admission = Admission(folder.folder, spec.schedule)
+    facts = _facts(spec, result, inputs)
+    ledger = Ledger(folder, result, reporter, sources, facts, prepared.histories, admission)
+    batch = _Batch(spec, prepared, files, ledger, result)
+    tasks, fail_fast = prepared.tasks, spec.output.fail_fast
     with ledger.closing(lambda: _finish(batch, earlier)):
-        _start(batch, tasks)
+        _start(batch)
         process(tasks, lambda t: execute(t, bundle, spec, ledger), files.write, ledger, fail_fast=fail_fast)
     return result
 
@@ -141,30 +163,40 @@ def _new_result(folder: ResultFolder, bundle: Bundle) -> BatchResult:
     )
 
 
+def _last_success(run: Mapping[str, Any]) -> str | None:
+    """Return when a run into the folder last succeeded, as its `run.json` states it."""
+    stated = run.get("ended") if run.get("exit_status") == 0 else run.get("last_success")
+    return stated if isinstance(stated, str) else None
+
+
 def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str, object]:
     """Return what `run.json` states of the run as a whole."""
     return {
         "bundle": result.bundle,
         "bundle_digest": result.bundle_digest,
         "trained": result.trained,
+        "last_success": result.last_success,
         "parameters": spec.model_dump(mode="json"),
         "detections": inputs.files,
         "regions": inputs.region_files,
     }
 
 
-def _start(batch: _Batch, tasks: Sequence[ClassifyTask]) -> None:
+def _start(batch: _Batch) -> None:
     """Enter what is known before the first slide: what is to do, and what cannot be done."""
-    inputs, names, result = batch.inputs, batch.names, batch.result
+    inputs, names, result = batch.prepared.inputs, batch.prepared.names, batch.result
     notes = list(inputs.notes)
     if not result.trained:
         notes.append(f"bundle {result.bundle} is untrained: its labels mean nothing")
     result.statuses |= {names[source]: "no_detections" for source in inputs.absent}
+    left = batch.prepared.left()
+    sources = {name: source for source, name in names.items()}
+    batch.prepared.histories.leave_all(left, sources, inputs.own_files)
     batch.ledger.open(
-        [task.name for task in tasks],
+        batch.prepared.tasks,
         {names[source]: error for source, error in inputs.failures.items()},
+        left,
         notes,
-        candidates=sum(len(task.detections.table) for task in tasks),
         slides=len(inputs.sources),
         bundle=result.bundle,
     )
@@ -182,22 +214,27 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
         *(missing_dicom(mine, files.dicom) if output.dicom else ()),
     ):
         ledger.warn(warning)
-    result.rows = files.folder.write_summary(states)
-    assessments = {state.name: state.assessment for state in states if state.assessment is not None}
-    files.folder.write_reviews(assessments)
+    result.rows = summary_rows(states)
+    with ledger.writing(SUMMARY_FILE):
+        files.folder.write_summary(states)
+    with ledger.writing(REVIEW_FILE):
+        assessments = {state.name: state.assessment for state in states if state.assessment is not None}
+        files.folder.write_reviews(assessments)
     if output.qupath_project:
         _write_project(batch)
     reasons = {state.name: {"no_hotspot": state.no_hotspot} for state in states}
     ledger.write_run(ended=True, notes=reasons)
+    entered = len(result.errors), len(result.warnings), result.interrupted
     result.report = write_report(files.folder, ledger, requested=output.report)
-    if result.report is None and (result.interrupted or result.errors):
-        ledger.write_run(ended=True, notes=reasons)  # the report's failure is one of the run's
-    ledger.log("end", exit_status=result.exit_status)
+    tell_others(output, ledger, result)
+    if entered != (len(result.errors), len(result.warnings), result.interrupted):
+        ledger.write_run(ended=True, notes=reasons)  # what failed since is the run's as well
+    ledger.log_end()
 
 
 def _write_project(batch: _Batch) -> None:
     """Write the QuPath project with every slide of the folder, also those without figures."""
-    inputs, names, records = batch.inputs, batch.names, batch.files.records
+    inputs, names, records = batch.prepared.inputs, batch.prepared.names, batch.files.records
     slides = {name: Path(record.slide.path) for name, record in records.items()}
     slides |= {names[source]: source.path for source in inputs.openable}
     unusable = [names[source] for source in inputs.unusable]

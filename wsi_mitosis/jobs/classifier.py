@@ -145,6 +145,16 @@ class Classifier:
         )
         return SlideResult(record, figures)
 
+    def key(self, source: SlideSource, name: str, detections: Detections) -> str:
+        """Return the key that the result of a slide would have. No patch is read.
+
+        Raises:
+            InputError: if the candidates cannot be used.
+            SlideError: if the slide cannot be read or its pixel size cannot be used.
+        """
+        with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
+            return self._key(slide, self._candidates(name, slide, detections))
+
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
         return prepare_candidates(
             detections,

@@ -6,20 +6,26 @@ This module does not know Ray: it hands tasks to an executor and takes outcomes 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.slides import FoundSlides, find_slides
-from wsi_mitosis.jobs.inputs import notes_of
+from wsi_mitosis.io.slides.finding import is_regular
+from wsi_mitosis.jobs.admission import Admission
+from wsi_mitosis.jobs.histories import Histories, basis_of
+from wsi_mitosis.jobs.inputs import Left, Searched, notes_of
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
+from wsi_mitosis.jobs.readiness import waiting_slides
 from wsi_mitosis.jobs.slide_detector import SlideCandidates
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.version import DETECTION_VERSION
 
 if TYPE_CHECKING:
     from wsi_mitosis.core.records import SlideRecord
@@ -35,12 +41,14 @@ class DetectResult(RunResult):
         model: Name of the detector.
         weights_sha256: SHA-256 of its weights.
         candidates: Number of candidates by slide, of this run's done slides.
+        searched: What a classify run needs of it.
     """
 
     out: Path
     model: str
     weights_sha256: str
-    candidates: dict[str, int]
+    candidates: dict[str, int] = field(default_factory=dict)
+    searched: Searched = field(default_factory=Searched)
 
 
 Executor = Callable[
@@ -68,26 +76,65 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
 
     found = find_slides(spec.slides, recursive=spec.recursive)
     model = find_detector(spec.model, spec.weights)
-    with CandidateFolder(Path(spec.out)) as folder:
-        return _run(spec, model, found, folder, execute, reporter)
+    with CandidateFolder(Path(spec.out), steal=spec.steal_lock) as folder:
+        return _run(spec, model, _prepared(spec, model, found, folder), folder, execute, reporter)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A search that can begin.
+
+    Attributes:
+        found: Its slides.
+        names: Name in the folder by slide.
+        records: Records of the folder's finished slides, by name.
+        histories: What earlier runs left of slides.
+        left: Slides that it leaves for a later one, by name, and why.
+        tasks: The slides to search, largest first.
+    """
+
+    found: FoundSlides
+    names: Mapping[SlideSource, str]
+    records: dict[str, SlideRecord]
+    histories: Histories
+    left: Mapping[str, Left]
+    tasks: list[SlideTask]
+
+
+def _prepared(
+    spec: DetectSpec, model: DetectorModel, found: FoundSlides, folder: CandidateFolder
+) -> _Prepared:
+    """Decide what to do with each slide."""
+    records = folder.records()
+    names = names_in_folder(found.sources, found.usable, records)
+    options = spec.model_dump(mode="json", include={"min_score", "mpp"})
+    histories = Histories(folder, spec.retries, basis_of(model.sha256, DETECTION_VERSION, options))
+    slides = {names[source]: source for source in found.sources if is_regular(source.path)}
+    seconds, now = spec.schedule.settle_seconds, datetime.now(UTC)
+    waiting = waiting_slides(slides, {}, histories.known, seconds, now)
+    left = {name: Left("waiting", reason) for name, reason in waiting.items()}
+    usable = [source for source in found.usable if names[source] not in left]
+    tasks = plan_detection(usable, names, records, overwrite=spec.overwrite)
+    aside = {task.name: reason for task in tasks if (reason := histories.set_aside(task)) is not None}
+    left |= {name: Left("set_aside", reason) for name, reason in aside.items()}
+    return _Prepared(found, names, records, histories, left, [t for t in tasks if t.name not in left])
 
 
 def _run(
     spec: DetectSpec,
     model: DetectorModel,
-    found: FoundSlides,
+    prepared: _Prepared,
     folder: CandidateFolder,
     execute: Executor,
     reporter: Reporter,
 ) -> DetectResult:
-    """Plan, process and write, and leave the folder consistent whatever happens."""
-    records = folder.records()
-    names = names_in_folder(found.sources, found.usable, records)
-    tasks = plan_detection(found.usable, names, records, overwrite=spec.overwrite)
-    result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256, candidates={})
+    """Process and write, and leave the folder consistent whatever happens."""
+    found, names, records = prepared.found, prepared.names, prepared.records
+    result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256)
     facts = {"model": model.name, "weights_sha256": model.sha256, "parameters": spec.model_dump(mode="json")}
     sources = {name: source for source, name in names.items()}
-    ledger = Ledger(folder, result, reporter, sources, facts)
+    admission = Admission(folder.folder, spec.schedule)
+    ledger = Ledger(folder, result, reporter, sources, facts, prepared.histories, admission)
 
     def write(outcome: SlideOutcome[SlideCandidates]) -> tuple[SlideRecord, dict[str, float]]:
         if outcome.result is not None:
@@ -96,15 +143,34 @@ def _run(
         return records[outcome.name], {}
 
     with ledger.closing(lambda: _finish(ledger, result, folder, records, sources)):
-        ledger.open(
-            [task.name for task in tasks],
-            {names[source]: fault for source, fault in found.faults.items()},
-            notes_of(found),
-            slides=len(tasks),
-            model=model.name,
+        prepared.histories.leave_all(prepared.left, sources)
+        failures = {names[s]: fault for s, fault in found.faults.items() if names[s] not in prepared.left}
+        facts_of_start = {"slides": len(prepared.tasks), "model": model.name}
+        ledger.open(prepared.tasks, failures, prepared.left, notes_of(found), **facts_of_start)
+        process(
+            prepared.tasks,
+            lambda tasks: execute(tasks, model, spec, ledger),
+            write,
+            ledger,
+            fail_fast=spec.fail_fast,
         )
-        process(tasks, lambda t: execute(t, model, spec, ledger), write, ledger, fail_fast=spec.fail_fast)
+    result.searched = _searched(result, folder, sources)
     return result
+
+
+def _searched(result: DetectResult, folder: CandidateFolder, sources: Mapping[str, SlideSource]) -> Searched:
+    """Return the outcome of each slide by its path."""
+    searched = Searched()
+    for name, status in result.statuses.items():
+        path = sources[name].path
+        if status == "done":
+            searched.files[path] = folder.path(name)
+        elif status == "failed":
+            searched.failures[path] = result.errors[name]
+        elif status != "no_detections":
+            reason = result.reasons.get(name, f"{name}: it was not searched for candidates")
+            searched.left[path] = Left(status, reason)
+    return searched
 
 
 def _finish(
@@ -123,11 +189,12 @@ def _finish(
     paths = {
         name: sources[name].path if name in sources else Path(record.slide.path)
         for name, record in records.items()
-        if result.statuses.get(name) != "failed"
+        if result.statuses.get(name) not in {"failed", "set_aside", "waiting"}
     }
-    folder.write_csv(_names_in_csv(paths))
+    with ledger.writing(folder.out.name):
+        folder.write_csv(_names_in_csv(paths))
     ledger.write_run(ended=True)
-    ledger.log("end", exit_status=result.exit_status)
+    ledger.log_end()
 
 
 def _names_in_csv(paths: Mapping[str, Path]) -> dict[str, str]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.histories import SlideHistory
+from wsi_mitosis.io.results.held import write_history
 from wsi_mitosis.io.slides.parts import files_state
+from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from wsi_mitosis.io.results.held import HeldFolder
+    from wsi_mitosis.io.results.held import RunFolder
+    from wsi_mitosis.jobs.inputs import Left
     from wsi_mitosis.jobs.plan import SlideTask
     from wsi_mitosis.specs import RetryOptions
-    from wsi_mitosis.tables import Status
+    from wsi_mitosis.tables import SlideSource, Status
 
 
 class Histories:
@@ -25,34 +29,31 @@ class Histories:
     A state that cannot be written ends no run: what is done is known by the results themselves.
 
     Args:
-        folder: The output folder.
+        folder: The output folder. Only one that this process holds can be written to.
         retries: After how many attempts a slide is set aside.
         basis: Digest of everything but the slide and its candidates that an attempt depends on.
-        warn: Takes a sentence if states cannot be written; it is called once at most.
+
+    Attributes:
+        known: What is known of each slide, by name.
+        fault: Why states cannot be written; None if they can.
     """
 
-    def __init__(
-        self, folder: HeldFolder, retries: RetryOptions, basis: str, warn: Callable[[str], None]
-    ) -> None:
-        self._folder, self._retries, self._basis, self._warn = folder, retries, basis, warn
-        self._known = {name: history.after_its_run for name, history in folder.histories().items()}
+    def __init__(self, folder: RunFolder, retries: RetryOptions, basis: str) -> None:
+        self._folder, self._retries, self._basis = folder, retries, basis
+        self.known = {name: history.after_its_run for name, history in folder.histories().items()}
         self._running: set[str] = set()
-        self._warned = False
-
-    def get(self, name: str) -> SlideHistory | None:
-        """Return what is known of a slide; None for a new one."""
-        return self._known.get(name)
+        self.fault: str | None = None
 
     def set_aside(self, task: SlideTask) -> str | None:
         """Return why a slide is not tried in this run; None if it is."""
-        history = self._known.get(task.name)
+        history = self.known.get(task.name)
         if history is None or not history.attempts or self._retries.retry:
             return None
         return history.set_aside(self._inputs(task), self._retries.max_failures)
 
     def begin(self, task: SlideTask) -> None:
         """Enter that a slide is processed now."""
-        inputs, history = self._inputs(task), self._known.get(task.name)
+        inputs, history = self._inputs(task), self.known.get(task.name)
         counts = history is not None and history.inputs == inputs
         attempts = history.attempts if history is not None and counts else 0
         self._running.add(task.name)
@@ -69,7 +70,7 @@ class Histories:
             counts: Whether a failure counts as an attempt: it does not if the slide is not to blame.
         """
         self._running.discard(name)
-        if (history := self._known.get(name)) is None:
+        if (history := self.known.get(name)) is None:
             return
         attempts = history.attempts + counts if status == "failed" else history.attempts
         changes = {
@@ -81,7 +82,13 @@ class Histories:
         }
         self._write(history.model_copy(update=changes))
 
-    def leave(self, name: str, path: Path, status: Status, reason: str, inputs: str = "") -> None:
+    def postpone(self, name: str) -> None:
+        """Enter that a slide that failed in an earlier run is left for a later one by the clock."""
+        if (history := self.known.get(name)) is not None and history.status == "running":
+            self._write(history.model_copy(update={"status": "pending", "since": _now()}))
+        self._running.discard(name)
+
+    def _leave(self, name: str, path: Path, status: Status, reason: str, inputs: str = "") -> None:
         """Enter that a slide is not processed in this run.
 
         Args:
@@ -91,11 +98,31 @@ class Histories:
             reason: Why.
             inputs: The states of the files that a waiting slide waits for.
         """
-        history = self._known.get(name)
+        history = self.known.get(name)
         if history is not None and status == "set_aside":
             self._write(history.model_copy(update={"status": status}))
         elif history is None or history.status != status or history.inputs != inputs:
             self._write(_history(name, path, status, reason=reason, inputs=inputs))
+
+    def leave_all(
+        self,
+        left: Mapping[str, Left],
+        sources: Mapping[str, SlideSource],
+        own_files: Mapping[SlideSource, Path] | None = None,
+    ) -> None:
+        """Enter the slides that this run leaves for a later one.
+
+        Args:
+            left: Their states and reasons by name.
+            sources: The run's slides by name.
+            own_files: The detections file that is a slide's own.
+        """
+        for name, (status, reason) in left.items():
+            if status == "pending":
+                continue
+            source, own = sources[name], (own_files or {}).get(sources[name])
+            seen = _files_digest([source.path, *([own] if own is not None else [])])
+            self._leave(name, source.path, status, reason, seen)
 
     def abandon(self) -> None:
         """Enter that the slides in hand are pending again; the run was stopped, and they are not to blame."""
@@ -110,16 +137,19 @@ class Histories:
         return hashlib.sha256("\n".join((files, task.depends_on, self._basis)).encode()).hexdigest()
 
     def _write(self, history: SlideHistory) -> None:
-        self._known[history.slide] = history
+        self.known[history.slide] = history
         try:
-            self._folder.write_history(history)
+            write_history(self._folder, history)
         except OSError as error:
-            if not self._warned:
-                self._warned = True
-                self._warn(f"the states of slides cannot be written: {error}")
+            self.fault = f"the states of slides cannot be written: {error}"
 
 
-def files_digest(paths: Iterable[Path]) -> str:
+def basis_of(*parts: object) -> str:
+    """Return the digest of what the attempts at all slides of a run depend on: plain JSON data."""
+    return hashlib.sha256(json.dumps([*parts, __version__], sort_keys=True).encode()).hexdigest()
+
+
+def _files_digest(paths: Iterable[Path]) -> str:
     """Return the states of files as one text; a file that is gone counts as such."""
     states = []
     for path in paths:

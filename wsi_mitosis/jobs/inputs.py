@@ -54,9 +54,9 @@ class Searched:
         left: Slides that the search left for a later run, and why.
     """
 
-    files: Mapping[Path, Path]
-    failures: Mapping[Path, str]
-    left: Mapping[Path, Left]
+    files: dict[Path, Path] = field(default_factory=dict)
+    failures: dict[Path, str] = field(default_factory=dict)
+    left: dict[Path, Left] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

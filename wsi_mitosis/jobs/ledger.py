@@ -8,17 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from wsi_mitosis.errors import WsiMitosisError, printable
 from wsi_mitosis.io.interrupts import holding_interrupts
+from wsi_mitosis.io.processors import host_class
+from wsi_mitosis.io.results.held import RUN
 from wsi_mitosis.jobs.outcomes import SlideOutcome
+from wsi_mitosis.jobs.run_progress import ProgressFile
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.io.results.held import HeldFolder
+    from wsi_mitosis.jobs.admission import Admission
+    from wsi_mitosis.jobs.histories import Histories
+    from wsi_mitosis.jobs.inputs import Left
     from wsi_mitosis.jobs.outcomes import Reporter
     from wsi_mitosis.jobs.plan import SlideTask
     from wsi_mitosis.tables import SlideSource, Status
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
 """Libraries whose versions `run.json` states."""
 UNFINISHED = {"failed", "pending", "set_aside"}
+BLAMELESS = {"storage", "output"}
+"""Causes of a failure for which the slide is not to blame, and after which it is not set aside."""
 
 
 @dataclass(kw_only=True)
@@ -35,6 +44,7 @@ class RunResult:
     Attributes:
         statuses: Status by slide name, of this run's slides only.
         errors: One line for each failed slide, and for each file of the whole run that failed.
+        reasons: One line for each slide that is waiting or set aside.
         kept: Slides whose results on disk were up to date.
         warnings: All warnings.
         interrupted: Whether the user or a signal ended the run.
@@ -42,13 +52,14 @@ class RunResult:
 
     statuses: dict[str, Status] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     @property
     def exit_status(self) -> int:
-        """0 if every slide is done, 1 if some failed or were not processed, 130 after an interrupt."""
+        """0 if every slide is done or waits, 1 if some failed or were not processed, 130 if interrupted."""
         if self.interrupted:
             return 130
         return int(bool(self.errors) or not UNFINISHED.isdisjoint(self.statuses.values()))
@@ -58,11 +69,13 @@ class Ledger:
     """Keeps the account of one run.
 
     Args:
-        folder: The output folder, whose log and `run.json` it writes.
+        folder: The output folder, whose log, states and `run.json` it writes.
         result: The result to fill.
         reporter: Displays warnings and finished slides.
         sources: The slides of the run by name in the folder.
         facts: What `run.json` states of the run as a whole.
+        histories: The states of the folder's slides.
+        admission: Decides whether a slide may begin.
     """
 
     def __init__(
@@ -72,39 +85,69 @@ class Ledger:
         reporter: Reporter,
         sources: Mapping[str, SlideSource],
         facts: Mapping[str, object],
+        histories: Histories,
+        admission: Admission,
     ) -> None:
         self.result = result
         self._folder, self._reporter, self._sources, self._facts = folder, reporter, sources, facts
+        self._histories, self._admission = histories, admission
+        self._tasks: dict[str, SlideTask] = {}
+        self._progress = ProgressFile(folder)
         self._identities: dict[str, str] = {}
-        self._patches: Counter[str] = Counter()
         self._started = datetime.now(UTC)
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run began, UTC."""
+        return self._started
 
     def open(
         self,
-        pending: Collection[str],
+        tasks: Sequence[SlideTask],
         failures: Mapping[str, str],
+        left: Mapping[str, Left],
         notes: Iterable[str],
-        *,
-        candidates: int | None = None,
         **facts: object,
     ) -> None:
         """Enter what is known before the first slide.
 
         Args:
-            pending: Names of the slides to process.
+            tasks: The slides to process.
             failures: Slides that cannot be processed, by name, and why.
+            left: Slides that this run leaves for a later one, by name, and why.
             notes: What the user should know about the inputs.
-            candidates: Number of patches of all slides; None if it is not known.
             facts: What the log states of the start.
         """
-        self.result.statuses |= dict.fromkeys(pending, "pending")
-        self.log("start", program=__version__, **facts)
-        for note in notes:
+        self._tasks = {task.name: task for task in tasks}
+        self.result.statuses |= dict.fromkeys(self._tasks, "pending")
+        self._log_start(facts)
+        for note in (*notes, *filter(None, [self._admission.note])):
             self.warn(note)
-        self._reporter.start(len(pending) + len(failures), candidates)
+        candidates = [task.candidates for task in tasks]
+        known = None if None in candidates else sum(number or 0 for number in candidates)
+        self._reporter.start(len(tasks) + len(failures), known)
+        self._progress.open(tasks)
         for name, error in failures.items():
             self.enter(SlideOutcome(name, "failed", error=error), None, {})
+        for name, (status, reason) in left.items():
+            self._leave(name, status, reason)
         self.write_run(ended=False)
+
+    def _log_start(self, facts: Mapping[str, object]) -> None:
+        self._report_log(self._folder.start_log())
+        self.log("start", program=__version__, **facts)
+        if (dead := self._folder.taken_from) is not None:
+            self.warn(f"the folder is taken over from {dead}, which has not released it")
+
+    def _leave(self, name: str, status: Literal["waiting", "set_aside", "pending"], reason: str) -> None:
+        """Enter a slide that this run leaves for a later one."""
+        self.result.statuses[name] = status
+        self.result.reasons[name] = reason
+        if status == "waiting":
+            self.log("waiting", slide=name, reason=reason)
+        elif status == "set_aside":
+            self.log("set_aside", slide=name, error=reason)
+        self._reporter.left(status, reason)
 
     @contextmanager
     def closing(self, finish: Callable[[], None]) -> Iterator[None]:
@@ -122,7 +165,9 @@ class Ledger:
                 self.result.interrupted = True
             finally:
                 self.result.interrupted |= interrupts.acknowledge()
+                self._histories.abandon()
                 finish()
+                self._progress.close()
                 self.result.interrupted |= interrupts.acknowledge()
 
     def enter(
@@ -136,23 +181,77 @@ class Ledger:
             stages: Seconds by stage.
         """
         name = outcome.name
+        if outcome.status == "pending":
+            self._postpone(outcome)
+            return
         self.result.statuses[name] = outcome.status
+        self._progress.end(name)
         if outcome.error is not None:
+            counts = outcome.transient not in BLAMELESS
+            self._histories.end(name, "failed", reason=outcome.error, counts=counts)
             self.fail(name, outcome.error, outcome.details)
         elif record is not None:
+            self._histories.end(name, "done", key=record.key)
             self._done(outcome, record, stages)
         self._reporter.finished(outcome, record)
+
+    def _postpone(self, outcome: SlideOutcome[Any]) -> None:
+        """Enter a slide that is not begun; the reason is the same for all, and is displayed once."""
+        reason = outcome.error or ""
+        if reason not in self.result.reasons.values():
+            self.warn(reason)
+        self.result.reasons[outcome.name] = reason
+        self._histories.postpone(outcome.name)
 
     def fail(self, name: str, error: str, details: str | None = None) -> None:
         """Enter the failure of a slide, or of a file of the whole run."""
         self.result.errors[name] = error
-        key = "slide" if name in self.result.statuses else "file"
-        self.log("failed", **{key: name}, error=error, details=details)
+        if name not in self.result.statuses:
+            self.log("failed", file=name, error=error, details=details)
+            return
+        history = self._histories.known.get(name)
+        failures = history.attempts or None if history is not None else None
+        self.log("failed", slide=name, error=error, details=details, failures=failures)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Write a file of the run as a whole within the block; its failure is entered and ends nothing.
+
+        Args:
+            name: The file.
+        """
+        try:
+            self.check_held()
+            yield
+        except WsiMitosisError as failure:
+            self.fail(name, str(failure))
+        except OSError as failure:
+            remedy = "Make room or permit it, and run the same command again; finished slides are kept"
+            self.fail(name, printable(f"{name}: writing: {failure.strerror or failure}. {remedy}"))
+
+    def check_held(self) -> None:
+        """Check that this run still holds the folder.
+
+        Raises:
+            OutputError: if another run has taken it over, or if it was removed.
+        """
+        self._folder.check_held()
+
+    def is_robbed(self) -> bool:
+        """Return whether the folder is not held any more."""
+        try:
+            self.check_held()
+        except WsiMitosisError:
+            return True
+        return False
 
     def warn(self, message: str) -> None:
         """Enter a warning and display it."""
-        self.result.warnings.append(message)
+        self._note(message)
         self.log("warning", message=message)
+
+    def _note(self, message: str) -> None:
+        self.result.warnings.append(message)
         self._reporter.warn(message)
 
     def info(self, message: str) -> None:
@@ -160,22 +259,37 @@ class Ledger:
         self._reporter.info(message)
 
     def started(self, name: str) -> None:
-        """Note that a slide is begun. The patches of an earlier attempt no longer count."""
-        if earlier := self._patches.pop(name, 0):
-            self._reporter.patches(-earlier)
+        """Enter that a slide is begun. The patches of an earlier attempt no longer count."""
+        if repeated := self._progress.begin(name):
+            self._reporter.patches(-repeated)
+        if (task := self._tasks.get(name)) is not None:
+            self._histories.begin(task)
 
     def patches(self, name: str, number: int) -> None:
-        """Display that the model has processed so many more patches of a slide."""
-        self._patches[name] += number
+        """Enter and display that the model has processed so many more patches of a slide."""
+        self._progress.patches(name, number)
         self._reporter.patches(number)
 
-    def refuse(self, task: SlideTask) -> SlideOutcome[Any] | None:  # noqa: ARG002 - every slide is begun
+    def refuse(self, task: SlideTask) -> SlideOutcome[Any] | None:
         """Return the outcome of a slide that shall not be begun; None if it may be."""
-        return None
+        return self._admission.refuse(task)
 
     def log(self, event: str, **facts: object) -> None:
-        """Append an event to `log.jsonl`."""
-        self._folder.log(event, **facts)
+        """Append an event to `log.jsonl`, without those facts that are None."""
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        self._report_log(self._folder.log(event, **known))
+
+    def _report_log(self, fault: str | None) -> None:
+        if fault is not None:
+            self._note(fault)
+
+    def log_end(self) -> None:
+        """Append the end of the run to `log.jsonl`."""
+        if self._histories.fault is not None:
+            self.warn(self._histories.fault)
+        seconds = (datetime.now(UTC) - self._started).total_seconds()
+        statuses = dict(sorted(Counter(self.result.statuses.values()).items()))
+        self.log("end", exit_status=self.result.exit_status, seconds=seconds, statuses=statuses)
 
     def write_run(self, *, ended: bool, notes: Mapping[str, Mapping[str, object]] | None = None) -> None:
         """Write `run.json`.
@@ -185,22 +299,23 @@ class Ledger:
             notes: What else to state of single slides, by name.
         """
         notes = notes or {}
-        slides = [{**self._slide(name), **notes.get(name, {})} for name in self._sources]
-        self._folder.write_run(
-            {
-                "program": "wsi-mitosis",
-                "version": __version__,
-                "use": "research use only",
-                **self._facts,
-                "slides": slides,
-                "libraries": {name: metadata.version(name) for name in LIBRARIES},
-                "python": platform.python_version(),
-                "warnings": self.result.warnings,
-                "started": _moment(self._started),
-                "ended": _moment(datetime.now(UTC)) if ended else None,
-                "exit_status": self.result.exit_status if ended else None,
-            }
-        )
+        with self.writing(RUN):
+            self._folder.write_run(
+                {
+                    "program": "wsi-mitosis",
+                    "version": __version__,
+                    "use": "research use only",
+                    **self._facts,
+                    "slides": [{**self._slide(name), **notes.get(name, {})} for name in self._sources],
+                    "libraries": {name: metadata.version(name) for name in LIBRARIES},
+                    "python": platform.python_version(),
+                    "host": host_class(),
+                    "warnings": self.result.warnings,
+                    "started": _moment(self._started),
+                    "ended": _moment(datetime.now(UTC)) if ended else None,
+                    "exit_status": self.result.exit_status if ended else None,
+                }
+            )
 
     def _done(self, outcome: SlideOutcome[Any], record: SlideRecord, stages: Mapping[str, float]) -> None:
         name = outcome.name
@@ -227,6 +342,7 @@ class Ledger:
             "status": self.result.statuses.get(name),
             "kept": name in self.result.kept,
             "error": self.result.errors.get(name),
+            "reason": self.result.reasons.get(name),
         }
 
 

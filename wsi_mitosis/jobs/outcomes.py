@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from wsi_mitosis.errors import WsiMitosisError, printable
+from wsi_mitosis.errors import OutputError, WsiMitosisError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -34,8 +34,8 @@ class SlideOutcome(Generic[Result]):
         details: Traceback of an error that no input explains.
         seconds: Time that it took.
         peak_rss_mb: Largest resident memory so far of the process that did it, MB.
-        transient: The cause of a failure that another attempt may not meet: memory ran out, or the storage
-            did not answer. None for every other failure.
+        transient: The cause of a failure that another attempt may not meet: memory ran out, the storage did
+            not answer, or the output folder could not be written. None for every other failure.
     """
 
     name: str
@@ -45,7 +45,7 @@ class SlideOutcome(Generic[Result]):
     details: str | None = None
     seconds: float = 0.0
     peak_rss_mb: float | None = None
-    transient: Literal["memory", "storage"] | None = None
+    transient: Literal["memory", "storage", "output"] | None = None
 
 
 class Progress(Protocol):
@@ -87,6 +87,10 @@ class Reporter(Protocol):
         """Called before the first slide; `candidates` is the number of patches, None if it is not known."""
         ...
 
+    def left(self, status: str, reason: str) -> None:
+        """Called for a slide that the run leaves for a later one; `status` says how."""
+        ...
+
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         """Called when a slide finishes; `record` describes its results on disk, None if there are none."""
         ...
@@ -115,34 +119,50 @@ def process(
         return
     with closing(execute(tasks)) as outcomes:
         for outcome in outcomes:
-            finished, record, stages = _written(outcome, write)
+            finished, record, stages = _written(outcome, write, ledger)
             ledger.enter(finished, record, stages)
             if finished.status == "failed" and fail_fast:
                 ledger.warn(_stopped(finished.name))
+                return
+            if ledger.is_robbed():
+                ledger.warn("Stopped, because this run does not hold the output folder any more.")
                 return
 
 
 def _written(
     outcome: SlideOutcome[Result],
     write: Callable[[SlideOutcome[Result]], tuple[SlideRecord, Mapping[str, float]]],
+    ledger: Ledger,
 ) -> tuple[SlideOutcome[Result], SlideRecord | None, Mapping[str, float]]:
     """Return the outcome after the slide's files are written; it is failed if they cannot be."""
     if outcome.status != "done":
         return outcome, None, {}
     started = perf_counter()
     try:
+        ledger.check_held()
         record, stages = write(outcome)
     except WsiMitosisError as failure:
-        return replace(outcome, status="failed", error=str(failure)), None, {}
+        transient: Literal["output"] | None = "output" if isinstance(failure, OutputError) else None
+        return replace(outcome, status="failed", error=str(failure), transient=transient), None, {}
     except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
         cause = f"{outcome.name}: writing results: {type(failure).__name__}: {failure}"
         remedy = "Check that the output folder can be written and has room, and run again"
         error = f"{cause}. {remedy if isinstance(failure, OSError) else 'log.jsonl has the traceback'}"
-        failed = replace(outcome, status="failed", error=printable(error), details=traceback.format_exc())
-        return failed, None, {}
+        return _not_written(outcome, printable(error), failure), None, {}
     if outcome.result is not None:
         stages = {**stages, "writing": perf_counter() - started}
     return outcome, record, stages
+
+
+def _not_written(outcome: SlideOutcome[Result], error: str, failure: Exception) -> SlideOutcome[Result]:
+    """Return the outcome of a slide whose files could not be written."""
+    return replace(
+        outcome,
+        status="failed",
+        error=error,
+        details=traceback.format_exc(),
+        transient="output" if isinstance(failure, OSError) else None,
+    )
 
 
 def _stopped(name: str) -> str:

@@ -90,9 +90,10 @@ class SlideFiles:
         """
         states = {name: state for name, state in earlier.items() if state.status != "done"}
         for name, status in result.statuses.items():
-            states[name] = SlideState(name, status, error=result.errors.get(name, ""))
+            reason = result.errors.get(name) or result.reasons.get(name, "")
+            states[name] = SlideState(name, status, error=reason)
         for name, record in self.records.items():
-            if result.statuses.get(name) != "failed":
+            if result.statuses.get(name) not in {"failed", "set_aside", "waiting"}:
                 states[name] = SlideState(name, "done", record, self.folder.assessed(record))
         return list(states.values())
 

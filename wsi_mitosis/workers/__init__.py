@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.dataset import BuildResult, Part
     from wsi_mitosis.jobs.dataset import Reporter as BuildReporter
     from wsi_mitosis.jobs.detect import DetectResult
+    from wsi_mitosis.jobs.inputs import Searched
     from wsi_mitosis.jobs.outcomes import Progress, Reporter
     from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.jobs.slide_detector import SlideCandidates
@@ -41,9 +42,9 @@ Model = TypeVar("Model")
 Result = TypeVar("Result")
 
 
-def classify_batch(spec: ClassifySpec, reporter: Reporter) -> BatchResult:
+def classify_batch(spec: ClassifySpec, reporter: Reporter, searched: Searched | None = None) -> BatchResult:
     """Classify many slides; see `jobs.batch.run_batch`."""
-    return run_batch(spec, _classify, reporter)
+    return run_batch(spec, _classify, reporter, searched)
 
 
 def detect_batch(spec: DetectSpec, reporter: Reporter) -> DetectResult:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.csv_files import write_frame
 from wsi_mitosis.io.results.figures import read_record, write_sealed
-from wsi_mitosis.io.results.held import HeldFolder
+from wsi_mitosis.io.results.held import HeldFolder, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,21 +32,15 @@ COLUMNS = {
 }
 
 
-class CandidateFolder(HeldFolder):
-    """The folder beside `out` that holds its parts. Use it as a context manager.
+def parts_folder(out: Path) -> Path:
+    """Return the folder of the tables whose candidates are in the CSV `out`."""
+    return out.with_name(f"{out.name}.parts")
 
-    Args:
-        out: The CSV.
 
-    Raises:
-        OutputError: if the folder cannot be written, or another run holds it, or `out` is a folder.
-    """
+class CandidateFiles(RunFolder):
+    """The files of a search for candidates. Reading them needs no lock and changes nothing."""
 
-    def __init__(self, out: Path) -> None:
-        if out.is_dir():
-            raise OutputError("is a folder", subject=out, remedy="Name a .csv file by --out")
-        super().__init__(out.with_name(f"{out.name}.parts"))
-        self.out = out
+    states_name = ".states"  # hidden, because the folder is one of detections files as well
 
     def path(self, slide: str) -> Path:
         """Return the path of a slide's table, whether it exists or not."""
@@ -57,6 +51,24 @@ class CandidateFolder(HeldFolder):
         tables = sorted(self.folder.rglob("*.parquet"))
         found = (read_record(path) for path in tables if not path.name.startswith("."))
         return {record.name: record for record in found if record is not None}
+
+
+class CandidateFolder(CandidateFiles, HeldFolder):
+    """The folder beside `out` that holds its parts. Use it as a context manager.
+
+    Args:
+        out: The CSV.
+        steal: Take the folder over from a run of which it cannot be known whether it lives.
+
+    Raises:
+        OutputError: if the folder cannot be written, or another run holds it, or `out` is a folder.
+    """
+
+    def __init__(self, out: Path, *, steal: bool = False) -> None:
+        if out.is_dir():
+            raise OutputError("is a folder", subject=out, remedy="Name a .csv file by --out")
+        HeldFolder.__init__(self, parts_folder(out), steal=steal)
+        self.out = out
 
     def write_slide(self, record: SlideRecord, candidates: pd.DataFrame) -> None:
         """Write a slide's table.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from wsi_mitosis.core import qupath
-from wsi_mitosis.core.states import SlideState
+from wsi_mitosis.core.states import SlideState, summary_rows
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.csv_files import read_rows, write_rows
 from wsi_mitosis.io.results.assessments import read_assessment, write_assessment
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.assessments import AssessedSlide, Assessment
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.units import Frame
+
+
+SUMMARY_FILE, REVIEW_FILE = "summary.csv", "review.csv"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class ResultFiles(RunFolder):
         Raises:
             OutputError: if the file cannot be read, or names no slides and statuses.
         """
-        path = self.folder / "summary.csv"
+        path = self.folder / SUMMARY_FILE
         try:
             return {row["slide"]: row for row in read_rows(path) if row["status"] in get_args(Status)}
         except FileNotFoundError:
@@ -180,11 +183,9 @@ class ResultFolder(ResultFiles, HeldFolder):
         self._draw(figures, assessed, drawing)
         self._annotate(figures, assessed.record, drawing)
 
-    def write_summary(self, states: Iterable[SlideState]) -> list[dict[str, Any]]:
-        """Write `summary.csv`, sorted by slide, and return its rows."""
-        rows = [state.row() for state in sorted(states, key=lambda state: state.name)]
-        write_rows(self.folder / "summary.csv", SUMMARY_COLUMNS, rows)
-        return rows
+    def write_summary(self, states: Iterable[SlideState]) -> None:
+        """Write `summary.csv`, sorted by slide."""
+        write_rows(self.folder / SUMMARY_FILE, SUMMARY_COLUMNS, summary_rows(states))
 
     def write_reviews(self, assessments: Mapping[str, Assessment]) -> None:
         """Write `review.csv` and, if a slide has regions, `regions.csv`, of all slides of the folder."""
@@ -199,7 +200,7 @@ class ResultFolder(ResultFiles, HeldFolder):
             for name, assessment in ordered
             for count in assessment.region_counts
         ]
-        write_rows(self.folder / "review.csv", REVIEW_COLUMNS, reviews)
+        write_rows(self.folder / REVIEW_FILE, REVIEW_COLUMNS, reviews)
         if regions:
             write_rows(self.folder / "regions.csv", REGION_COLUMNS, regions)
         else:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
@@ -14,12 +14,13 @@ from wsi_mitosis.core.histories import RunProgress, SlideHistory
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.results.lock import FolderLock, Holder, read_holder
+from wsi_mitosis.io.results.log import RunLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-RUN, LOG, PROGRESS = "run.json", "log.jsonl", "progress.json"
+RUN, PROGRESS = "run.json", "progress.json"
 TEMPORARY = re.compile(r"\.\d+-.")
 """Start of the name of a file that is being written; see `io.atomic.replacing`."""
 
@@ -90,6 +91,7 @@ class HeldFolder(RunFolder):
         except OSError as error:
             remedy = "Name another by --out"
             raise OutputError(f"cannot be written: {error}", subject=folder, remedy=remedy) from error
+        self._log = RunLog(folder)
         if self.taken_from is not None:
             self._remove_temporary()
 
@@ -111,33 +113,48 @@ class HeldFolder(RunFolder):
         """Write `run.json`."""
         write_text(self.folder / RUN, json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n")
 
-    def write_history(self, history: SlideHistory) -> None:
-        """Write the state of a slide. One that a loss of power damages is as good as none."""
-        write_text(self.state_path(history.slide), history.model_dump_json(indent=1) + "\n", durable=False)
-
     def write_progress(self, progress: RunProgress) -> None:
-        """Write how far this run is."""
+        """Write how far this run is.
+
+        Raises:
+            OSError: if it cannot be written, or if the folder is gone.
+        """
+        _check_there(self.folder)
         write_text(self.folder / PROGRESS, progress.model_dump_json(indent=1) + "\n", durable=False)
 
     def remove_progress(self) -> None:
         """Remove the file of the progress, at the end of the run."""
         (self.folder / PROGRESS).unlink(missing_ok=True)
 
-    def log(self, event: str, **facts: object) -> None:
-        """Append one event to `log.jsonl`, a whole line in one write."""
-        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
-        descriptor = os.open(self.folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode(errors="backslashreplace"))
-        finally:
-            os.close(descriptor)
+    def start_log(self) -> str | None:
+        """Prepare `log.jsonl` for a run; return a message for the user if that failed."""
+        return self._log.start()
+
+    def log(self, event: str, **facts: object) -> str | None:
+        """Append one event to `log.jsonl`; return a message for the user the first time that this fails."""
+        return self._log.append(event, **facts)
 
     def _remove_temporary(self) -> None:
         """Remove the unfinished files of a run that was killed."""
         for place, _, names in os.walk(self.folder):
             for name in filter(TEMPORARY.match, names):
                 self.folder.joinpath(place, name).unlink(missing_ok=True)
+
+
+def write_history(folder: RunFolder, history: SlideHistory) -> None:
+    """Write the state of a slide. One that a loss of power damages is as good as none.
+
+    Raises:
+        OSError: if it cannot be written, or if the folder is gone.
+    """
+    _check_there(folder.folder)
+    write_text(folder.state_path(history.slide), history.model_dump_json(indent=1) + "\n", durable=False)
+
+
+def _check_there(folder: Path) -> None:
+    """Raise an error for a folder that was removed: writing would make it again."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _history(path: Path) -> SlideHistory | None:

@@ -223,6 +223,11 @@ def _mode(path: Path, *, follow_links: bool = True) -> int:
         return 0
 
 
+def is_regular(path: Path) -> bool:
+    """Return whether a path leads to a regular file; no other kind can be opened without risk."""
+    return stat.S_ISREG(_mode(path))
+
+
 def _named_as_slide(path: Path) -> bool:
     return path.suffix.lower() in SLIDE_ENDINGS
 

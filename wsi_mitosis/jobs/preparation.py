@@ -1,0 +1,84 @@
+"""What a run will do with each slide, decided without changing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.io.slides.finding import is_regular
+from wsi_mitosis.jobs.histories import Histories, basis_of
+from wsi_mitosis.jobs.inputs import Left
+from wsi_mitosis.jobs.plan import ClassifyTask, names_in_folder, plan_classification
+from wsi_mitosis.jobs.readiness import waiting_slides
+from wsi_mitosis.version import RESULT_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.io.results.folder import ResultFiles
+    from wsi_mitosis.jobs.inputs import Inputs
+    from wsi_mitosis.specs import ClassifySpec
+    from wsi_mitosis.tables import SlideSource
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+        inputs: Its slides and their candidates.
+        names: Name in the output folder by slide.
+        records: Records of the folder's finished slides, by name.
+        histories: What earlier runs left of slides.
+        tasks: The slides to process, largest first.
+    """
+
+    inputs: Inputs
+    names: Mapping[SlideSource, str]
+    records: dict[str, SlideRecord]
+    histories: Histories
+    tasks: list[ClassifyTask]
+
+    def left(self) -> dict[str, Left]:
+        """Return the slides that this run leaves for a later one, by name, and why."""
+        return {self.names[source]: left for source, left in self.inputs.left.items()}
+
+
+def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFiles) -> Prepared:
+    """Decide what to do with each slide.
+
+    Args:
+        spec: The run.
+        bundle: Its ensemble.
+        inputs: Its slides and their candidates.
+        folder: The output folder, which need not exist.
+    """
+    records = folder.records()
+    names = names_in_folder(inputs.sources, inputs.openable, records)
+    options = [spec.result.model_dump(mode="json"), spec.placement.device]
+    histories = Histories(folder, spec.retries, basis_of(bundle.digest, RESULT_VERSION, options))
+    inputs = inputs.without({}, _waiting(spec, inputs, names, histories))
+    tasks = plan_classification(inputs.detections, names, records, overwrite=spec.output.overwrite)
+    aside = {
+        task.source: Left("set_aside", reason)
+        for task in tasks
+        if (reason := histories.set_aside(task)) is not None
+    }
+    left = [task for task in tasks if task.source not in aside]
+    return Prepared(inputs.without({}, aside), names, records, histories, left)
+
+
+def _waiting(
+    spec: ClassifySpec, inputs: Inputs, names: Mapping[SlideSource, str], histories: Histories
+) -> dict[SlideSource, Left]:
+    slides = {
+        names[source]: source
+        for source in inputs.sources
+        if source not in inputs.left and source not in inputs.absent and is_regular(source.path)
+    }
+    seconds, now = spec.schedule.settle_seconds, datetime.now(UTC)
+    reasons = waiting_slides(slides, inputs.own_files, histories.known, seconds, now)
+    return {slides[name]: Left("waiting", reason) for name, reason in reasons.items()}

@@ -1,0 +1,102 @@
+"""How far a run is, kept in a file of the output folder that `status` reads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from wsi_mitosis.core.histories import RunProgress, SlideProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsi_mitosis.io.results.held import HeldFolder
+    from wsi_mitosis.jobs.plan import SlideTask
+
+SECONDS = 5.0
+"""Least time between two versions of the file, s."""
+
+
+class ProgressFile:
+    """Counts slides and patches, and writes them to `progress.json` every few seconds.
+
+    A file that cannot be written is left out: it only informs.
+
+    Args:
+        folder: The output folder.
+    """
+
+    def __init__(self, folder: HeldFolder) -> None:
+        self._folder = folder
+        self._started = _now()
+        self._tasks: dict[str, SlideTask] = {}
+        self._running: dict[str, SlideProgress] = {}
+        self._attempts: dict[str, int] = {}
+        self._finished = self._patches = 0
+        self._since: float | None = None
+        self._written = -SECONDS
+
+    def open(self, tasks: Sequence[SlideTask]) -> None:
+        """Enter the slides that will be processed."""
+        self._tasks = {task.name: task for task in tasks}
+        self._write()
+
+    def begin(self, name: str) -> int:
+        """Enter that a slide begins; return the patches of an earlier attempt, which count no more."""
+        task, lost = self._tasks.get(name), self._running.pop(name, None)
+        self._since = self._since or monotonic()
+        self._attempts[name] = self._attempts.get(name, 0) + 1
+        candidates = None if task is None else task.candidates
+        self._running[name] = SlideProgress(
+            slide=name, since=_now(), candidates=candidates, attempt=self._attempts[name]
+        )
+        repeated = 0 if lost is None else lost.patches
+        self._patches -= repeated
+        self._write()
+        return repeated
+
+    def patches(self, name: str, number: int) -> None:
+        """Enter that so many more patches of a slide are classified."""
+        self._patches += number
+        if (slide := self._running.get(name)) is not None:
+            self._running[name] = slide.model_copy(update={"patches": slide.patches + number})
+        if monotonic() - self._written >= SECONDS:
+            self._write()
+
+    def end(self, name: str) -> None:
+        """Enter that a slide has ended."""
+        if self._tasks.pop(name, None) is not None:
+            self._finished += 1
+        self._running.pop(name, None)
+        self._write()
+
+    def close(self) -> None:
+        """Remove the file."""
+        try:
+            self._folder.remove_progress()
+        except OSError:
+            return  # the folder is gone or read-only; `status` sees that its run has ended
+
+    def _write(self) -> None:
+        candidates = [task.candidates for task in self._tasks.values()]
+        in_hand = sum(slide.patches for slide in self._running.values())
+        progress = RunProgress(
+            started=self._started,
+            updated=_now(),
+            slides=self._finished + len(self._tasks),
+            finished=self._finished,
+            patches=self._patches,
+            seconds=0.0 if self._since is None else monotonic() - self._since,
+            remaining=None if None in candidates else max(0, sum(c or 0 for c in candidates) - in_hand),
+            running=tuple(self._running.values()),
+        )
+        self._written = monotonic()
+        try:
+            self._folder.write_progress(progress)
+        except OSError:
+            return  # results are worth more, and writing them says what is wrong
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
