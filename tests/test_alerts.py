@@ -123,7 +123,6 @@ def test_promtool_accepts_the_rules() -> None:
         (None, "3h", {"WsiMitosisNoMetrics"}),
         (replace(NIGHT, last_success=None), "2h", {"WsiMitosisNoSuccess"}),
         (replace(NIGHT, ended=20 * HOUR), "28h", {"WsiMitosisNoSuccess", "WsiMitosisRunTooLong"}),
-        (replace(NIGHT, exit_status=2), "2h", {"WsiMitosisNothingStarted"}),
         (replace(NIGHT, slides={"done": 90, "failed": 10}), "2h", set()),
         (replace(NIGHT, slides={"done": 85, "failed": 15}), "2h", {"WsiMitosisManyFailed"}),
         (replace(NIGHT, slides={"failed": 1}), "2h", {"WsiMitosisManyFailed"}),

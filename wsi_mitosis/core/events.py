@@ -65,7 +65,7 @@ class Done(Event):
         description="Time by stage, s. `reading` is summed over the threads that read patches."
     )
     peak_rss_mb: float | None = Field(
-        description="Largest resident memory so far of the process that did it, in units of 2^20 bytes."
+        None, description="Largest resident memory so far of the process that did it, in units of 2^20 bytes."
     )
     candidates: int = Field(ge=0, description="Candidates of the slide.")
     classified: int | None = Field(None, ge=0, description="Figures: atypical and typical (`classify`).")

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.results.metrics import STATUSES, RunMetrics, read_last_success, write_metrics
+from wsi_mitosis.io.results.metrics import STATUSES, RunMetrics, write_metrics
 from wsi_mitosis.tables import Status
 
 NIGHT = 1_790_000_000.0
@@ -68,15 +68,9 @@ def test_every_status_of_a_slide_has_a_metric() -> None:
     assert set(get_args(Status)) <= set(STATUSES)
 
 
-def test_the_last_success_is_absent_before_the_first_one_and_is_read_back_after_it(tmp_path: Path) -> None:
-    path = tmp_path / "night.prom"
-    assert read_last_success(path) is None
-    write_metrics(path, replace(METRICS, last_success=None))
-    assert read_last_success(path) is None
-    write_metrics(path, METRICS)
-    assert read_last_success(path) == NIGHT - 86_400.25
-    path.write_text("not a metric file {{{\n")
-    assert read_last_success(path) is None
+def test_the_last_success_is_absent_before_the_first_one(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "night.prom", replace(METRICS, last_success=None))
+    assert ("last_success_timestamp_seconds", "") not in samples(tmp_path / "night.prom")
 
 
 def test_a_file_replaces_the_last_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-from prometheus_client.parser import text_string_to_metric_families
 
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.version import __version__
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 PREFIX = "wsi_mitosis_"
 STATUSES = ("done", "failed", "set_aside", "waiting", "pending", "no_detections")
 """The statuses of slides. Each has a value, also if it is 0, so that an alert can rely on it."""
-LAST_SUCCESS = "last_success_timestamp_seconds"
 ENDING = ".prom"
 """The textfile collector reads no other files."""
 
@@ -85,20 +83,6 @@ def write_metrics(path: Path, metrics: RunMetrics) -> None:
         ) from error
 
 
-def read_last_success(path: Path) -> float | None:
-    """Return when a run last succeeded, as the metrics of an earlier run state it.
-
-    Returns:
-        Seconds since 1970 (UTC); None if there is no such file, or if it does not state it.
-    """
-    try:
-        families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-    samples = [sample for family in families for sample in family.samples]
-    return next((s.value for s in samples if s.name == PREFIX + LAST_SUCCESS), None)
-
-
 def _registry(metrics: RunMetrics, pipeline: str) -> CollectorRegistry:
     registry = CollectorRegistry()
     gauge = _Gauges(registry, pipeline)
@@ -110,7 +94,11 @@ def _registry(metrics: RunMetrics, pipeline: str) -> CollectorRegistry:
     gauge.set("run_start_timestamp_seconds", "When the last run started.", metrics.started)
     gauge.set("run_end_timestamp_seconds", "When the last run ended.", metrics.ended)
     if metrics.last_success is not None:
-        gauge.set(LAST_SUCCESS, "When a run last ended with exit status 0.", metrics.last_success)
+        gauge.set(
+            "last_success_timestamp_seconds",
+            "When a run last ended with exit status 0.",
+            metrics.last_success,
+        )
     gauge.set("exit_status", "Exit status of the last run.", metrics.exit_status)
     gauge.set("output_free_bytes", "Free space of the output folder's file system.", metrics.free_bytes)
     gauge.set("info", "The program that wrote these metrics.", 1, version=metrics.version)
