@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "run",
     "status",
+    "verify",
     "models",
     "dataset",
     "train",

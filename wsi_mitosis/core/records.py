@@ -92,6 +92,22 @@ class Cost(Spec):
     stages: dict[str, float] = Field(default_factory=dict)
 
 
+class Origin(Spec):
+    """How and when a result was made.
+
+    Attributes:
+        made: When, ISO 8601.
+        host: Kind of the machine, without its name.
+        device: `cpu` or `cuda`.
+        options: The options that change a result.
+    """
+
+    made: str
+    host: str
+    device: str
+    options: dict[str, Any]
+
+
 class SlideRecord(Spec):
     """What a slide's table says about itself.
 
@@ -100,6 +116,7 @@ class SlideRecord(Spec):
         key: Digest of everything that the result depends on.
         program: Version of wsi-mitosis that computed it.
         warnings: What the user should know about this slide's result.
+        origin: How and when it was made; None in a record of a version that did not state it.
     """
 
     schema_: Literal[2] = Field(2, alias="schema")
@@ -111,6 +128,7 @@ class SlideRecord(Spec):
     key: str
     program: str
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @property
     def name(self) -> str:

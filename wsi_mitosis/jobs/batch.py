@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.states import lost_results, missing_assessments, summary_rows
 from wsi_mitosis.io.results.dicom import check_installed
+from wsi_mitosis.io.results.digests import FILE as DIGESTS_FILE
+from wsi_mitosis.io.results.digests import write_digests
 from wsi_mitosis.io.results.folder import REVIEW_FILE, SUMMARY_FILE, ResultFolder
 from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.admission import Admission
@@ -215,11 +217,9 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     ):
         ledger.warn(warning)
     result.rows = summary_rows(states)
-    with ledger.writing(SUMMARY_FILE):
-        files.folder.write_summary(states)
-    with ledger.writing(REVIEW_FILE):
-        assessments = {state.name: state.assessment for state in states if state.assessment is not None}
-        files.folder.write_reviews(assessments)
+    assessments = {state.name: state.assessment for state in states if state.assessment is not None}
+    ledger.write(SUMMARY_FILE, lambda: files.folder.write_summary(states))
+    ledger.write(REVIEW_FILE, lambda: files.folder.write_reviews(assessments))
     if output.qupath_project:
         _write_project(batch)
     reasons = {state.name: {"no_hotspot": state.no_hotspot} for state in states}
@@ -229,6 +229,7 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     tell_others(output, ledger, result)
     if entered != (len(result.errors), len(result.warnings), result.interrupted):
         ledger.write_run(ended=True, notes=reasons)  # what failed since is the run's as well
+    ledger.write(DIGESTS_FILE, lambda: write_digests(files.folder.folder))
     ledger.log_end()
 
 

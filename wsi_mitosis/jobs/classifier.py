@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,12 +13,13 @@ import numpy as np
 from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
 from wsi_mitosis.core.figures import figures_table, included, table_digest
 from wsi_mitosis.core.geometry import read_px
-from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.records import Cost, ModelIdentity, Origin, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
-from wsi_mitosis.io.processors import granted_cpus
+from wsi_mitosis.io.processors import granted_cpus, host_class
 from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.parts import unchanged
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
 from wsi_mitosis.jobs.slide_result import SlideResult
@@ -117,7 +119,10 @@ class Classifier:
             SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
         started = perf_counter()
-        with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
+        with (
+            unchanged(source.path),
+            open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide,
+        ):
             opened = perf_counter()
             candidates = self._candidates(name, slide, detections)
             key = self._key(slide, candidates)
@@ -142,6 +147,7 @@ class Classifier:
                 *enlarging_warning(name, plan),
                 *_blank_warning(name, figures),
             ),
+            origin=origin_of(self.device, self.options.model_dump(mode="json")),
         )
         return SlideResult(record, figures)
 
@@ -342,6 +348,12 @@ def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
         f"{name}: its pixels are enlarged {plan.enlarging:.2f} times to the model's scale; "
         "details that the scanner did not record are missing",
     )
+
+
+def origin_of(device: str, options: dict[str, object]) -> Origin:
+    """Return the origin of a result that is made now."""
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return Origin(made=made, host=host_class(), device=device.partition(":")[0], options=options)
 
 
 def checked_bundle(model: str | None) -> Bundle:

@@ -191,8 +191,7 @@ def _finish(
         for name, record in records.items()
         if result.statuses.get(name) not in {"failed", "set_aside", "waiting"}
     }
-    with ledger.writing(folder.out.name):
-        folder.write_csv(_names_in_csv(paths))
+    ledger.write(folder.out.name, lambda: folder.write_csv(_names_in_csv(paths)))
     ledger.write_run(ended=True)
     ledger.log_end()
 

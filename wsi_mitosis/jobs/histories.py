@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.histories import SlideHistory
+from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.held import write_history
 from wsi_mitosis.io.slides.parts import files_state
 from wsi_mitosis.version import __version__
@@ -140,7 +141,7 @@ class Histories:
         self.known[history.slide] = history
         try:
             write_history(self._folder, history)
-        except OSError as error:
+        except (OSError, OutputError) as error:
             self.fault = f"the states of slides cannot be written: {error}"
 
 

@@ -213,16 +213,16 @@ class Ledger:
         failures = history.attempts or None if history is not None else None
         self.log("failed", slide=name, error=error, details=details, failures=failures)
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[None]:
-        """Write a file of the run as a whole within the block; its failure is entered and ends nothing.
+    def write(self, name: str, write: Callable[[], None]) -> None:
+        """Write a file of the run as a whole; its failure is entered and ends nothing.
 
         Args:
             name: The file.
+            write: Writes it.
         """
         try:
             self.check_held()
-            yield
+            write()
         except WsiMitosisError as failure:
             self.fail(name, str(failure))
         except OSError as failure:
@@ -298,24 +298,22 @@ class Ledger:
             ended: Whether the run has ended.
             notes: What else to state of single slides, by name.
         """
-        notes = notes or {}
-        with self.writing(RUN):
-            self._folder.write_run(
-                {
-                    "program": "wsi-mitosis",
-                    "version": __version__,
-                    "use": "research use only",
-                    **self._facts,
-                    "slides": [{**self._slide(name), **notes.get(name, {})} for name in self._sources],
-                    "libraries": {name: metadata.version(name) for name in LIBRARIES},
-                    "python": platform.python_version(),
-                    "host": host_class(),
-                    "warnings": self.result.warnings,
-                    "started": _moment(self._started),
-                    "ended": _moment(datetime.now(UTC)) if ended else None,
-                    "exit_status": self.result.exit_status if ended else None,
-                }
-            )
+        slides = [{**self._slide(name), **(notes or {}).get(name, {})} for name in self._sources]
+        run = {
+            "program": "wsi-mitosis",
+            "version": __version__,
+            "use": "research use only",
+            **self._facts,
+            "slides": slides,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+            "python": platform.python_version(),
+            "host": host_class(),
+            "warnings": self.result.warnings,
+            "started": _moment(self._started),
+            "ended": _moment(datetime.now(UTC)) if ended else None,
+            "exit_status": self.result.exit_status if ended else None,
+        }
+        self.write(RUN, lambda: self._folder.write_run(run))
 
     def _done(self, outcome: SlideOutcome[Any], record: SlideRecord, stages: Mapping[str, float]) -> None:
         name = outcome.name

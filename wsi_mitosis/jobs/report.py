@@ -22,6 +22,7 @@ from wsi_mitosis.io.pages.model import LastRun, Page, Reviewed, Row, Section, Ti
 from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
 from wsi_mitosis.io.pages.template import write_report
 from wsi_mitosis.io.pages.wording import Coordinates, parameters
+from wsi_mitosis.io.results.digests import write_digests
 from wsi_mitosis.io.results.folder import open_results
 from wsi_mitosis.io.results.recounts import read_recount
 from wsi_mitosis.version import __version__
@@ -128,7 +129,9 @@ def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
         OutputError: if the folder cannot be written, or is in use.
     """
     with open_results(results, STAGE) as folder:
-        return make_report(folder, globs)
+        made = make_report(folder, globs)
+        write_digests(folder.folder, [FILE])
+        return made
 
 
 def make_report(folder: ResultFolder, globs: Sequence[str] = ()) -> ReportResult:

@@ -18,8 +18,9 @@ from wsi_mitosis.core.tiles import Tiling, may_hold_figures, merged
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.parts import unchanged
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
-from wsi_mitosis.jobs.classifier import enlarging_warning
+from wsi_mitosis.jobs.classifier import enlarging_warning, origin_of
 from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.version import DETECTION_VERSION, __version__
@@ -107,7 +108,10 @@ class SlideDetector:
             SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
         started = perf_counter()
-        with open_slide(source.path, given_mpp=self.mpp, list_mpp=source.mpp) as slide:
+        with (
+            unchanged(source.path),
+            open_slide(source.path, given_mpp=self.mpp, list_mpp=source.mpp) as slide,
+        ):
             key = self._key(slide)
             if key == known_key:
                 return None
@@ -124,6 +128,7 @@ class SlideDetector:
             key=key,
             program=__version__,
             warnings=(*slide.warnings, *enlarging_warning(name, plan), *gaps),
+            origin=origin_of(self.device, {"min_score": self.min_score, "mpp": self.mpp}),
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
 

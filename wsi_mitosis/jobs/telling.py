@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def tell_others(output: OutputOptions, ledger: Ledger, result: BatchResult) -> None:
     """Write the metrics and run the command that were requested; a failure is entered in the ledger."""
     if output.metrics is not None:
-        with ledger.writing(Path(output.metrics).name):
-            _write_metrics(Path(output.metrics), ledger, result)
+        path = Path(output.metrics)
+        ledger.write(path.name, lambda: _write_metrics(path, ledger, result))
     if output.notify is not None and (fault := notify(output.notify, result.as_data())) is not None:
         ledger.warn(fault)
 

@@ -77,6 +77,10 @@ class ResultFiles(RunFolder):
         found = (read_record(path) for path in tables if not path.name.startswith("."))
         return {record.name: record for record in found if record is not None}
 
+    def slide_of(self, table: Path) -> str:
+        """Return the slide of a figures table, by the table's path."""
+        return table.relative_to(self.folder / "figures").as_posix().removesuffix(".parquet")
+
     def figures(self, slide: str) -> pd.DataFrame:
         """Read a slide's figures table without its geometry column."""
         return read_figures(self.figures_path(slide))
@@ -88,7 +92,7 @@ class ResultFiles(RunFolder):
 
     def is_drawn(self, assessed: AssessedSlide, drawing: Drawing) -> bool:
         """Return whether the slide's files for viewers are up to date."""
-        record, found = assessed.record, self._geojson(assessed.record.name)
+        record, found = assessed.record, self.geojson_files(assessed.record.name)
         if len(found) != 1 or self._without_dicom(record, drawing) is not None:
             return False
         provenance = provenance_of(
@@ -98,7 +102,7 @@ class ResultFiles(RunFolder):
 
     def drawn_frame(self, slide: str) -> Frame:
         """Return the frame that a slide's GeoJSON is drawn in; `qupath`, the default, if it is not intact."""
-        found = [read_sealed_provenance(path) for path in self._geojson(slide)]
+        found = [read_sealed_provenance(path) for path in self.geojson_files(slide)]
         return "slide" if any(stated and stated["frame"] == "slide" for stated in found) else "qupath"
 
     def states(self) -> dict[str, SlideState]:
@@ -146,7 +150,8 @@ class ResultFiles(RunFolder):
             return None
         return None if is_of(self.dicom_path(record.name), record) else drawing.dicom
 
-    def _geojson(self, slide: str) -> list[Path]:
+    def geojson_files(self, slide: str) -> list[Path]:
+        """Return a slide's GeoJSON file, plain or compressed; empty if there is none."""
         return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
 
     def _geojson_stem(self, slide: str) -> Path:

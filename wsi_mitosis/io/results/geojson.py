@@ -133,6 +133,7 @@ def provenance_of(
         "bundle_digest": record.model.digest,
         "trained": record.model.trained,
         "program": record.program,
+        "origin": None if record.origin is None else record.origin.model_dump(mode="json"),
         "result_key": record.key,
         "assessment_key": assessment_key,
         "objects": objects,

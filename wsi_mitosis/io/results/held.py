@@ -146,8 +146,11 @@ def write_history(folder: RunFolder, history: SlideHistory) -> None:
 
     Raises:
         OSError: if it cannot be written, or if the folder is gone.
+        OutputError: if this process held the folder, and another run has taken it over.
     """
     _check_there(folder.folder)
+    if isinstance(folder, HeldFolder):
+        folder.check_held()
     write_text(folder.state_path(history.slide), history.model_dump_json(indent=1) + "\n", durable=False)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, series_files
 
 if TYPE_CHECKING:
@@ -80,6 +82,32 @@ def files_state(path: Path) -> FilesState:
     digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     # the inode's time cannot be set, so that a copy that keeps the time of modification is seen too
     return FilesState(digest, max(max(state.st_mtime, state.st_ctime) for _, state in states))
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Check that a slide's files are the same at the end of the block as at its beginning.
+
+    Raises:
+        UnreadableSlideError: at the end, if a file has changed or is gone.
+    """
+    before = _digest(path)
+    yield
+    if (after := _digest(path)) != before:
+        cause = "its files were removed" if after is None else "its files changed"
+        raise UnreadableSlideError(
+            f"{cause} while they were read",
+            subject=path.name,
+            stage="reading patches",
+            remedy="Run again when the slide is complete; with --settle-seconds, a run waits for that",
+        )
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return files_state(path).digest
+    except OSError:
+        return None
 
 
 def _mrxs_parts(index: Path) -> list[Path]:

@@ -1,0 +1,61 @@
+"""The digests of the files of a folder of results that do not state their own.
+
+A figures table, an assessment and a GeoJSON file state a digest of their own content. The files of a run as a
+whole, and DICOM annotations, are listed with theirs in `digests.json`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError
+
+from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.schema import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+FILE = "digests.json"
+WHOLE_RUN = ("summary.csv", "review.csv", "regions.csv", "run.json", "report.html")
+"""The files of a run as a whole. The log is appended to, and QuPath itself changes its project."""
+
+
+class Digests(Spec):
+    """SHA-256 by path in the folder."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    files: dict[str, str] = Field(default_factory=dict)
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """Return the listed digests by path in the folder; empty if there is no valid list."""
+    try:
+        return Digests.model_validate_json((folder / FILE).read_bytes()).files
+    except (OSError, ValidationError):
+        return {}
+
+
+def write_digests(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Write the list of digests.
+
+    Args:
+        folder: The folder of results.
+        names: The files that have changed, by path in the folder; the digests of the others are kept. All
+            files if None.
+
+    Raises:
+        OSError: if a file cannot be read, or the list cannot be written.
+    """
+    changed = sorted(_listed(folder) if names is None else names)
+    kept = {} if names is None else read_digests(folder)
+    new = {name: file_sha256(folder / name) for name in changed if (folder / name).is_file()}
+    files = {name: digest for name, digest in kept.items() if name not in changed} | new
+    write_text(folder / FILE, Digests(files=dict(sorted(files.items()))).model_dump_json(indent=1) + "\n")
+
+
+def _listed(folder: Path) -> list[str]:
+    annotations = (path for path in (folder / "dicom").rglob("*.dcm") if not path.name.startswith("."))
+    return [*WHOLE_RUN, *(path.relative_to(folder).as_posix() for path in annotations)]
