@@ -16,6 +16,7 @@ from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.csv_files import write_frame
 from wsi_mitosis.io.results.figures import read_record, write_sealed
 from wsi_mitosis.io.results.held import HeldFolder, RunFolder
+from wsi_mitosis.io.results.places import refuse_links
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,10 +48,13 @@ class CandidateFiles(RunFolder):
         return self.folder / f"{slide}.parquet"
 
     def records(self) -> dict[str, SlideRecord]:
-        """Return the records of the finished slides by name, from the metadata of their tables."""
+        """Return the records of the finished slides by name, from the metadata of their tables.
+
+        A table in another place than that of the slide that it names is ignored.
+        """
         tables = sorted(self.folder.rglob("*.parquet"))
-        found = (read_record(path) for path in tables if not path.name.startswith("."))
-        return {record.name: record for record in found if record is not None}
+        found = ((path, read_record(path)) for path in tables if not path.name.startswith("."))
+        return {r.name: r for path, r in found if r is not None and self.path(r.name) == path}
 
 
 class CandidateFolder(CandidateFiles, HeldFolder):
@@ -67,6 +71,7 @@ class CandidateFolder(CandidateFiles, HeldFolder):
     def __init__(self, out: Path, *, steal: bool = False) -> None:
         if out.is_dir():
             raise OutputError("is a folder", subject=out, remedy="Name a .csv file by --out")
+        refuse_links(parts_folder(out))
         HeldFolder.__init__(self, parts_folder(out), steal=steal)
         self.out = out
 

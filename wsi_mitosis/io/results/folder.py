@@ -24,7 +24,8 @@ from wsi_mitosis.io.results.geojson import (
     read_sealed_provenance,
     write_slide_geojson,
 )
-from wsi_mitosis.io.results.held import HeldFolder, RunFolder
+from wsi_mitosis.io.results.held import LOG, HeldFolder, RunFolder
+from wsi_mitosis.io.results.places import refuse_links
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS, Status
 
 if TYPE_CHECKING:
@@ -72,10 +73,13 @@ class ResultFiles(RunFolder):
         return self.folder / "dicom" / f"{slide}.dcm"
 
     def records(self) -> dict[str, SlideRecord]:
-        """Return the records of the finished slides by name, from the metadata of their tables."""
+        """Return the records of the finished slides by name, from the metadata of their tables.
+
+        A table in another place than that of the slide that it names is ignored.
+        """
         tables = sorted((self.folder / "figures").rglob("*.parquet"))
-        found = (read_record(path) for path in tables if not path.name.startswith("."))
-        return {record.name: record for record in found if record is not None}
+        found = ((path, read_record(path)) for path in tables if not path.name.startswith("."))
+        return {r.name: r for path, r in found if r is not None and self.figures_path(r.name) == path}
 
     def slide_of(self, table: Path) -> str:
         """Return the slide of a figures table, by the table's path."""
@@ -158,8 +162,24 @@ class ResultFiles(RunFolder):
         return self.folder / qupath.GEOJSON_FOLDER / slide
 
 
+WRITTEN = ("assessments", "dicom", "figures", qupath.GEOJSON_FOLDER, "qupath", "reviewed", "states", LOG)
+"""What runs write below the output folder or append to. Other files there are replaced as a whole."""
+
+
 class ResultFolder(ResultFiles, HeldFolder):
-    """An output folder that this process holds. Use it as a context manager."""
+    """An output folder that this process holds. Use it as a context manager.
+
+    Args:
+        folder: Created if it does not exist.
+        steal: Take it over from a run of which it cannot be known whether it lives.
+
+    Raises:
+        OutputError: if the folder cannot be written, another run holds it, or a link leads out of it.
+    """
+
+    def __init__(self, folder: Path, *, steal: bool = False) -> None:
+        refuse_links(folder, WRITTEN)
+        super().__init__(folder, steal=steal)
 
     def write_slide(self, figures: pd.DataFrame, assessed: AssessedSlide, drawing: Drawing) -> None:
         """Write a slide's assessment, its GeoJSON, its figures table, and DICOM annotations if requested.
