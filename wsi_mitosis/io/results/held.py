@@ -43,10 +43,10 @@ class RunFolder:
         return self.folder / self.states_name / f"{slide}.json"
 
     def histories(self) -> dict[str, SlideHistory]:
-        """Return what earlier runs left of each slide, by name; a damaged file is left out."""
+        """Return what earlier runs left of each slide, by name; a damaged or misplaced file is left out."""
         files = sorted((self.folder / self.states_name).rglob("*.json"))
-        found = (_history(path) for path in files if not path.name.startswith("."))
-        return {history.slide: history for history in found if history is not None}
+        found = ((path, _history(path)) for path in files if not path.name.startswith("."))
+        return {h.slide: h for path, h in found if h is not None and self.state_path(h.slide) == path}
 
     def holder(self) -> Holder | None:
         """Return the run that holds the folder; None if none does."""
