@@ -119,9 +119,9 @@ def results_folder(
             assessed = assessed_slide(record, figures, options, placed)
             held.write_slide(figures, assessed, drawing)
             states.append(SlideState(record.name, "done", record, assessed))
-        rows = held.write_summary(states)
+        held.write_summary(states)
         held.write_reviews({s.name: s.assessment for s in states if s.assessment is not None})
-        names = [row["slide"] for row in rows] if mine is None else mine
+        names = sorted(state.name for state in states) if mine is None else mine
         held.write_run(
             {
                 "version": "0.1.0",

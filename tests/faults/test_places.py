@@ -26,6 +26,7 @@ from wsi_mitosis.io.csv_files import read_rows
 from wsi_mitosis.io.results.candidates import CandidateFolder
 from wsi_mitosis.io.results.figures import read_record, write_figures
 from wsi_mitosis.io.results.folder import WRITTEN, ResultFolder
+from wsi_mitosis.io.results.held import write_history
 
 ROOT = Path(__file__).parents[2]
 SLIDE = "a.svs"
@@ -140,7 +141,7 @@ def test_a_table_that_names_another_place_is_ignored(inputs: Path, small_bundle:
 def test_a_state_that_names_another_place_is_ignored(tmp_path: Path) -> None:
     state = SlideHistory(slide=SLIDE, path="/data/a.svs", status="failed", since="2026-01-01T00:00:00Z")
     with ResultFolder(tmp_path) as folder:
-        folder.write_history(state)
+        write_history(folder, state)
         assert list(folder.histories()) == [SLIDE]
         evil = state.model_copy(update={"slide": "../../evil"})
         folder.state_path(SLIDE).write_text(evil.model_dump_json())

@@ -24,7 +24,8 @@ from wsi_mitosis.io.results.geojson import (
     read_sealed_provenance,
     write_slide_geojson,
 )
-from wsi_mitosis.io.results.held import LOG, HeldFolder, RunFolder
+from wsi_mitosis.io.results.held import HeldFolder, RunFolder
+from wsi_mitosis.io.results.log import LOG
 from wsi_mitosis.io.results.places import refuse_links
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS, SUMMARY_COLUMNS, Status
 
