@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsi_mitosis.cli.folders import leave_removed_folder
 from wsi_mitosis.cli.signals import end_despite_hanging_threads, termination_interrupts
 from wsi_mitosis.cli.streams import prepare_streams, use_utf8_names
 from wsi_mitosis.errors import WsiMitosisError, printable
@@ -62,6 +63,7 @@ class Program(click.Group):
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
         """Run the program on streams that are safe to print to."""
         prepare_streams()
+        leave_removed_folder()
         if args is not None:
             return super().main(args, *more, **options)
         use_utf8_names()  # of the command line's own arguments

@@ -1,0 +1,25 @@
+"""The working directory, which may have been removed when a job begins."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+ELSEWHERE = "/proc"
+"""A folder that always exists on Linux and in which nothing can be created, so that no relative path leads to
+a file by accident."""
+
+
+def leave_removed_folder() -> None:
+    """Change to another working directory if the current one does not exist any more.
+
+    Absolute paths then work as usual. Without it some libraries end the process: oneMKL, for example, does not
+    find its own files.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib would add nothing
+    except OSError:
+        os.chdir(ELSEWHERE)
+        message = "warning: the working directory does not exist any more: relative paths lead to nothing"
+        click.secho(message, fg="yellow", err=True)
