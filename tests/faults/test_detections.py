@@ -388,6 +388,28 @@ def test_numbers_of_any_length_in_names_are_ordered_as_numbers() -> None:
     assert sorted(shuffled, key=natural_key) == names
 
 
+def test_a_label_table_may_name_slides_by_any_number() -> None:
+    from wsi_mitosis.errors import DatasetError
+    from wsi_mitosis.io.training.labels.amibr import domain_of
+    from wsi_mitosis.io.training.labels.midog25 import slide_of
+
+    number = "1" * 5000
+    assert slide_of(f"{number}.tiff") == f"MIDOG25/{number}.tiff"
+    with pytest.raises(DatasetError, match="is no slide of MIDOG21"):
+        domain_of("MIDOG21", f"{number}.tiff", "row 1")
+
+
+def test_a_figures_table_that_is_damaged_behind_its_digest_is_refused_by_name(tmp_path: Path) -> None:
+    from wsi_mitosis.errors import SlideError
+    from wsi_mitosis.io.results.figures import read_figures
+
+    path = READERS["results"].write(tmp_path)[-1]
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
+    with pytest.raises(SlideError, match=rf"{path.name}: reading results: its figures table cannot be read"):
+        read_figures(path)
+
+
 def test_a_named_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
     from wsi_mitosis.io.detections import read_detections
 

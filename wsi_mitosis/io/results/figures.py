@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from wsi_mitosis.core.records import SlideRecord
+from wsi_mitosis.errors import SlideError
 from wsi_mitosis.io.atomic import replacing
 from wsi_mitosis.tables import FIGURE_COLUMNS
 
@@ -71,9 +72,22 @@ def write_sealed(path: Path, record: SlideRecord, table: pa.Table) -> None:
 
 
 def read_figures(path: Path) -> pd.DataFrame:
-    """Read a figures table without its geometry column, which only repeats the coordinates."""
-    columns = [name for name in pq.read_schema(path).names if name != "geometry"]
-    frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas(types_mapper=_nullable_integers)
+    """Read a figures table without its geometry column, which only repeats the coordinates.
+
+    Raises:
+        SlideError: if the table is missing or damaged in a way that its digest does not show.
+    """
+    try:
+        columns = [name for name in pq.read_schema(path).names if name != "geometry"]
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise SlideError(
+            f"its figures table cannot be read: {error}",
+            subject=path,
+            stage="reading results",
+            remedy="Delete the table, and run `classify` again",
+        ) from error
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_nullable_integers)
     return frame
 
 

@@ -60,7 +60,7 @@ def domain_of(dataset: str, slide: str, place: str) -> str:
         slide: Its file name, such as `002.tiff` or `01_stitched1.tif`.
         place: The row, for messages.
     """
-    digits = re.match(r"\d+", slide)
+    digits = re.match(r"\d{1,9}(?!\d)", slide)
     case = int(digits.group()) if digits else 0
     for last, name in DOMAINS.get(dataset, ()):
         if 0 < case <= last:

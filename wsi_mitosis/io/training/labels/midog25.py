@@ -70,6 +70,6 @@ def _with_files(rows: Sequence[LabelRow], images: Path) -> tuple[dict[str, list[
 
 def slide_of(filename: str) -> str:
     """A slide's name in every store: `002.tiff` is MIDOG 2021's, so that it is AMi-Br's as well."""
-    digits = re.match(r"\d+", filename)
+    digits = re.match(r"\d{1,9}(?!\d)", filename)
     is_older = digits is not None and int(digits.group()) <= LAST_OF_MIDOG21
     return f"{'MIDOG21' if is_older else 'MIDOG25'}/{filename}"
