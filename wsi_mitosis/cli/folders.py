@@ -14,8 +14,8 @@ a file by accident."""
 def leave_removed_folder() -> None:
     """Change to another working directory if the current one does not exist any more.
 
-    Absolute paths then work as usual. Without it some libraries end the process: oneMKL, for example, does not
-    find its own files.
+    Absolute paths then work as usual. Some libraries end the process otherwise: oneMKL, for example, does
+    not find its own files.
     """
     try:
         os.getcwd()  # noqa: PTH109 - pathlib would add nothing
