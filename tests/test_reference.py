@@ -14,7 +14,7 @@ from tests.test_shipped import PIPELINES, ROOT
 from wsi_mitosis.cli import COMMANDS
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE
 from wsi_mitosis.schema import OptionField, options_of
-from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, TrainSpec
+from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, PipelineSpec, TrainSpec
 
 OPTIONS = {field.name: field for field in options_of(ClassifySpec)}
 STATED = {
@@ -60,15 +60,24 @@ def test_readme_names_no_option_that_does_not_exist() -> None:
         assert name in others or f"`{name}`" in text, name
 
 
-def commented(path: Path) -> str:
-    """A pipeline with its commented keys switched on; a paragraph's prose stays out."""
-    return re.sub(r"^# (?=\w+ = )", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+TABLE = r"^# \[\w+\]\n(?:# .*\n)+"
+"""A table that is commented out."""
+
+
+def commented(path: Path) -> tuple[str, str]:
+    """A pipeline with its commented keys switched on, and its commented tables; prose stays out."""
+    text = path.read_text(encoding="utf-8")
+    tables = "".join(re.findall(TABLE, text, re.MULTILINE))
+    keys = re.sub(r"^# (?=\w+ = )", "", re.sub(TABLE, "", text, flags=re.MULTILINE), flags=re.MULTILINE)
+    return keys, re.sub(r"^# ", "", tables, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_every_key_of_a_pipeline_fits_even_where_it_is_commented_out(path: Path) -> None:
-    spec = ClassifySpec.parse_toml(commented(path), path)
-    assert spec.input.slides
+    keys, tables = commented(path)
+    assert PipelineSpec.parse_toml(keys, path).input.slides
+    searching = re.sub(r"^detections = .*\n", "", keys, flags=re.MULTILINE) if "[detect]" in tables else keys
+    assert (PipelineSpec.parse_toml(searching + tables, path).detect is None) == (not tables)
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)

@@ -12,7 +12,20 @@ import pytest
 from tests.detector_files import MODEL, spotted_slide, stub_network
 from tests.log_reference import LOG_PAGE
 from tests.runs import CANDIDATES, Silent, candidates_csv, run, slides_in
-from wsi_mitosis.core.events import EVENTS, Done, End, Event, Failed, Start, Warned, name_of, parse_event
+from tests.test_shipped import ROOT
+from wsi_mitosis.core.events import (
+    EVENTS,
+    Done,
+    End,
+    Event,
+    Failed,
+    SetAside,
+    Start,
+    Waiting,
+    Warned,
+    name_of,
+    parse_event,
+)
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
@@ -76,6 +89,30 @@ def test_the_lines_of_detect_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found[0].bundle, found[0].model) == (None, MODEL.name)
     assert {"start", "done", "failed", "end"} <= set(counted(found))
     assert [event.candidates for event in found if isinstance(event, Done)] == [1]
+
+
+def test_the_lines_of_slides_that_are_left_fit(tmp_path: Path, small_bundle: Path) -> None:
+    names = ["a.tiff", "broken.tiff"]
+    slides, out = slides_in(tmp_path / "slides", names), tmp_path / "out"
+    slides[1].write_bytes(b"no slide")
+    arguments = slides, candidates_csv(tmp_path / "d.csv", names), out, small_bundle
+    retries = {"max_failures": 1}
+    run(*arguments, retries=retries)
+    run(*arguments, retries=retries)
+    run(*arguments, retries=retries | {"retry": True}, schedule={"settle_seconds": 3600})
+    found = events(out)
+    aside = [event for event in found if isinstance(event, SetAside)]
+    assert [event.slide for event in aside] == ["broken.tiff"]
+    assert "--retry" in aside[0].error_
+    waiting = [event for event in found if isinstance(event, Waiting)]
+    assert {event.slide for event in waiting} == set(names)
+    assert all("changed" in event.reason for event in waiting)
+
+
+def test_every_kind_of_event_is_one_that_the_program_writes() -> None:
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "wsi_mitosis").rglob("*.py"))
+    written = set(re.findall(r"\.log\(\s*\"(\w+)\"", "\n".join(sources)))
+    assert written == {name_of(kind) for kind in EVENTS}
 
 
 def test_the_page_describes_every_event_and_every_key() -> None:

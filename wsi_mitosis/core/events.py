@@ -39,13 +39,6 @@ class Start(Event):
     model: str | None = Field(None, description="Name of the detector (`detect`).")
 
 
-class Info(Event):
-    """Something that the run did and that needs no action."""
-
-    event: Literal["info"]
-    message: str = Field(description="What was done, in a sentence.")
-
-
 class Warned(Event):
     """Something that the user should know; the run goes on."""
 
@@ -75,17 +68,6 @@ class Done(Event):
     mean_agreement: float | None = Field(
         None, ge=0, le=1, description="Mean share of the votes for the label; null without figures."
     )
-
-
-class Retry(Event):
-    """An attempt at a slide failed for a reason that may pass, and the slide is tried again in this run."""
-
-    event: Literal["retry"]
-    slide: SlideName
-    error_: Reason
-    attempt: int | None = Field(None, ge=1, description="Number of the attempt that failed.")
-    tries: int | None = Field(None, ge=1, description="Number of attempts that a run makes (`--tries`).")
-    seconds: float | None = Field(None, ge=0, description="Time until the next attempt, s.")
 
 
 class Waiting(Event):
@@ -127,13 +109,6 @@ class SetAside(Event):
     )
 
 
-class Refused(Event):
-    """The run ends before its first slide, because something that it needs is missing."""
-
-    event: Literal["refused"]
-    error_: Reason
-
-
 class Reported(Event):
     """The report is written."""
 
@@ -153,14 +128,11 @@ class End(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     Start,
-    Info,
     Warned,
     Waiting,
-    Retry,
     Done,
     Failed,
     SetAside,
-    Refused,
     Reported,
     End,
 )

@@ -44,7 +44,7 @@ def test_an_event_is_a_line_that_fits_its_schema(tmp_path: Path) -> None:
 def test_the_users_umask_decides_who_reads_the_log(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        RunLog(tmp_path).append("info", message="hello")
+        RunLog(tmp_path).append("warning", message="hello")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "log.jsonl").stat().st_mode) == mode
@@ -52,22 +52,22 @@ def test_the_users_umask_decides_who_reads_the_log(tmp_path: Path, umask: int, m
 
 def test_a_full_disk_is_reported_once_and_lines_stay_whole(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
-    log.append("info", message="first")
+    log.append("warning", message="first")
     whole = (tmp_path / "log.jsonl").read_bytes()
     with largest_file(len(whole) + 10):
-        message = log.append("info", message="this line does not fit")
-        assert log.append("info", message="nor does this one") is None
+        message = log.append("warning", message="this line does not fit")
+        assert log.append("warning", message="nor does this one") is None
     assert message is not None
     assert message.startswith("log.jsonl: writing: ")
     assert (tmp_path / "log.jsonl").read_bytes() == whole
     assert log.lost == 2
-    assert log.append("info", message="there is room again") is None
+    assert log.append("warning", message="there is room again") is None
     assert [event["message"] for event in events(tmp_path / "log.jsonl")] == ["first", "there is room again"]
 
 
 def test_a_device_without_room_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    message = RunLog(tmp_path).append("info", message="lost")
+    message = RunLog(tmp_path).append("warning", message="lost")
     assert message is not None
     assert "No space left on device" in message
 
@@ -75,7 +75,7 @@ def test_a_device_without_room_does_not_end_the_run(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_does_not_end_the_run(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "gone")
     assert log.start() is None
-    assert "No such file" in (log.append("info", message="lost") or "")
+    assert "No such file" in (log.append("warning", message="lost") or "")
 
 
 def test_a_large_log_is_renamed_at_the_start_and_five_are_kept(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_large_log_is_renamed_at_the_start_and_five_are_kept(tmp_path: Path) -
         log = RunLog(tmp_path, most_bytes=100)
         assert log.start() is None
         for part in range(3):  # a log that grows too large in a run is left alone until the next one
-            log.append("info", message=f"run {run}, part {part} of a log of more than 100 bytes")
+            log.append("warning", message=f"run {run}, part {part} of a log of more than 100 bytes")
     found = {path.name: [event["message"][:13] for event in events(path)] for path in tmp_path.iterdir()}
     names = ["log.jsonl", *(f"log.{number}.jsonl" for number in range(1, 6))]
     assert found == {
@@ -105,16 +105,16 @@ def test_a_log_that_cannot_be_renamed_is_reported_and_continued(tmp_path: Path) 
         (tmp_path / f"log.{number}.jsonl").mkdir()
         (tmp_path / f"log.{number}.jsonl/in the way").mkdir()
     assert "log.jsonl: writing: " in (log.start() or "")
-    log.append("info", message="goes on")
+    log.append("warning", message="goes on")
     assert events(tmp_path / "log.jsonl")[-1]["message"] == "goes on"
 
 
 def test_a_line_that_a_killed_run_left_unfinished_is_ended(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_bytes(b'{"event": "info", "mess')
+    (tmp_path / "log.jsonl").write_bytes(b'{"event": "warning", "mess')
     for run in range(2):
         log = RunLog(tmp_path)
         log.start()
-        log.append("info", message=f"run {run}")
+        log.append("warning", message=f"run {run}")
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert lines[0] == '{"event": "info", "mess'
+    assert lines[0] == '{"event": "warning", "mess'
     assert [json.loads(line)["message"] for line in lines[1:]] == ["run 0", "run 1"]
