@@ -56,17 +56,20 @@ def first_cells(title: str, header: str) -> list[str]:
 def test_the_pages_commands_run_in_their_order(tmp_path: Path) -> None:
     found = commands(PAGE)
     assert len(found) >= 7
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for command in found:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env={"PATH": path, "HOME": str(tmp_path)},
+            env={"PATH": programs, "HOME": str(tmp_path)},
         )
         if command != "wsi-mitosis doctor":  # which may rightly complain of the machine's free space
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    explained = re.findall(r"[\w.]+/?", " ".join(first_cells("The files of a run", "file")))
+    for path in (tmp_path / "smoke-results").iterdir():
+        assert f"{path.name}{'/' * path.is_dir()}" in explained
 
 
 def test_every_command_line_and_option_on_the_page_exists() -> None:
