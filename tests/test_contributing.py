@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,13 +49,15 @@ def found(name: str) -> Any:
 
 @contextmanager
 def profiling(profile: Callable[..., None]) -> Iterator[None]:
-    """Call a function on every call in this thread."""
+    """Call a function on every call in this thread, and in threads that it starts."""
     before = sys.getprofile()
     sys.setprofile(profile)
+    threading.setprofile(profile)
     try:
         yield
     finally:
         sys.setprofile(before)
+        threading.setprofile(before)
 
 
 def test_the_picture_has_at_most_ten_steps_and_begins_with_a_run() -> None:
@@ -75,7 +78,9 @@ def test_a_run_calls_the_functions_of_the_picture_in_its_order(tmp_path: Path, s
         caller = frame.f_back
         while caller is not None and caller.f_code not in codes:
             caller = caller.f_back
-        calls.append(Step(codes[frame.f_code], None if caller is None else codes[caller.f_code]))
+        # a worker's thread was started by the run
+        of_run = None if threading.current_thread() is threading.main_thread() else steps[0].name
+        calls.append(Step(codes[frame.f_code], of_run if caller is None else codes[caller.f_code]))
 
     slides = slides_in(tmp_path / "slides", ["a.tiff"])
     detections = candidates_csv(tmp_path / "d.csv", ["a.tiff"])

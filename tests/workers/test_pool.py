@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,9 +19,13 @@ import psutil
 import pytest
 
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.interrupts import Interrupts
 from wsi_mitosis.specs import PlacementOptions
+from wsi_mitosis.workers import pool
+from wsi_mitosis.workers.crews import RayCrew
+from wsi_mitosis.workers.losses import Loss
 from wsi_mitosis.workers.placement import Placement
-from wsi_mitosis.workers.pool import ATTEMPTS, Hooks, RayPool, Work, run_tasks
+from wsi_mitosis.workers.pool import TRIES, Hooks, Pool, Retries, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -52,14 +57,26 @@ class Notes:
 class Lost:
     task: str
     reason: str
+    cause: str
 
 
-def lost(task: str, reason: str, _details: str | None) -> Lost:
-    return Lost(task, reason)
+def lost(task: str, loss: Loss) -> Lost:
+    return Lost(task, loss.reason, loss.cause)
 
 
 def work(do: Callable[[str, Any, Emit], Any], build: Callable[[int], Any] = int) -> Work[str, Any, Any, Any]:
     return Work(build, do, lost, str, "Finished tasks are kept.")
+
+
+def small(task: str) -> str:
+    """The form of a task that needs less memory."""
+    return task.upper()
+
+
+def trying(do: Callable[[str, Any, Emit], Any]) -> Work[str, Any, Any, Any]:
+    """Work whose results that are a `Loss` are tried again."""
+    transient = lambda result: result if isinstance(result, Loss) else None  # noqa: E731
+    return replace(work(do), transient=transient, smaller=small)
 
 
 # What workers do. Files in a folder are what their processes leave behind.
@@ -102,6 +119,38 @@ def follow_driver(folder: Path, task: str, _threads: int, emit: Emit) -> bool:
     """Go on when the driver has taken the event; return whether it did so during the task."""
     emit(task)
     return wait_for(lambda: (folder / task).exists())
+
+
+def lose(folder: Path, cause: Any, times: int, task: str, threads: int, emit: Emit) -> Any:
+    """Task b has no result so many times."""
+    note_process(folder, task.lower(), threads, emit)
+    if task.lower() == "b" and len(processes(folder, "b")) <= times:
+        return Loss(cause, "there is no more")
+    return task
+
+
+def hang(folder: Path, times: int, task: str, threads: int, emit: Emit) -> str:
+    """Task b blocks in open(2) so many times; the others take longer than a hanging one, step by step."""
+    note_process(folder, task, threads, emit)
+    if task == "b" and len(processes(folder, task)) <= times:
+        os.close(os.open(folder / "pipe", os.O_RDONLY))
+    for step in range(6):
+        time.sleep(0.5)
+        emit(step)
+    return task
+
+
+def build_slowly(_threads: int) -> int:
+    time.sleep(4)
+    return 1
+
+
+def fail_to_build_once(folder: Path, _threads: int) -> int:
+    try:
+        (folder / "started").mkdir()
+    except FileExistsError:
+        return 1
+    raise MemoryError("no more")
 
 
 def fail(task: str, _threads: int, _emit: Emit) -> str:
@@ -155,10 +204,24 @@ def ray() -> Iterator[Any]:
 Run = Callable[..., list[Any]]
 
 
+def pool_on(
+    ray: Any, work: Work[str, Any, Any, Any], workers: int, notes: Notes, retries: Retries | None = None
+) -> Pool[str, Any, Any]:
+    """A pool on a Ray that goes on after it."""
+    crew = RayCrew(ray, work.build, work.do, Placement(workers, 1, 0.0))
+    return Pool(crew, work, workers, notes.hooks, retries or Retries(), Interrupts({}))
+
+
 @pytest.fixture
 def on_ray(ray: Any) -> Run:
-    def run(tasks: str, work: Work[str, Any, Any, Any], notes: Notes, workers: int = 1) -> list[Any]:
-        return list(RayPool(ray, work, Placement(workers, 1, 0.0), notes.hooks).run(list(tasks)))
+    def run(
+        tasks: str,
+        work: Work[str, Any, Any, Any],
+        notes: Notes,
+        retries: Retries | None = None,
+        workers: int = 1,
+    ) -> list[Any]:
+        return list(pool_on(ray, work, workers, notes, retries).run(list(tasks)))
 
     return run
 
@@ -170,9 +233,11 @@ def run(request: pytest.FixtureRequest) -> Run:
         run: Run = request.getfixturevalue("on_ray")
         return run
 
-    def here(tasks: str, work: Work[str, Any, Any, Any], notes: Notes) -> list[Any]:
+    def here(
+        tasks: str, work: Work[str, Any, Any, Any], notes: Notes, retries: Retries | None = None
+    ) -> list[Any]:
         options = PlacementOptions(workers=0, cpus_per_worker=1)
-        return list(run_tasks(list(tasks), work, options, notes.hooks))
+        return list(run_tasks(list(tasks), work, options, notes.hooks, retries))
 
     return here
 
@@ -242,14 +307,14 @@ def test_all_workers_take_part(ray: Any, on_ray: Run) -> None:
 
 
 def test_events_arrive_while_a_task_is_at_work(ray: Any, tmp_path: Path) -> None:
-    hooks = replace(Notes().hooks, on_event=lambda task, _: (tmp_path / task).touch())
-    pool = RayPool(ray, work(partial(follow_driver, tmp_path)), Placement(1, 1, 0.0), hooks)
+    pool = pool_on(ray, work(partial(follow_driver, tmp_path)), 1, Notes())
+    pool._hooks = replace(pool._hooks, on_event=lambda task, _: (tmp_path / task).touch())
     assert list(pool.run(["a", "b"])) == [True, True]
 
 
 def test_a_worker_gets_its_next_task_before_the_caller_gets_a_result(ray: Any, tmp_path: Path) -> None:
     """The caller writes results, which can take long."""
-    pool = RayPool(ray, work(partial(note_process, tmp_path)), Placement(1, 1, 0.0), Notes().hooks)
+    pool = pool_on(ray, work(partial(note_process, tmp_path)), 1, Notes())
     with closing(pool.run(["a", "b", "c"])) as results:
         next(results)
         assert wait_for((tmp_path / "b").exists)
@@ -266,7 +331,7 @@ def test_a_lost_workers_task_is_done_by_a_new_worker(on_ray: Run, tmp_path: Path
     assert len({dead, *processes(tmp_path, "c"), new}) == 3
     (warning,) = notes.warnings
     assert warning.startswith("b: its worker died (ActorDiedError: ")
-    assert warning.endswith("). It is tried again on a new worker (attempt 2 of 3).")
+    assert warning.endswith("). It is tried again (attempt 2 of 3).")
     assert notes.events[-1] == ("b", "begins")
     assert notes.starts == ["a", "b", "c", "b"]
 
@@ -274,7 +339,7 @@ def test_a_lost_workers_task_is_done_by_a_new_worker(on_ray: Run, tmp_path: Path
 def test_a_task_is_tried_again_on_a_worker_that_has_done_nothing_else(on_ray: Run, tmp_path: Path) -> None:
     on_ray("abcdef", work(partial(die, tmp_path, 2)), Notes())
     others = {process for task in "acdef" for process in processes(tmp_path, task)}
-    assert len(processes(tmp_path, "b")) == ATTEMPTS
+    assert len(processes(tmp_path, "b")) == TRIES
     assert not others & set(processes(tmp_path, "b")[1:])
 
 
@@ -285,9 +350,10 @@ def test_a_task_that_kills_its_workers_is_named_and_costs_no_other_an_attempt(
     results = on_ray("abcd", work(partial(die, tmp_path, 99)), notes, workers=2)
     (gone,) = (result for result in results if isinstance(result, Lost))
     assert gone.task == "b"
-    assert gone.reason.startswith("b: its worker died 3 times (ActorDiedError: ")
+    assert gone.reason.startswith("b: its worker died (ActorDiedError: ")
     assert gone.reason.endswith(
-        "). Pass fewer --workers, which need less memory, and run again. Finished tasks are kept."
+        "). It was tried 3 times. Pass fewer --workers, which need less memory, and run again. "
+        "Finished tasks are kept."
     )
     assert "\n" not in gone.reason
     assert [len(processes(tmp_path, task)) for task in "abcd"] == [1, 3, 1, 1]
@@ -304,14 +370,14 @@ def test_a_worker_that_cannot_be_built_later_costs_its_task_alone(on_ray: Run, t
 
 def test_a_result_that_cannot_be_sent_loses_its_task(on_ray: Run) -> None:
     (result,) = on_ray("a", work(hold_a_thread), Notes())
-    assert "3 times" in result.reason
+    assert "tried 3 times" in result.reason
     assert "pickle" in result.reason
 
 
 def test_a_pool_that_is_closed_early_leaves_no_process(ray: Any, tmp_path: Path) -> None:
     """Not even on a Ray that goes on."""
     notes = Notes()
-    pool = RayPool(ray, work(partial(wait_and_note, tmp_path)), Placement(2, 1, 0.0), notes.hooks)
+    pool = pool_on(ray, work(partial(wait_and_note, tmp_path)), 2, notes)
     with pytest.raises(KeyboardInterrupt):
         list(interrupted(pool, notes))
     gone = [processes(tmp_path, task)[0] for task in "ab"]
@@ -319,7 +385,7 @@ def test_a_pool_that_is_closed_early_leaves_no_process(ray: Any, tmp_path: Path)
     assert not (tmp_path / "c").exists()
 
 
-def interrupted(pool: RayPool[str, Any, Any], notes: Notes) -> Iterator[Any]:
+def interrupted(pool: Pool[str, Any, Any], notes: Notes) -> Iterator[Any]:
     """Interrupt a pool when both of its workers are at work."""
 
     def interrupt(_task: object, _event: object) -> None:
@@ -334,3 +400,93 @@ def interrupted(pool: RayPool[str, Any, Any], notes: Notes) -> Iterator[Any]:
 def test_a_finished_pool_leaves_no_process(on_ray: Run, tmp_path: Path) -> None:
     (process,) = set(on_ray("abc", work(partial(note_process, tmp_path)), Notes()))
     assert wait_for(lambda: not psutil.pid_exists(process))
+
+
+@pytest.mark.parametrize("cause", ["memory", "storage"])
+def test_a_transient_failure_is_tried_again_and_memory_in_the_smaller_form(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    monkeypatch.setattr(pool, "PAUSE_SECONDS", 0.1)
+    notes = Notes()
+    results = run("abc", trying(partial(lose, tmp_path, cause, 2)), notes)
+    assert results == ["a", "c", "B" if cause == "memory" else "b"]
+    shrunk = " with smaller batches" if cause == "memory" else ""
+    assert notes.warnings[0] == f"b: there is no more. It is tried again{shrunk} (attempt 2 of 3)."
+    assert notes.starts[-1] == results[-1]
+    # memory once: the third attempt is as small as the second
+    assert len(processes(tmp_path, "b")) == 3
+    assert [warning for warning in notes.warnings if "smaller" in warning] == notes.warnings[: bool(shrunk)]
+
+
+def test_a_transient_failure_that_stays_is_named_with_its_cause_and_remedy(run: Run, tmp_path: Path) -> None:
+    results = run("abc", trying(partial(lose, tmp_path, "memory", 9)), Notes(), Retries(tries=2))
+    (gone,) = (result for result in results if isinstance(result, Lost))
+    assert gone == Lost(
+        "B",
+        "B: there is no more. It was tried 2 times. Pass a smaller --batch-size or fewer --workers, and run "
+        "again. Finished tasks are kept.",
+        "memory",
+    )
+    assert len(processes(tmp_path, "b")) == 2
+
+
+def test_a_single_try_is_not_repeated(run: Run, tmp_path: Path) -> None:
+    (gone,) = run("b", trying(partial(lose, tmp_path, "storage", 9)), Notes(), Retries(tries=1))
+    assert gone.reason == (
+        "b: there is no more. Check that the storage answers, and run again. Finished tasks are kept."
+    )
+
+
+def test_memory_that_runs_out_while_a_worker_is_built_is_tried_again(run: Run, tmp_path: Path) -> None:
+    notes = Notes()
+    results = run("ab", work(count, partial(fail_to_build_once, tmp_path)), notes)
+    assert sorted(results) == ["a with 1", "b with 1"]
+    (warning,) = notes.warnings
+    assert warning.startswith("a: its worker could not start (MemoryError: no more). It is tried again")
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_task_in_which_nothing_happens_is_given_up_and_tried_again(
+    run: Run, tmp_path: Path, times: int
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    notes = Notes()
+    results = run("abc", work(partial(hang, tmp_path, times)), notes, Retries(2, stall_seconds=2))
+    assert results[:2] == ["a", "c"], "three seconds of steps are no stall"
+    reason = "nothing has happened for 2 s: its reader or its storage does not answer"
+    assert notes.warnings == [f"b: {reason}. It is tried again (attempt 2 of 2)."]
+    if times == 1:
+        assert results[2] == "b"
+    else:
+        assert results[2].cause == "stall"
+        assert results[2].reason == (
+            f"b: {reason}. It was tried 2 times. Check the file and its storage, or raise stall_seconds, and "
+            "run again. Finished tasks are kept."
+        )
+
+
+def test_a_worker_that_is_built_slowly_does_not_hang(run: Run) -> None:
+    notes = Notes()
+    assert run("a", work(count, build_slowly), notes, Retries(1, stall_seconds=1)) == ["a with 1"]
+    assert notes.warnings == []
+
+
+def test_an_unknown_death_is_tried_as_it_is_and_at_last_in_the_smaller_form(
+    on_ray: Run, tmp_path: Path
+) -> None:
+    notes = Notes()
+    on_ray("b", trying(partial(die, tmp_path, 9)), notes)
+    assert notes.starts == ["b", "b", "B"]
+
+
+def test_a_hanging_thread_does_not_keep_a_process_from_going_on(tmp_path: Path) -> None:
+    """Its thread is abandoned where it hangs."""
+    os.mkfifo(tmp_path / "pipe")
+    before = set(threading.enumerate())
+    options = PlacementOptions(workers=0, cpus_per_worker=1)
+    hanging = work(partial(hang, tmp_path, 9))
+    with closing(run_tasks(["b"], hanging, options, Notes().hooks, Retries(1, 0.5))) as results:
+        assert next(results).cause == "stall"
+    (left,) = set(threading.enumerate()) - before
+    with (tmp_path / "pipe").open("w"):  # it ends at its next event
+        assert wait_for(lambda: not left.is_alive())

@@ -21,7 +21,7 @@ from wsi_mitosis.specs import BundleManifest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -46,14 +46,23 @@ class Bundle:
     manifest: BundleManifest
     digest: str
 
-    def read_members(self) -> list[dict[str, NDArray[np.floating]]]:
+    def read_members(
+        self, on_member: Callable[[], None] = lambda: None
+    ) -> list[dict[str, NDArray[np.floating]]]:
         """Read the members' weights: arrays by name as stored, in the manifest's order.
+
+        Args:
+            on_member: Called after each member, because weights may come from a slow network.
 
         Raises:
             BundleError: If a file is missing, altered, or not a safetensors file.
         """
         # Hashed again, because the files may have changed since the bundle was opened.
-        return [_weights(self.folder / member.file, member.sha256) for member in self.manifest.member]
+        members = []
+        for member in self.manifest.member:
+            members.append(_weights(self.folder / member.file, member.sha256))
+            on_member()
+        return members
 
     def read_samples(self) -> dict[str, frozenset[str]]:
         """Read which samples the members were trained, selected and tested on.

@@ -101,6 +101,7 @@ class Classifier:
         *,
         known_key: str | None = None,
         on_patches: Callable[[int], None] | None = None,
+        batch_divisor: int = 1,
     ) -> SlideResult | None:
         """Classify the candidates of one slide.
 
@@ -109,7 +110,9 @@ class Classifier:
             name: Its name in the result.
             detections: Its candidates.
             known_key: Key of a result that exists already.
-            on_patches: Called with the number of patches that were classified since the last call.
+            on_patches: Called with the number of patches that were classified since the last call. It is
+                called with 0 when the slide is open and when the weights of a member are read.
+            batch_divisor: Batches are smaller by this factor. No label depends on it.
 
         Returns:
             The result; None if the existing one has the same key.
@@ -130,7 +133,8 @@ class Classifier:
                 return None
             plan = self._plan(name, slide)
             prepared = perf_counter()
-            predictions = self._predict(slide, plan, candidates, on_patches)
+            batch_size = max(1, self.batch_size // batch_divisor)
+            predictions = self._predict(slide, plan, candidates, batch_size, on_patches or _ignore)
         figures = self._figures(name, slide, candidates, predictions)
         stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
         record = SlideRecord(
@@ -208,7 +212,8 @@ class Classifier:
         slide: Slide,
         plan: PatchPlan,
         candidates: pd.DataFrame,
-        on_patches: Callable[[int], None] | None,
+        batch_size: int,
+        on_patches: Callable[[int], None],
     ) -> Predictions:
         """Read the patches of the included candidates and run the ensemble on them.
 
@@ -221,11 +226,10 @@ class Classifier:
         if not len(x):
             return Predictions(probabilities, blank, dict.fromkeys(STAGES, 0.0))
         started, times, model = perf_counter(), ReadingTimes(), 0.0
-        ensemble = self._ready()
+        on_patches(0)
+        ensemble = self._ready(lambda: on_patches(0))
         loading = perf_counter() - started
-        patches = stream_patches(
-            slide, plan, x, y, batch_size=self.batch_size, threads=self.threads, times=times
-        )
+        patches = stream_patches(slide, plan, x, y, batch_size=batch_size, threads=self.threads, times=times)
         for batch in map(_RowsWithPixels.of, patches):
             blank[batch.blank] = True
             if not len(batch.rows):
@@ -233,8 +237,7 @@ class Classifier:
             started = perf_counter()
             probabilities[batch.rows] = ensemble.predict(batch.pixels)
             model += perf_counter() - started
-            if on_patches is not None:
-                on_patches(len(batch.rows))
+            on_patches(len(batch.rows))
         if blank.all():
             raise _all_blank(slide.path.name, len(x))
         seconds = zip(STAGES, (loading, times.waiting, model, times.reading), strict=True)
@@ -273,13 +276,13 @@ class Classifier:
             *doubtful_notes(detections, candidates, name=name, size_px0=size, classes=classes),
         )
 
-    def _ready(self) -> Ensemble:
+    def _ready(self, on_member: Callable[[], None]) -> Ensemble:
         if self._ensemble is None:
             from wsi_mitosis.nets.members import Ensemble
 
             self._ensemble = Ensemble(
                 self.bundle.manifest,
-                self.bundle.read_members(),
+                self.bundle.read_members(on_member),
                 device=self.device,
                 tta=self.options.tta,
                 vote=self.options.vote,
@@ -295,9 +298,18 @@ def classify_task(
     return attempt(
         task.name,
         lambda: classifier.classify(
-            task.source, task.name, task.detections, known_key=task.known_key, on_patches=on_patches
+            task.source,
+            task.name,
+            task.detections,
+            known_key=task.known_key,
+            on_patches=on_patches,
+            batch_divisor=task.batch_divisor,
         ),
     )
+
+
+def _ignore(_number: int) -> None:
+    """Take no notice of progress."""
 
 
 def _scale(slide: Slide) -> SlideScale:

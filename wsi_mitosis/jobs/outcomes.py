@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from wsi_mitosis.errors import OutputError, WsiMitosisError, printable
+from wsi_mitosis.jobs.transient import transient_cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.jobs.ledger import Ledger
     from wsi_mitosis.jobs.plan import SlideTask
+    from wsi_mitosis.jobs.transient import Transient
 
 Result = TypeVar("Result")
 Task = TypeVar("Task")
@@ -45,7 +47,7 @@ class SlideOutcome(Generic[Result]):
     details: str | None = None
     seconds: float = 0.0
     peak_rss_mb: float | None = None
-    transient: Literal["memory", "storage", "output"] | None = None
+    transient: Transient | Literal["output"] | None = None
 
 
 class Progress(Protocol):
@@ -172,16 +174,13 @@ def _stopped(name: str) -> str:
 def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result]:
     """Process one slide; an exception becomes the outcome of this slide and never ends the run."""
     started = perf_counter()
-    result, error, details = None, None, None
+    result, error, details, transient = None, None, None, None
     try:
         result = work()
-    except WsiMitosisError as failure:
-        error = str(failure)
     except Exception as failure:  # noqa: BLE001 - it fails this slide alone, and the traceback is kept
-        error = printable(
-            f"{name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
-        )
-        details = traceback.format_exc()
+        transient = transient_cause(failure)
+        error = printable(_message(name, failure, transient))
+        details = None if isinstance(failure, WsiMitosisError) else traceback.format_exc()
     return SlideOutcome(
         name=name,
         status="done" if error is None else "failed",
@@ -190,4 +189,20 @@ def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result
         details=details,
         seconds=perf_counter() - started,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux, getrusage(2)
+        transient=transient,
     )
+
+
+def _message(name: str, failure: Exception, transient: Transient | None) -> str:
+    if transient == "memory":
+        return f"{name}: memory ran out ({_first_line(failure)})"
+    if isinstance(failure, WsiMitosisError):
+        return str(failure)
+    if transient == "storage":
+        return f"{name}: its storage did not answer ({_first_line(failure)})"
+    return f"{name}: unexpected {type(failure).__name__}: {failure}; log.jsonl has the traceback"
+
+
+def _first_line(failure: Exception) -> str:
+    lines = str(failure).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(failure).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,12 +31,14 @@ class SlideTask:
         name: Its name in the output folder.
         known_key: Key of its result on disk; None if there is none or if it is computed again.
         reason: Why it is processed.
+        batch_divisor: Batches are smaller by this factor, after memory ran out.
     """
 
     source: SlideSource
     name: str
     known_key: str | None
     reason: Reason
+    batch_divisor: int = field(default=1, kw_only=True)
 
     @property
     def candidates(self) -> int | None:

@@ -91,6 +91,7 @@ class SlideDetector:
         *,
         known_key: str | None = None,
         on_tiles: Callable[[int], None] | None = None,
+        batch_divisor: int = 1,
     ) -> SlideCandidates | None:
         """Search one slide.
 
@@ -98,7 +99,9 @@ class SlideDetector:
             source: The slide.
             name: Its name in the result.
             known_key: Key of a result that exists already.
-            on_tiles: Called with the number of tiles that were searched since the last call.
+            on_tiles: Called with the number of tiles that were searched since the last call. It is
+                called with 0 when the slide is open and when the weights are read.
+            batch_divisor: Batches are smaller by this factor.
 
         Returns:
             The result; None if the existing one has the same key.
@@ -116,7 +119,7 @@ class SlideDetector:
             if key == known_key:
                 return None
             plan = plan_patches(name, slide.levels, slide.mpp, self._input(), self.model.tile_px)
-            found, gaps = self._search(name, slide, plan, on_tiles)
+            found, gaps = self._search(name, slide, plan, on_tiles or _ignore, batch_divisor)
         found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = SlideRecord(
@@ -154,7 +157,7 @@ class SlideDetector:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _search(
-        self, name: str, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None] | None
+        self, name: str, slide: Slide, plan: PatchPlan, on_tiles: Callable[[int], None], batch_divisor: int
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """Search the tiles of a slide.
 
@@ -174,18 +177,21 @@ class SlideDetector:
         )
         centres = tiling.centres()
         found, tally = [np.empty((0, 3))], _Tally()
+        on_tiles(0)
+        batch_size = max(1, self.batch_size // batch_divisor)
         tiles = stream_patches(
-            slide, plan, centres[:, 0], centres[:, 1], batch_size=self.batch_size, threads=self.threads
+            slide, plan, centres[:, 0], centres[:, 1], batch_size=batch_size, threads=self.threads
         )
         for batch in tiles:
             searched = may_hold_figures(batch.pixels)
             tally.count(batch, searched)
             if searched.any():
-                peaks = self._ready().peaks(batch.pixels[searched], self.min_score)
+                detector = self._ready()
+                on_tiles(0)
+                peaks = detector.peaks(batch.pixels[searched], self.min_score)
                 rows = batch.rows[searched]
                 found += [tiling.placed(centres[row], seen) for row, seen in zip(rows, peaks, strict=True)]
-            if on_tiles is not None:
-                on_tiles(len(batch.rows))
+            on_tiles(len(batch.rows))
         gaps = tally.warning(name, ordinary=slide.scanned_in_areas)
         return merged(np.concatenate(found), slide.mpp, distance_px * self.model.mpp), gaps
 
@@ -203,8 +209,18 @@ def detect_task(
     """Search one slide."""
     return attempt(
         task.name,
-        lambda: detector.detect(task.source, task.name, known_key=task.known_key, on_tiles=on_tiles),
+        lambda: detector.detect(
+            task.source,
+            task.name,
+            known_key=task.known_key,
+            on_tiles=on_tiles,
+            batch_divisor=task.batch_divisor,
+        ),
     )
+
+
+def _ignore(_number: int) -> None:
+    """Take no notice of progress."""
 
 
 @dataclass

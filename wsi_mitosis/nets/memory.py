@@ -1,8 +1,9 @@
-"""Memory of tensors on a CPU: a setting of the whole process, which the command line and workers change."""
+"""Memory of tensors: a setting of the whole process, and what it means that memory has run out."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -29,3 +30,23 @@ def keep_freed_memory() -> bool:
         return False
     taken = mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES), mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     return taken == (1, 1)
+
+
+OUT_OF_MEMORY_TEXTS = (
+    "can't allocate memory",  # c10/core/impl/alloc_cpu.cpp
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+    "can't start new thread",  # CPython, and the next one of libstdc++: no memory for a stack
+    "Resource temporarily unavailable",
+)
+"""Messages of RuntimeErrors that torch, its libraries and Python raise without memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of the process, of the machine or of the GPU ran out."""
+    torch = sys.modules.get("torch")  # without torch, no error is torch's
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)

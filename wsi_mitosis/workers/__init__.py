@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,8 @@ from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import SlideTask
 from wsi_mitosis.jobs.slide_detector import SlideDetector, detect_task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
-from wsi_mitosis.workers.pool import Hooks, Work, run_tasks
+from wsi_mitosis.workers.losses import Loss
+from wsi_mitosis.workers.pool import Hooks, Retries, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
 
 if TYPE_CHECKING:
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
     from wsi_mitosis.nets.detector import DetectorModel
-    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, TrainSpec
+    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, RetryOptions, TrainSpec
 
 __all__ = ["build_dataset", "classify_batch", "detect_batch", "train_ensemble", "try_ray"]
+
+BATCH_STEP = 4
+"""Batches of a slide become so many times smaller after memory ran out."""
 
 AnyTask = TypeVar("AnyTask", bound=SlideTask)
 Model = TypeVar("Model")
@@ -74,7 +79,7 @@ def _classify(
     tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     work = _slide_work(partial(_classifier, bundle, spec), classify_task)
-    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress))
+    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
 def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
@@ -88,7 +93,7 @@ def _detect(
     tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
     work = _slide_work(partial(_slide_detector, model, spec), detect_task)
-    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress))
+    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
 def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> SlideDetector:
@@ -99,20 +104,40 @@ def _slide_work(
     build: Callable[[int], Model],
     do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
 ) -> Work[AnyTask, Model, int, SlideOutcome[Result]]:
-    return Work(build, do, _lost_slide, lambda task: task.name, "Finished slides are kept.")
+    return Work(
+        build,
+        do,
+        _lost_slide,
+        lambda task: task.name,
+        "Finished slides are kept.",
+        transient=_transient_slide,
+        smaller=lambda task: replace(task, batch_divisor=task.batch_divisor * BATCH_STEP),
+    )
+
+
+def _retries(options: RetryOptions) -> Retries:
+    return Retries(options.tries, options.stall_seconds)
 
 
 def _slide_hooks(progress: Progress) -> Hooks[Any, int, SlideOutcome[Any]]:
     return Hooks(
         on_start=lambda task: progress.started(task.name),
-        on_event=lambda task, number: progress.patches(task.name, number),
+        on_event=lambda task, number: progress.patches(task.name, number) if number else None,
         warn=progress.warn,
         refuse=progress.refuse,
     )
 
 
-def _lost_slide(task: SlideTask, reason: str, details: str | None) -> SlideOutcome[Any]:
-    return SlideOutcome(task.name, "failed", error=reason, details=details)
+def _lost_slide(task: SlideTask, loss: Loss) -> SlideOutcome[Any]:
+    transient = loss.cause if loss.cause in ("memory", "storage") else None
+    return SlideOutcome(task.name, "failed", error=loss.reason, details=loss.details, transient=transient)
+
+
+def _transient_slide(outcome: SlideOutcome[Any]) -> Loss | None:
+    if outcome.transient is None or outcome.transient == "output":
+        return None
+    error = str(outcome.error).removeprefix(f"{outcome.name}: ").rstrip(".")
+    return Loss(outcome.transient, error, outcome.details)
 
 
 def _do_parts(
@@ -129,8 +154,8 @@ def _do_part(part: Part, threads: int, _emit: Callable[[None], None]) -> PartOut
     return run_part(part, threads)
 
 
-def _lost_part(part: Part, reason: str, _details: str | None) -> PartOutcome:
-    return PartOutcome(part.index, len(part.files), faults=(reason,))
+def _lost_part(part: Part, loss: Loss) -> PartOutcome:
+    return PartOutcome(part.index, len(part.files), faults=(loss.reason,))
 
 
 def _do_folds(
@@ -149,8 +174,9 @@ def _do_folds(
     return run_tasks(tasks, work, spec.placement, hooks)
 
 
-def _lost_fold(task: FoldTask, reason: str, details: str | None) -> FoldProgress:
-    return FoldProgress(task.fold.name, 0, task.recipe.optimiser.epochs, error=reason, details=details)
+def _lost_fold(task: FoldTask, loss: Loss) -> FoldProgress:
+    epochs = task.recipe.optimiser.epochs
+    return FoldProgress(task.fold.name, 0, epochs, error=loss.reason, details=loss.details)
 
 
 def _threads(number: int) -> int:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import threading
-import traceback
 from collections import deque
 from dataclasses import dataclass, replace
-from functools import partial
-from queue import SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_mitosis.errors import printable
 from wsi_mitosis.io.interrupts import holding_interrupts
 from wsi_mitosis.io.processors import granted_cpus
-from wsi_mitosis.nets.memory import keep_freed_memory
+from wsi_mitosis.jobs.transient import transient_cause
+from wsi_mitosis.workers.crews import HereCrew, RayCrew
+from wsi_mitosis.workers.losses import Loss, stall
 from wsi_mitosis.workers.placement import fit_nodes, place, stays_here
 from wsi_mitosis.workers.runtime import ray_runtime
+from wsi_mitosis.workers.worker import Begun, Ended, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from wsi_mitosis.io.interrupts import Interrupts
     from wsi_mitosis.specs import PlacementOptions
+    from wsi_mitosis.workers.crews import Crew, Report
     from wsi_mitosis.workers.placement import Placement
 
-ATTEMPTS = 3
+TRIES = 3
 """How often a task is tried whose worker dies each time."""
-POLL_SECONDS = 1.0
-CAUSE_CHARACTERS = 200
+POLL_SECONDS = 0.25
+"""Time between two looks at whether the run shall end."""
+BUILD_SECONDS = 300.0
+"""For a worker to be built, however little time a task may take. Libraries may come from a slow network."""
+PAUSE_SECONDS = 5.0
+"""Before a task is tried again whose storage did not answer."""
 
 Task = TypeVar("Task")
 State = TypeVar("State")
 Event = TypeVar("Event")
 Result = TypeVar("Result")
+
+
+def _never(_result: object) -> None:
+    """No result is tried again."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,35 @@ class Work(Generic[Task, State, Event, Result]):
     Attributes:
         build: Called once per worker with its number of CPU threads; makes what the worker keeps.
         do: Does a task, given what the worker keeps and a function that takes each event.
-        lost: Makes the result of a task that could not be done, from its reason (one line) and details.
+        lost: Makes the result of a task that could not be done, from its loss, whose reason is the whole
+            error.
         name: Gives a task's name in messages.
         kept: What a second run finds, as a sentence: "Finished slides are kept."
+        transient: Returns why another attempt may give a better result; None if it would not.
+        smaller: Returns the task in a form that needs less memory; None if there is none.
     """
 
     build: Callable[[int], State]
     do: Callable[[Task, State, Callable[[Event], None]], Result]
-    lost: Callable[[Task, str, str | None], Result]
+    lost: Callable[[Task, Loss], Result]
     name: Callable[[Task], str]
     kept: str
+    transient: Callable[[Result], Loss | None] = _never
+    smaller: Callable[[Task], Task] | None = None
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a task is tried, and when it counts as hanging.
+
+    Attributes:
+        tries: Attempts at a task in all.
+        stall_seconds: Longest time between two events of a task. The first event is the end of `build`,
+            which may take `BUILD_SECONDS` in any case. None means no limit.
+    """
+
+    tries: int = TRIES
+    stall_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,20 +105,23 @@ def run_tasks(
     work: Work[Task, Any, Event, Result],
     options: PlacementOptions,
     hooks: Hooks[Task, Event, Result],
+    retries: Retries | None = None,
     *,
     on_gpus: bool = True,
 ) -> Generator[Result, None, None]:
     """Do tasks in this process, on a local Ray or on a cluster.
 
-    A task whose worker dies (its process is killed, memory runs out, its node is gone) is tried again on a
-    new worker, `ATTEMPTS` times in all; then `work.lost` makes its result. If the generator is closed early,
-    all workers are killed.
+    A task is tried again on a new worker if its worker dies (its process is killed, memory runs out, its node
+    is gone), if nothing happens for too long, or if `work.transient` says so of its result. After the last
+    attempt, `work.lost` makes its result. If memory was the cause, or perhaps was, `work.smaller` makes the
+    task of the next attempt, once. If the generator is closed early, all workers are ended.
 
     Args:
         tasks: The tasks, largest first.
         work: How they are done.
         options: Where they are done.
         hooks: What is called meanwhile.
+        retries: How often a task is tried.
         on_gpus: Whether the work can use GPUs.
 
     Yields:
@@ -100,39 +131,22 @@ def run_tasks(
         WsiMitosisError: by `build` before any task has ended. Later it is the result of the task for which
             a worker was started.
         InputError: if the workers cannot be placed or Ray cannot be used.
+        KeyboardInterrupt: at the next step after a signal to end, which is held meanwhile.
         Exception: any exception of `do`.
     """
     if not tasks:
         return
+    retries = retries or Retries()
     with holding_interrupts() as interrupts:
-        hooks = replace(hooks, on_event=partial(_checked, interrupts, hooks.on_event))
         if stays_here(options, len(tasks)):
-            yield from _run_here(tasks, work, hooks, options.cpus_per_worker or granted_cpus())
+            crew = HereCrew(work.build, work.do, options.cpus_per_worker or granted_cpus())
+            yield from Pool(crew, work, 1, hooks, retries, interrupts).run(tasks)
             return
         with ray_runtime(options.address) as ray:
+            interrupts.check()
             placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
-            yield from RayPool(ray, work, placement, hooks).run(tasks)
-
-
-def _checked(interrupts: Interrupts, on_event: Callable[..., None], *event: Any) -> None:
-    interrupts.check()
-    on_event(*event)
-
-
-def _run_here(
-    tasks: Sequence[Task],
-    work: Work[Task, Any, Event, Result],
-    hooks: Hooks[Task, Event, Result],
-    threads: int,
-) -> Generator[Result, None, None]:
-    state = work.build(threads)
-    for task in tasks:
-        refused = hooks.refuse(task)
-        if refused is not None:
-            yield refused
-            continue
-        hooks.on_start(task)
-        yield work.do(task, state, partial(hooks.on_event, task))
+            on_ray = RayCrew(ray, work.build, work.do, placement)
+            yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
 
 
 def _placed(ray: Any, options: PlacementOptions, tasks: int, *, on_gpus: bool) -> Placement:
@@ -146,170 +160,178 @@ def _placed(ray: Any, options: PlacementOptions, tasks: int, *, on_gpus: bool) -
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A task is done."""
-
-    result: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An exception ended a task, or kept the worker from being built.
+class _Attempt(Generic[Task]):
+    """One attempt at a task.
 
     Attributes:
-        traceback: The worker's, because an exception loses it on its way to another process.
-        in_build: Whether `build` raised the exception.
+        number: 1 for the first.
+        smaller: Whether the task is in its smaller form.
+        pause_seconds: Pause before it.
     """
 
-    error: Exception
-    traceback: str
-    in_build: bool
-
-
-class Worker:
-    """A Ray actor that does one task at a time, in a thread of its own.
-
-    Its methods return what has happened since the last call and wait until something has. Ray's streaming
-    generators would do the same, but not for a driver that is connected by `ray://`.
-    """
-
-    def __init__(self, build: Callable[[int], Any], do: Callable[..., Any], threads: int) -> None:
-        self._build, self._do, self._threads = build, do, threads
-        self._tasks: SimpleQueue[Any] = SimpleQueue()
-        self._events: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def run(self, task: Any) -> tuple[list[Any], Ended | Failed | None]:
-        """Begin a task; return as `follow` does."""
-        self._tasks.put(task)
-        return self.follow()
-
-    def follow(self) -> tuple[list[Any], Ended | Failed | None]:
-        """Return the events since the last call, at least one, and the task's end if it has ended."""
-        events = [self._events.get()]
-        while not self._events.empty():
-            events.append(self._events.get())
-        ended = isinstance(events[-1], Ended | Failed)
-        end = events.pop() if ended else None
-        return events, end
-
-    def _serve(self) -> None:
-        keep_freed_memory()
-        try:
-            state = self._build(self._threads)
-        except Exception as error:  # noqa: BLE001 - the driver decides what it means
-            self._events.put(Failed(error, traceback.format_exc(), in_build=True))
-            return
-        while True:
-            self._events.put(self._end(self._tasks.get(), state))
-
-    def _end(self, task: Any, state: Any) -> Ended | Failed:
-        try:
-            return Ended(self._do(task, state, self._events.put))
-        except Exception as error:  # noqa: BLE001 - the driver raises it
-            return Failed(error, traceback.format_exc(), in_build=False)
-
-
-@dataclass(frozen=True)
-class _Attempt(Generic[Task]):
     task: Task
     number: int = 1
+    smaller: bool = False
+    pause_seconds: float = 0.0
 
 
-class RayPool(Generic[Task, Event, Result]):
-    """Workers on Ray, each with one task at a time.
+@dataclass
+class _Busy(Generic[Task]):
+    """A worker's attempt.
+
+    Attributes:
+        heard: When the last event arrived; None until the worker's process lives.
+        begun: Whether the worker is built and the pause is over.
+    """
+
+    attempt: _Attempt[Task]
+    heard: float | None = None
+    begun: bool = False
+
+
+class Pool(Generic[Task, Event, Result]):
+    """Workers with one task each at a time.
 
     Args:
-        ray: The module `ray`, connected.
+        crew: Starts and ends workers.
         work: How tasks are done.
-        placement: The workers.
+        workers: The number of workers.
         hooks: What is called meanwhile.
+        retries: How often a task is tried.
+        interrupts: The handler of signals, which is asked at each step.
     """
 
     def __init__(
         self,
-        ray: Any,
+        crew: Crew,
         work: Work[Task, Any, Event, Result],
-        placement: Placement,
+        workers: int,
         hooks: Hooks[Task, Event, Result],
+        retries: Retries,
+        interrupts: Interrupts,
     ) -> None:
-        self._ray, self._work, self._placement, self._hooks = ray, work, placement, hooks
-        self._actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(Worker)
+        self._crew, self._work, self._number, self._hooks = crew, work, workers, hooks
+        self._retries, self._interrupts = retries, interrupts
         self._waiting: deque[_Attempt[Task]] = deque()
         self._workers: set[Any] = set()
-        self._busy: dict[Any, tuple[Any, _Attempt[Task]]] = {}
-        self._refused: list[Result] = []
+        self._busy: dict[Any, _Busy[Task]] = {}
+        self._results: list[Result] = []
         self._any_ended = False
 
     def run(self, tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """Do tasks and yield the result of each as it ends; see `run_tasks`."""
         self._waiting.extend(_Attempt(task) for task in tasks)
         try:
-            for _ in range(min(self._placement.workers, len(tasks))):
+            for _ in range(min(self._number, len(tasks))):
                 self._assign(None)
-            yield from self._taken_refused()
+            yield from self._taken_results()
             while self._busy:
+                self._interrupts.check()
+                for report in self._crew.reports(POLL_SECONDS):
+                    self._receive(report)
+                self._lose_hanging()
                 # every idle worker gets its next task before the caller gets a result
-                yield from [result for answer in self._answers() for result in self._received(answer)]
-                yield from self._taken_refused()
+                yield from self._taken_results()
         finally:
             for worker in list(self._workers):
                 self._retire(worker)
 
-    def _answers(self) -> list[Any]:
-        """Wait for a worker's answer, at most POLL_SECONDS; return all that have arrived."""
-        answers = list(self._busy)
-        ready, _ = self._ray.wait(answers, timeout=POLL_SECONDS)
-        if ready:
-            ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
-        return list(ready)
+    def _taken_results(self) -> list[Result]:
+        results, self._results = self._results, []
+        return results
 
-    def _received(self, answer: Any) -> Iterator[Result]:
-        """Take one answer and give the worker something to do; yield the result of a task that ended."""
-        worker, attempt = self._busy.pop(answer)
-        try:
-            events, end = self._ray.get(answer)
-        except self._ray.exceptions.RayError as error:
-            self._retire(worker)
-            yield from self._worker_died(attempt, error)
-            return
-        for event in events:
-            self._hooks.on_event(attempt.task, event)
-        if end is None:
-            self._busy[worker.follow.remote()] = worker, attempt
+    def _receive(self, report: Report) -> None:
+        """Take one report, and give the worker something to do if its task has ended."""
+        busy = self._busy[report.worker]
+        busy.heard = monotonic()
+        for event in report.events:
+            if isinstance(event, Begun):
+                busy.begun = True
+            else:
+                self._hooks.on_event(busy.attempt.task, event)
+        if report.end is not None:
+            del self._busy[report.worker]
+            self._end(report.worker, busy.attempt, report.end)
+
+    def _end(self, worker: Any, attempt: _Attempt[Task], end: Ended | Failed | Loss) -> None:
+        if isinstance(end, Loss):
+            self._lose(worker, attempt, end)
+        elif isinstance(end, Failed):
+            self._fail(worker, attempt, end)
         else:
-            yield self._result(worker, attempt, end)
-
-    def _result(self, worker: Any, attempt: _Attempt[Task], end: Ended | Failed) -> Result:
-        if isinstance(end, Ended):
             self._any_ended = True
-            self._assign(worker)
-            result: Result = end.result
-            return result
+            if (loss := self._work.transient(end.result)) is not None:
+                self._lose(worker, attempt, loss)
+            else:
+                self._results.append(end.result)
+                self._assign(worker)
+
+    def _fail(self, worker: Any, attempt: _Attempt[Task], end: Failed) -> None:
+        cause = transient_cause(end.error) if end.in_build else None
+        if cause is not None:
+            reason = f"its worker could not start ({type(end.error).__name__}: {end.error})"
+            self._lose(worker, attempt, Loss(cause, reason, end.traceback))
+            return
         if not (end.in_build and self._any_ended):
             end.error.add_note(end.traceback)
             raise end.error
-        self._retire(worker)
-        self._assign(None)
-        reason = f"{self._work.name(attempt.task)}: its worker cannot start: {end.error}"
-        return self._work.lost(attempt.task, printable(reason), end.traceback)
+        reason = printable(f"{self._work.name(attempt.task)}: its worker cannot start: {end.error}")
+        self._results.append(self._work.lost(attempt.task, Loss("death", reason, end.traceback)))
+        self._replace(worker)
 
-    def _worker_died(self, attempt: _Attempt[Task], error: Exception) -> Iterator[Result]:
+    def _lose_hanging(self) -> None:
+        """Give up the attempts in which nothing happens, and all if no node can take a worker any more."""
+        for worker, busy in list(self._busy.items()):
+            limit = self._limit(busy)
+            if busy.heard is not None and limit is not None and monotonic() - busy.heard > limit:
+                del self._busy[worker]
+                self._lose(worker, busy.attempt, stall(limit))
+        unplaced = [worker for worker, busy in self._busy.items() if busy.heard is None]
+        if unplaced and (reason := self._crew.lacks_nodes()) is not None:
+            attempts = [*(self._busy.pop(worker).attempt for worker in unplaced), *self._waiting]
+            self._waiting.clear()
+            for attempt in attempts:
+                self._give_up(attempt.task, Loss("node", reason), tries=1)
+
+    def _limit(self, busy: _Busy[Task]) -> float | None:
+        stall_seconds = self._retries.stall_seconds
+        if stall_seconds is None or busy.begun:
+            return stall_seconds
+        return max(stall_seconds, BUILD_SECONDS)
+
+    def _lose(self, worker: Any, attempt: _Attempt[Task], loss: Loss) -> None:
         """Put the task back at the end of the queue, or give it up after the last attempt."""
-        task, number = attempt.task, attempt.number
-        name, cause = self._work.name(task), _cause(error)
-        if number < ATTEMPTS:
-            self._waiting.append(replace(attempt, number=number + 1))
-            self._hooks.warn(
-                f"{name}: its worker died ({cause}). It is tried again on a new worker "
-                f"(attempt {number + 1} of {ATTEMPTS})."
-            )
+        if not self._try_again(attempt, loss):
+            self._give_up(attempt.task, loss, tries=attempt.number)
+        self._replace(worker)
+
+    def _give_up(self, task: Task, loss: Loss, *, tries: int) -> None:
+        error = loss.text(self._work.name(task), tries, self._work.kept)
+        self._results.append(self._work.lost(task, replace(loss, reason=error)))
+
+    def _try_again(self, attempt: _Attempt[Task], loss: Loss) -> bool:
+        """Put a task back at the end of the queue, unless this was its last attempt."""
+        tries, number = self._retries.tries, attempt.number + 1
+        if number > tries:
+            return False
+        last_of_unknown_death = loss.cause == "death" and number == tries
+        smaller = self._work.smaller
+        if smaller is None or attempt.smaller or not (loss.cause == "memory" or last_of_unknown_death):
+            task, shrunk = attempt.task, ""
         else:
-            reason = (
-                f"{name}: its worker died {ATTEMPTS} times ({cause}). "
-                f"Pass fewer --workers, which need less memory, and run again. {self._work.kept}"
+            task, shrunk = smaller(attempt.task), " with smaller batches"
+        pause = PAUSE_SECONDS if loss.cause == "storage" else 0.0
+        self._waiting.append(_Attempt(task, number, attempt.smaller or bool(shrunk), pause))
+        self._hooks.warn(
+            printable(
+                f"{self._work.name(attempt.task)}: {loss.reason}. It is tried again{shrunk} "
+                f"(attempt {number} of {tries})."
             )
-            yield self._work.lost(task, printable(reason), str(error))
+        )
+        return True
+
+    def _replace(self, worker: Any) -> None:
+        self._retire(worker)
         self._assign(None)
 
     def _assign(self, worker: Any | None) -> None:
@@ -321,7 +343,8 @@ class RayPool(Generic[Task, Event, Result]):
         if attempt is not None:
             worker = worker or self._started()
             self._hooks.on_start(attempt.task)
-            self._busy[worker.run.remote(attempt.task)] = worker, attempt
+            self._busy[worker] = _Busy(attempt)
+            self._crew.begin(worker, attempt.task, attempt.pause_seconds)
 
     def _next(self) -> _Attempt[Task] | None:
         """Take the next task that is not refused from the queue; None if there is none."""
@@ -330,25 +353,15 @@ class RayPool(Generic[Task, Event, Result]):
             refused = self._hooks.refuse(attempt.task)
             if refused is None:
                 return attempt
-            self._refused.append(refused)
+            self._results.append(refused)
         return None
 
-    def _taken_refused(self) -> list[Result]:
-        refused, self._refused = self._refused, []
-        return refused
-
     def _started(self) -> Any:
-        worker = self._actor.remote(self._work.build, self._work.do, self._placement.cpus)
+        worker = self._crew.start()
         self._workers.add(worker)
         return worker
 
     def _retire(self, worker: Any) -> None:
-        """Kill a worker: its process ends, and its CPUs, GPUs and memory are free."""
+        """End a worker."""
         self._workers.discard(worker)
-        self._ray.kill(worker)
-
-
-def _cause(error: Exception) -> str:
-    """Return why a worker died: the last line of Ray's explanation is the most specific one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:CAUSE_CHARACTERS]}" if lines else type(error).__name__
+        self._crew.kill(worker)
