@@ -33,8 +33,8 @@ def test_a_signal_interrupts_at_once_if_nothing_is_held(number: signal.Signals) 
 @pytest.mark.parametrize("number", ENDING_SIGNALS, ids=lambda n: n.name)
 def test_a_held_signal_is_obeyed_where_the_program_checks(number: signal.Signals) -> None:
     steps = []
-    with termination_interrupts(), pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the order is tested
-        with holding_interrupts() as interrupts:
+    with termination_interrupts(), holding_interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the order is tested
             interrupts.check()
             signal.raise_signal(number)
             steps.append("after the signal")
@@ -42,8 +42,19 @@ def test_a_held_signal_is_obeyed_where_the_program_checks(number: signal.Signals
                 assert inner is interrupts
             steps.append("after an inner block")
             interrupts.check()
-        steps.append("never")
+            steps.append("never")
+        interrupts.acknowledge()
     assert steps == ["after the signal", "after an inner block"]
+
+
+def test_a_signal_that_nobody_checks_for_is_obeyed_at_the_end_of_the_outermost_block() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), termination_interrupts():  # noqa: PT012 - the order is tested
+        with holding_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("after the signal")
+        steps.append("never")
+    assert steps == ["after the signal"]
 
 
 def test_an_acknowledged_signal_is_not_obeyed_again() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import psutil
 import pytest
 
 from tests.workers.test_pool import ROOT, SECONDS, processes, wait_for
+from wsi_mitosis.workers import watchdog as watchdog_module
 
 DRIVER = """
 import sys
@@ -53,16 +56,24 @@ def cluster() -> Iterator[str]:
         process.communicate()
 
 
+@pytest.fixture
+def sessions() -> Iterator[Path]:
+    """A folder for the sessions of Ray, whose path is short enough for sockets."""
+    root = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield root
+    shutil.rmtree(root)
+
+
 @pytest.mark.parametrize("where", ["local", "cluster"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-def test_no_worker_outlives_its_driver(
-    request: pytest.FixtureRequest, tmp_path: Path, where: str, number: signal.Signals
+def test_no_process_and_no_folder_outlives_a_driver(
+    request: pytest.FixtureRequest, sessions: Path, tmp_path: Path, where: str, number: signal.Signals
 ) -> None:
     address = "" if where == "local" else request.getfixturevalue("cluster")
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, address, tmp_path],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"RAY_TMPDIR": str(sessions)},
         stderr=subprocess.DEVNULL,
         # a job that a shell has put in the background ignores SIGINT, and so would its children
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
@@ -70,15 +81,15 @@ def test_no_worker_outlives_its_driver(
     try:
         assert wait_for(lambda: bool(processes(tmp_path, "a")))
         children = psutil.Process(driver.pid).children(recursive=True)
+        assert len(list(sessions.iterdir())) == (where == "local")
         driver.send_signal(number)
         assert driver.wait(SECONDS) != 0
     finally:
         driver.kill()
         driver.wait()
-    own = set(processes(tmp_path, "a"))
-    if number != signal.SIGKILL:  # Ray's daemons take a minute to notice that a driver was killed
-        own |= {child.pid for child in children}
+    own = {*processes(tmp_path, "a"), *(child.pid for child in children)}
     assert wait_for(lambda: not remaining(own)), remaining(own)
+    assert wait_for(lambda: not list(sessions.iterdir()))
 
 
 def remaining(own: set[int]) -> list[str]:
@@ -89,3 +100,32 @@ def remaining(own: set[int]) -> list[str]:
         for process in found
         if process["pid"] in own and process["status"] != psutil.STATUS_ZOMBIE
     ]
+
+
+def test_a_killed_session_costs_no_other_process(sessions: Path, tmp_path: Path) -> None:
+    """Neither another run's session, nor a process that has a file of the session open."""
+    session = sessions / "wsi-one"
+    session.mkdir()
+    (session / "log").write_text("")
+    watchdog = Path(watchdog_module.__file__)
+    sleeping = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+
+    def started(**variables: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(sleeping, env=environment() | variables, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        return process
+
+    mine, other = started(MARK="1"), started(MARK="11")
+    with (session / "log").open() as log, subprocess.Popen(["sleep", "600"], stdin=log) as reader:
+        ended = subprocess.run(
+            [sys.executable, "-I", "-S", watchdog, session, "MARK=1"], input=b"", timeout=SECONDS, check=False
+        )
+        assert ended.returncode == 0
+        assert mine.wait(SECONDS) == -signal.SIGKILL
+        assert (other.poll(), reader.poll()) == (None, None)
+        other.kill()
+        reader.kill()
+    other.communicate()
+    mine.communicate()
+    assert not session.exists()

@@ -125,6 +125,7 @@ def test_a_signal_while_ray_ends_is_obeyed_after_that(
 
     monkeypatch.setattr("ray.init", lambda **_: None)
     monkeypatch.setattr("ray.remote", lambda **_: lambda _: SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr("ray.wait", lambda answers, **_: (answers, []))
     monkeypatch.setattr("ray.get", lambda *_, **__: None)
     monkeypatch.setattr("ray.shutdown", shut_down)
     with pytest.raises(KeyboardInterrupt), termination_interrupts(), ray_runtime(None):
@@ -136,15 +137,11 @@ def test_a_signal_while_ray_ends_is_obeyed_after_that(
 def test_a_worker_process_that_does_not_start_is_an_error(
     sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    def never(*_: object, **__: object) -> None:
-        raise ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")
-
     monkeypatch.setattr("ray.init", lambda **_: None)
     monkeypatch.setattr("ray.remote", lambda **_: lambda _: SimpleNamespace(remote=lambda: None))
-    monkeypatch.setattr("ray.get", never)
-    with pytest.raises(InputError, match=r"GetTimeoutError.*--workers 0"), ray_runtime(None):
+    monkeypatch.setattr("ray.wait", lambda answers, **_: ([], answers))
+    monkeypatch.setattr(runtime, "START_SECONDS", 0.1)
+    with pytest.raises(InputError, match=r"no worker process.*--workers 0"), ray_runtime(None):
         pass
 
 

@@ -59,6 +59,11 @@ class Interrupts:
         self.acknowledged = self.received
         return self.received
 
+    @property
+    def is_held(self) -> bool:
+        """Whether signals are held now."""
+        return self._holds > 0
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Within the block a signal raises no exception."""
@@ -97,14 +102,16 @@ def current_interrupts() -> Interrupts | None:
 def holding_interrupts() -> Iterator[Interrupts]:
     """Hold the signals that end a run within the block; call `check` of the handler to obey them.
 
-    If no `Interrupts` is installed, one takes the place of the handlers that are Python's for the time of
-    the block. At its end, a signal that is not acknowledged raises KeyboardInterrupt. In another thread than
-    the main one, which gets no signals, nothing is held.
+    At the end of the outermost block, a signal that is not acknowledged raises KeyboardInterrupt. If no
+    `Interrupts` is installed, one takes the place of Python's handlers for the time of the block. In another
+    thread than the main one, which gets no signals, nothing is held.
     """
     installed = current_interrupts()
     if installed is not None:
         with installed.held():
             yield installed
+        if not installed.is_held:
+            installed.check()
         return
     with installed_interrupts(lambda handler: callable(handler)) as interrupts:
         with interrupts.held():

@@ -6,12 +6,16 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.interrupts import holding_interrupts
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.surroundings import (
     LOOPBACK,
@@ -24,10 +28,9 @@ from wsi_mitosis.io.surroundings import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-PREFIX = "RAY_"
-"""Ray's environment variables begin with it."""
+PREFIX, BREAKPOINT = "RAY_", "PYTHONBREAKPOINT"
+"""The start of Ray's environment variables, and another one that Ray sets (ray/_private/worker.py)."""
 NO_STATISTICS = "RAY_USAGE_STATS_ENABLED"
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """0 keeps a local Ray on loopback, on Linux too; otherwise Ray replaces 127.0.0.1 by the address that other
@@ -35,7 +38,11 @@ machines reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
 TOKEN, TOKEN_MODE, TOKEN_MODES = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", ("token", "disabled")
 """How Ray's processes prove to one another that they belong together
 (ray/_private/authentication/authentication_token_setup.py)."""
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MARK = "RAY_WSI_MITOSIS_SESSION"
+"""Marks the processes of a session, which inherit it. By its prefix it is given back like those of Ray."""
+WATCHDOG_SECONDS = 40.0
+"""For the watchdog to end, which takes a fraction of a second unless a process cannot be killed."""
+WAIT_SECONDS = 0.25
 CONNECT_SECONDS = 10.0
 START_SECONDS = 300.0
 """For the first worker process of a local Ray. Starting from a slow network file system takes minutes."""
@@ -85,7 +92,9 @@ def _forget_authentication() -> None:
 
 
 def _ray_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(PREFIX) or name == BREAKPOINT
+    }
 
 
 @contextmanager
@@ -113,7 +122,7 @@ def _cluster(address: str) -> Iterator[Any]:
 def _local_ray() -> Iterator[Any]:
     """Start a Ray that belongs to this process, and wait until its first worker has started."""
     check_loopback()
-    with session_folder() as session:
+    with session_folder() as session, _watched(session):
         _prepare_environment()
         try:
             import ray
@@ -124,6 +133,38 @@ def _local_ray() -> Iterator[Any]:
             yield ray
         finally:
             _shut_down(ray)
+
+
+@contextmanager
+def _watched(session: Path) -> Iterator[None]:
+    """End every process of the session after the block, or after this process if it is killed.
+
+    The last step of a normal end and what follows a kill are the same code, in a small process of its own
+    (`workers.watchdog`), which ends with the session.
+    """
+    os.environ[MARK] = secrets.token_hex(16)
+    script = Path(__file__).with_name("watchdog.py")
+    command = [sys.executable, "-I", "-S", str(script), str(session), f"{MARK}={os.environ[MARK]}"]
+    nothing = subprocess.DEVNULL
+    watchdog = subprocess.Popen(  # noqa: S603 - our own script
+        command,
+        stdin=subprocess.PIPE,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,
+        cwd="/",
+        env={},
+    )
+    try:
+        yield
+    finally:
+        if watchdog.stdin is not None:
+            watchdog.stdin.close()
+        try:
+            watchdog.wait(WATCHDOG_SECONDS)
+        except subprocess.TimeoutExpired:
+            watchdog.kill()
+            watchdog.wait()
 
 
 def _start(ray: Any, session: Path) -> None:
@@ -139,10 +180,20 @@ def _start(ray: Any, session: Path) -> None:
             _temp_dir=str(session / "r"),  # Ray lets everybody write to it, but not to its parent
             _node_ip_address=LOOPBACK,
         )
-        # Ray itself would wait for its worker processes without end
-        ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=START_SECONDS)
+        _wait_for_worker(ray)
     except Exception as error:
         raise _not_started(error) from error
+
+
+def _wait_for_worker(ray: Any) -> None:
+    """Wait for the first worker process; Ray itself would wait for it without end."""
+    answer, end = ray.remote(num_cpus=1)(lambda: None).remote(), monotonic() + START_SECONDS
+    with holding_interrupts() as interrupts:
+        while not ray.wait([answer], timeout=WAIT_SECONDS)[0]:
+            interrupts.check()
+            if monotonic() > end:
+                raise TimeoutError(f"no worker process has started for {START_SECONDS:g} s")
+        ray.get(answer)
 
 
 def _prepare_environment() -> None:
@@ -156,34 +207,38 @@ def _prepare_environment() -> None:
 
 
 def _init(ray: Any, **options: Any) -> None:
-    """Start Ray or connect to it, and keep this process's handler of SIGTERM."""
-    on_termination = signal.getsignal(signal.SIGTERM)  # ray.init installs its own, which exits at once
+    """Start Ray or connect to it, and obey a signal only afterwards."""
+    with holding_interrupts() as interrupts, _without_handler_of(ray):
+        on_termination = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(log_to_driver=False, logging_level="error", **options)
+        except SystemExit as end:  # of Ray's handler, which `_without_handler_of` has not kept away
+            raise KeyboardInterrupt from end
+        finally:
+            if on_termination is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_termination)
+        interrupts.check()
+
+
+@contextmanager
+def _without_handler_of(ray: Any) -> Iterator[None]:
+    """Keep Ray from installing its handler of SIGTERM, which exits at once (ray/_private/worker.py)."""
+    utils = getattr(getattr(ray, "_private", None), "utils", None)
+    install = getattr(utils, "set_sigterm_handler", None)
+    if install is None:  # another version of Ray
+        yield
+        return
+    utils.set_sigterm_handler = lambda _handler: None  # type: ignore[union-attr]
     try:
-        ray.init(log_to_driver=False, logging_level="error", **options)
-    except SystemExit as end:  # of that handler, on a SIGTERM while Ray starts
-        raise KeyboardInterrupt from end
+        yield
     finally:
-        if on_termination is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_termination)
+        utils.set_sigterm_handler = install  # type: ignore[union-attr]
 
 
 def _shut_down(ray: Any) -> None:
     """End Ray, and obey a signal only afterwards: an exception during the end makes Ray abort the process."""
-    if threading.current_thread() is not threading.main_thread():
+    with holding_interrupts():
         ray.shutdown()
-        return
-    held: list[int] = []
-    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    ours = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in ours:
-        signal.signal(number, lambda received, _: held.append(received))
-    try:
-        ray.shutdown()
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[0])
 
 
 def _not_started(error: Exception) -> InputError:
