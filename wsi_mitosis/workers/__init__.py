@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_mitosis.io.training.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch
@@ -12,15 +12,17 @@ from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.jobs.dataset import PartOutcome, build, run_part
 from wsi_mitosis.jobs.detect import run_detection
 from wsi_mitosis.jobs.outcomes import SlideOutcome
-from wsi_mitosis.jobs.plan import SlideTask
+from wsi_mitosis.jobs.plan import SlideTask, size_bytes
 from wsi_mitosis.jobs.slide_detector import SlideDetector, detect_task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
 from wsi_mitosis.workers.losses import Loss
+from wsi_mitosis.workers.nodes import Needs
 from wsi_mitosis.workers.pool import Hooks, Retries, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.batch import BatchResult
@@ -78,7 +80,9 @@ def try_ray() -> str:
 def _classify(
     tasks: Sequence[ClassifyTask], bundle: Bundle, spec: ClassifySpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
-    work = _slide_work(partial(_classifier, bundle, spec), classify_task)
+    bundle = replace(bundle, folder=bundle.folder.absolute())  # a node may have another working directory
+    needs = partial(_needs, "bundle", bundle.folder, bundle.digest)
+    work = _slide_work(partial(_classifier, bundle, spec), classify_task, needs)
     return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
@@ -92,7 +96,9 @@ def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
 def _detect(
     tasks: Sequence[SlideTask], model: DetectorModel, spec: DetectSpec, progress: Progress
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
-    work = _slide_work(partial(_slide_detector, model, spec), detect_task)
+    model = replace(model, weights=model.weights.absolute())
+    needs = partial(_needs, "weights", model.weights, model.sha256)
+    work = _slide_work(partial(_slide_detector, model, spec), detect_task, needs)
     return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
@@ -103,6 +109,7 @@ def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> Sli
 def _slide_work(
     build: Callable[[int], Model],
     do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
+    needs: Callable[[Sequence[AnyTask]], Needs],
 ) -> Work[AnyTask, Model, int, SlideOutcome[Result]]:
     return Work(
         build,
@@ -112,7 +119,14 @@ def _slide_work(
         "Finished slides are kept.",
         transient=_transient_slide,
         smaller=lambda task: replace(task, batch_divisor=task.batch_divisor * BATCH_STEP),
+        needs=needs,
     )
+
+
+def _needs(kind: Literal["bundle", "weights"], model: Path, digest: str, tasks: Sequence[SlideTask]) -> Needs:
+    """Return what a node must have. A slide that cannot be found here fails by itself."""
+    sizes = [(str(task.source.path), size_bytes(task.source)) for task in tasks]
+    return Needs(kind, model, digest, tuple((path, size) for path, size in sizes if size))
 
 
 def _retries(options: RetryOptions) -> Retries:

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from wsi_mitosis.workers.losses import Loss, loss_of
+from wsi_mitosis.workers.nodes import takes_worker
 from wsi_mitosis.workers.worker import Ended, Failed, RayWorker, Worker
 
 if TYPE_CHECKING:
@@ -151,17 +152,11 @@ class RayCrew:
             return None
         self._asked = now
         alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if any(self._fits(node) for node in alive):
+        if any(takes_worker(node, self._placement) for node in alive):
             self._had_nodes = now
         if now - self._had_nodes < NODE_SECONDS:
             return None
         return (
             f"no node of the cluster has been able to take a worker for {NODE_SECONDS:g} s: a worker needs "
             f"{self._placement.cpus} CPUs and {self._placement.gpus:g} GPUs, and {len(alive)} nodes are alive"
-        )
-
-    def _fits(self, resources: dict[str, float]) -> bool:
-        return (
-            resources.get("CPU", 0) >= self._placement.cpus
-            and resources.get("GPU", 0) >= self._placement.gpus
         )

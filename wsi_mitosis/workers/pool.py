@@ -13,6 +13,7 @@ from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.jobs.transient import transient_cause
 from wsi_mitosis.workers.crews import HereCrew, RayCrew
 from wsi_mitosis.workers.losses import Loss, stall
+from wsi_mitosis.workers.nodes import check_nodes
 from wsi_mitosis.workers.placement import fit_nodes, place, stays_here
 from wsi_mitosis.workers.runtime import ray_runtime
 from wsi_mitosis.workers.worker import Begun, Ended, Failed
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.interrupts import Interrupts
     from wsi_mitosis.specs import PlacementOptions
     from wsi_mitosis.workers.crews import Crew, Report
+    from wsi_mitosis.workers.nodes import Needs
     from wsi_mitosis.workers.placement import Placement
 
 TRIES = 3
@@ -57,6 +59,7 @@ class Work(Generic[Task, State, Event, Result]):
         kept: What a second run finds, as a sentence: "Finished slides are kept."
         transient: Returns why another attempt may give a better result; None if it would not.
         smaller: Returns the task in a form that needs less memory; None if there is none.
+        needs: Returns what the nodes of a cluster must have for the tasks; None if that is not checked.
     """
 
     build: Callable[[int], State]
@@ -66,6 +69,7 @@ class Work(Generic[Task, State, Event, Result]):
     kept: str
     transient: Callable[[Result], Loss | None] = _never
     smaller: Callable[[Task], Task] | None = None
+    needs: Callable[[Sequence[Task]], Needs] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ def run_tasks(
     Raises:
         WsiMitosisError: by `build` before any task has ended. Later it is the result of the task for which
             a worker was started.
-        InputError: if the workers cannot be placed or Ray cannot be used.
+        InputError: if the workers cannot be placed, Ray cannot be used, or a node of the cluster lacks what
+            the tasks need.
         KeyboardInterrupt: at the next step after a signal to end, which is held meanwhile.
         Exception: any exception of `do`.
     """
@@ -145,6 +150,8 @@ def run_tasks(
         with ray_runtime(options.address) as ray:
             interrupts.check()
             placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
+            if options.address is not None and work.needs is not None:
+                check_nodes(ray, work.needs(tasks), placement, interrupts)
             on_ray = RayCrew(ray, work.build, work.do, placement)
             yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
 
