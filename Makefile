@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test faults lint bench docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ lint: .venv/installed ## ruff, mypy strict, the layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: .venv/installed ## every test of faults, also the long ones
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults"
 
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -127,9 +128,13 @@ class FolderLock:
         return earlier
 
     def release(self) -> None:
-        """Give the lock back, unless another run has taken it over."""
+        """Give the lock back, unless another run has taken it over.
+
+        Where nothing can be written any more, the lock stays. The next run takes it over from a dead process.
+        """
         if self._holder is not None and self._is_mine():
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink()
         self._holder = None
 
     def check(self) -> None:
