@@ -139,6 +139,7 @@ def test_the_service_knows_the_exit_statuses_and_lets_a_run_end() -> None:
     assert service["KillMode"] == ["mixed"]
     assert service["OOMPolicy"] == ["continue"]
     assert service["TimeoutStopSec"] == ["5min"]
+    assert "ProtectProc" not in service  # it hides the process that holds the output folder
 
 
 def test_shellcheck_finds_nothing() -> None:
