@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint bench docs clean
+.PHONY: demo test faults lint audit sbom fuzz bench docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,11 +15,22 @@ demo: .venv/installed ## the main job on a real H&E image
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
 	$(BIN)/python -m pytest
 
-lint: .venv/installed ## ruff, mypy strict, the layers
+lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive wsi_mitosis
+
+audit: .venv/installed ## known holes of the installed packages; asks PyPI, so it NEEDS THE NETWORK
+	$(BIN)/pip-audit --local --skip-editable --strict --progress-spinner off || \
+	{ echo "make audit: a package has a known hole, or PyPI (https://pypi.org) was not reached; see above"; exit 1; }
+
+sbom: .venv/installed ## sbom.json: the installed packages as CycloneDX; needs no network
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json .venv
+
+fuzz: .venv/installed ## 100,000 mutated files through every reader, about ten minutes
+	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 
 faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults -m "faults or not faults"

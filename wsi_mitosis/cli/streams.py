@@ -47,7 +47,7 @@ def use_utf8_names() -> None:
     os.environ["PYTHONUTF8"] = "1"
     if sys.stdout is not None:
         os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program # nosec B606
 
 
 def prepare_streams() -> None:

@@ -20,7 +20,7 @@ from wsi_mitosis.errors import InputError, listed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's shared memory has no other name
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it has no other name # nosec B108
 LOOPBACK = "127.0.0.1"
 STAGE = "starting Ray"
 WITHOUT_RAY = "pass --workers 0, which works without Ray"
@@ -67,7 +67,7 @@ def temporary_folders(environment: Mapping[str, str] | None = None) -> tuple[Pat
     """
     variables = os.environ if environment is None else environment
     named = [variables.get(name) for name in ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP")]
-    places = [*named, "/tmp", "/var/tmp", variables.get("XDG_RUNTIME_DIR"), str(SHARED_MEMORY)]  # noqa: S108
+    places = [*named, "/tmp", "/var/tmp", variables.get("XDG_RUNTIME_DIR"), str(SHARED_MEMORY)]  # noqa: S108 # nosec B108
     return tuple(dict.fromkeys(Path(place).absolute() for place in places if place))
 
 

@@ -19,7 +19,7 @@ from wsi_mitosis.units import Mpp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from xml.etree.ElementTree import Element
+    from xml.etree.ElementTree import Element  # only a type # nosec B405
 
     from tifffile import TiffFile
 
