@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import resource
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,11 +17,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from tests import dataset_files
 from tests.detection_files import write_tiatoolbox_db
+from tests.dicom_files import dicom_slide
 from tests.slide_files import textured, tiff_slide
 from wsi_mitosis.errors import BundleError, DatasetError, DetectionsError, InputError, UnreadableSlideError
 from wsi_mitosis.io import limits
@@ -203,6 +209,59 @@ def test_a_slide_that_is_larger_than_glass_is_refused(tmp_path: Path) -> None:
         tiff.pages[0].tags["ImageWidth"].overwrite(limits.MOST_SIDE_PX + 1)
     with pytest.raises(UnreadableSlideError, match=r"a\.tiff: .*5000001 x 64 px"):
         open_slide(path)
+
+
+def test_a_deflated_dicom_file_is_not_unpacked(tmp_path: Path) -> None:
+    """A header whose 200 MB of zeros need 200 kB."""
+    slide = dicom_slide(tmp_path / "series", textured(64, 64), levels=1)
+    header = pydicom.dcmread(slide)
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.PixelData = bytes(200 << 20)
+    header["PixelData"].VR = "OB"
+    header.NumberOfFrames = 1
+    header.save_as(slide, enforce_file_format=True)
+    assert slide.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert find_slides([str(slide)]).usable
+        with pytest.raises(
+            UnreadableSlideError, match=r"\.dcm: opening: the DICOM file is compressed as a whole"
+        ):
+            open_slide(slide)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_dicom_file_that_is_nested_deeply_is_refused(tmp_path: Path) -> None:
+    slide = dicom_slide(tmp_path / "series", textured(64, 64), levels=1)
+    start = b"\x40\x00\x55\x05SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    data = slide.read_bytes()
+    at = data.index(b"\x08\x00\x16\x00UI")
+    slide.write_bytes(data[:at] + start * 5000 + data[at:])
+    find_slides([str(slide)])
+    with pytest.raises(UnreadableSlideError, match=slide.name):
+        open_slide(slide)
+
+
+@pytest.mark.parametrize("array", ["samples/label", "samples/domain", "images"])
+def test_a_store_that_states_a_huge_array_is_refused(tmp_path: Path, array: str) -> None:
+    from wsi_mitosis.io.training.stores import open_store
+
+    dataset_files.store(tmp_path / "s.zarr", dataset_files.random_images(4))
+    path = tmp_path / "s.zarr" / array / "zarr.json"
+    stated = json.loads(path.read_text())
+    stated["shape"][0] = 10**12
+    path.write_text(json.dumps(stated))
+    (tmp_path / "s.zarr" / "zarr.json").write_text(without_consolidated(tmp_path / "s.zarr" / "zarr.json"))
+    with pytest.raises(DatasetError, match=r"s\.zarr: opening a store: damaged: .*states the size"):
+        open_store(tmp_path / "s.zarr")
+
+
+def without_consolidated(path: Path) -> str:
+    stated = json.loads(path.read_text())
+    stated.pop("consolidated_metadata", None)
+    return json.dumps(stated)
 
 
 def test_a_stack_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

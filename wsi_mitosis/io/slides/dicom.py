@@ -34,6 +34,21 @@ def is_annotations(path: Path) -> bool:
     return path.suffix.lower() == DICOM_ENDING and _identifiers(path)[1] == BULK_ANNOTATIONS
 
 
+def is_deflated(path: Path) -> bool:
+    """Return whether a DICOM file is compressed as a whole, which may unpack to any size when it is read.
+
+    Slides are not: PS3.5 A.5 defines it for objects without compressed pixels, and OpenSlide refuses it.
+    """
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    try:
+        return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+    except (InvalidDicomError, OSError):
+        return False
+
+
 def series_files(path: Path) -> list[Path]:
     """Return all files beside `path` of its series, sorted; only `path` if it states no series."""
     uid = series_uid(path)
@@ -74,7 +89,6 @@ def header_of_level0(path: Path, size_px0: tuple[int, int], *, tags: Sequence[st
 def _identifiers(path: Path) -> tuple[str | None, str | None]:
     """SeriesInstanceUID and SOPClassUID of a file, each None if it states none."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     if not path.is_file():  # a named pipe would block
         return None, None
@@ -82,10 +96,12 @@ def _identifiers(path: Path) -> tuple[str | None, str | None]:
         with warnings.catch_warnings():
             # pydicom warns of harmless faults of scanners, such as values that are too long
             warnings.simplefilter("ignore")
+            if is_deflated(path):
+                return None, None
             header = dcmread(
                 path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"]
             )
             series, kind = header.get("SeriesInstanceUID"), header.get("SOPClassUID")
-    except (InvalidDicomError, OSError):
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds; opened as a slide, the file is refused by name
         return None, None
     return None if series is None else str(series), None if kind is None else str(kind)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import openslide
 
 from wsi_mitosis.errors import MppError, UnreadableSlideError
-from wsi_mitosis.io.slides.dicom import is_dicom
+from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_deflated, is_dicom
 from wsi_mitosis.io.slides.finding import OTHER_KIND_REMEDY, other_kind
 from wsi_mitosis.io.slides.identity import slide_identity
 from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend
@@ -121,6 +121,7 @@ def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, 
 def _open(path: Path) -> _Opened:
     """Open a slide with the first library that reads it, and check its pixels."""
     _check_regular(path)
+    _check_packing(path)
     tiff, tags_error = _tags(path)
     try:
         backend = OpenSlideBackend(path)
@@ -175,6 +176,17 @@ def _check_regular(path: Path) -> None:
         remedy = OTHER_KIND_REMEDY
     if cause is not None:
         raise UnreadableSlideError(cause, subject=path.name, stage="opening", remedy=remedy)
+
+
+def _check_packing(path: Path) -> None:
+    """Refuse a DICOM file that is compressed as a whole before a library unpacks it."""
+    if path.suffix.lower() == DICOM_ENDING and is_deflated(path):
+        raise UnreadableSlideError(
+            "the DICOM file is compressed as a whole (deflated), as slides are not",
+            subject=path.name,
+            stage="opening",
+            remedy="Export the slide again in another transfer syntax",
+        )
 
 
 def _tags(path: Path) -> tuple[Tiff | None, str | None]:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.io.limits import MOST_BYTES, MOST_ROWS
 from wsi_mitosis.specs import StoreAttributes
 from wsi_mitosis.tables import SAMPLE_COLUMNS
 from wsi_mitosis.version import __version__
@@ -39,6 +40,8 @@ CHUNK_BYTES = 1 << 20
 SHARD_BYTES = 32 << 20
 """A chunk is what one random sample costs to read, a shard is a file."""
 CHUNKS_AT_ONCE = 32
+SHAPE_OF_PIXELS = 3
+"""Dimensions of masks; images have one more, columns have fewer."""
 INTEGERS = ("label", "experts_atypical", "experts_asked")
 FLOATS = ("x_px0", "y_px0")
 BUILD_AGAIN = "Build the store again, or take it from its source again"
@@ -335,10 +338,23 @@ def _write_column(group: zarr.Group, name: str, values: pd.Series[Any]) -> None:
 
 
 def _column(group: zarr.Group, name: str) -> Any:
-    data = np.asarray(cast("zarr.Array[Any]", group[f"samples/{name}"])[:])
+    array = cast("zarr.Array[Any]", group[f"samples/{name}"])
+    _check_size(array)
+    data = np.asarray(array[:])
     if _dtype(name) != "str":
         return data
     return [row.tobytes().rstrip(b"\0").decode() for row in data]
+
+
+def _check_size(array: zarr.Array[Any]) -> None:
+    """Refuse an array that states more than can be read. Its metadata need hardly any bytes for that.
+
+    Raises:
+        ValueError: if it has too many samples, or is too large as a column or as one chunk.
+    """
+    at_once = array.nbytes if array.ndim < SHAPE_OF_PIXELS else math.prod(array.chunks) * array.dtype.itemsize
+    if array.shape[0] > MOST_ROWS or at_once > MOST_BYTES:
+        raise ValueError(f"'{array.basename}' states the size {array.shape} in chunks of {array.chunks}")
 
 
 def _group(folder: Path) -> zarr.Group:
@@ -367,6 +383,7 @@ def _check_arrays(group: zarr.Group, number: int, patch_px: int, folder: Path) -
     shape = (number, patch_px, patch_px)
     for name, wanted in (("images", (*shape, 3)), ("masks", shape)):
         array = cast("zarr.Array[Any]", group[name])
+        _check_size(array)
         if array.shape != wanted or array.dtype != np.uint8:
             raise _malformed(f"'{name}' is {array.shape} {array.dtype}, not {wanted} uint8", folder)
         shards = math.ceil(number / (array.shards or array.chunks)[0])
