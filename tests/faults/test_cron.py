@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import candidates_csv, files_in, slides_in, summary
+from tests.runs import candidates_csv, slides_in, summary
 
 NAMES = ("a.svs", "süd 1.svs")
 PROGRAM = (sys.executable, "-m", "wsi_mitosis")
@@ -29,7 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(inputs: Path, small_bundle: Path) -> dict[str, bytes]:
+def expected(inputs: Path, small_bundle: Path) -> dict[str, Any]:
     """The results of a run in a usual environment."""
     done = subprocess.run(
         command(inputs, inputs / "usual", small_bundle), capture_output=True, text=True, cwd=ROOT, check=False
@@ -44,13 +44,14 @@ def command(inputs: Path, out: Path, bundle: Path, *more: str) -> list[str]:
 
 
 def results_of(out: Path) -> dict[str, Any]:
-    """What does not tell of the run itself: GeoJSON byte by byte, and the rows of the summary."""
-    files = {name: data for name, data in files_in(out).items() if name.startswith("geojson/")}
-    rows = {
-        name: {key: value for key, value in row.items() if key != "seconds"}
-        for name, row in summary(out).items()
-    }
-    return {**files, "summary": rows}
+    """What does not tell of the run itself: the objects of the GeoJSON files, and the rows of the summary."""
+    geojson = sorted((out / "geojson").glob("*.geojson"))
+    objects = {path.name: json.loads(path.read_text(encoding="utf-8"))["features"] for path in geojson}
+    rows = summary(out)
+    for row in rows.values():
+        del row["seconds"]
+    assert len(objects) == len(rows) == len(NAMES)
+    return {**objects, "summary": rows}
 
 
 def bare_environment(**more: str) -> dict[str, str]:
@@ -74,7 +75,7 @@ SURROUNDINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", SURROUNDINGS)
 def test_results_are_the_same_in_any_surroundings(
-    inputs: Path, expected: dict[str, bytes], small_bundle: Path, tmp_path: Path, case: str
+    inputs: Path, expected: dict[str, Any], small_bundle: Path, tmp_path: Path, case: str
 ) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
     done = subprocess.run(
@@ -86,7 +87,7 @@ def test_results_are_the_same_in_any_surroundings(
 
 
 def test_a_strict_umask_makes_private_results(
-    inputs: Path, expected: dict[str, bytes], small_bundle: Path, tmp_path: Path
+    inputs: Path, expected: dict[str, Any], small_bundle: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(
         command(inputs, tmp_path / "out", small_bundle),
@@ -116,7 +117,7 @@ def started_in_a_removed_folder(folder: Path, arguments: list[str]) -> subproces
 
 
 def test_a_working_directory_that_is_gone_does_not_matter_for_absolute_paths(
-    inputs: Path, expected: dict[str, bytes], small_bundle: Path, tmp_path: Path
+    inputs: Path, expected: dict[str, Any], small_bundle: Path, tmp_path: Path
 ) -> None:
     done = started_in_a_removed_folder(tmp_path / "gone", command(inputs, tmp_path / "out", small_bundle))
     assert done.returncode == 0, done.stderr
