@@ -73,7 +73,11 @@ SURROUNDINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", SURROUNDINGS)
+USUAL = ("no home, no terminal, C", "all streams closed")
+CASES = [case if case in USUAL else pytest.param(case, marks=pytest.mark.faults) for case in SURROUNDINGS]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_results_are_the_same_in_any_surroundings(
     inputs: Path, expected: dict[str, Any], small_bundle: Path, tmp_path: Path, case: str
 ) -> None:

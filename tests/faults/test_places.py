@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tests.records import slide_record
 from tests.report_files import random_figures
 from tests.runs import CANDIDATES, candidates_csv, run, slides_in, summary
 from wsi_mitosis.cli import main
+from wsi_mitosis.core.folds import _slugs
 from wsi_mitosis.core.histories import SlideHistory
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.csv_files import read_rows
@@ -204,6 +206,13 @@ def test_a_bundle_cannot_name_files_elsewhere(small_bundle: Path, tmp_path: Path
         told = call("models", "verify", tmp_path)
         assert told.exit_code == 2
         assert "manifest" in told.output
+
+
+def test_a_domain_names_no_folder_elsewhere() -> None:
+    """The folder of a fold is named after a domain, which a table of labels states."""
+    names = _slugs([*HOSTILE, "", "/", "../.."])
+    assert len(set(names)) == len(HOSTILE) + 3
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
 
 
 # --- cells that a spreadsheet would run
