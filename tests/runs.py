@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,14 @@ def summary(out: Path) -> dict[str, dict[str, str]]:
         return {row["slide"]: row for row in csv.DictReader(file)}
 
 
+MADE = re.compile(rb'"made":"[^"]*"|"wsi_mitosis_sha256":"[0-9a-f]*"')
+"""The time at which a GeoJSON file was made, and the digest that depends on it."""
+
+
 def files_in(out: Path) -> dict[str, bytes]:
-    """All result files but those that tell of the run itself."""
+    """All result files but those that tell of the run itself, without the time at which they were made."""
     return {
-        path.relative_to(out).as_posix(): path.read_bytes()
+        path.relative_to(out).as_posix(): MADE.sub(b"", path.read_bytes())
         for folder in ("geojson", "figures")
         for path in sorted((out / folder).rglob("*"))
         if path.is_file()

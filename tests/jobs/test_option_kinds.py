@@ -82,7 +82,7 @@ CASES = {
     "device": Case("cpu", "cuda"),
     "batch_size": Case(None, 2),
     "metrics": Case(None, "metrics.prom"),
-    "notify": Case(None, "true"),
+    "notify": Case(None, "touch notified"),
     "until": Case(None, "06:30"),
     "timezone": Case(None, "Europe/Rome"),
     "settle_seconds": Case(0.0, 0.001),
@@ -91,7 +91,9 @@ CASES = {
     "max_failures": Case(3, 1),
     "retry": Case(False, True),
 }
-PATHS = {"slides", "detections", "model", "regions", "folder", "metrics"}
+PRODUCTS_BY_PATH = {"metrics": "metrics.prom", "notify": "notified"}
+"""Options whose product lies where their value says."""
+PATHS = {"slides", "detections", "model", "regions", "folder"}
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,8 @@ def runner(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run
                 sections.setdefault(table, {}).update(options)
             if name in PATHS and value is not None:
                 value = [str(inputs / v) for v in value] if name == "slides" else str(inputs / value)
+            if name in PRODUCTS_BY_PATH and value is not None:
+                value = str(value).replace(PRODUCTS_BY_PATH[name], str(out / PRODUCTS_BY_PATH[name]))
             if OPTIONS[name].table:
                 sections.setdefault(OPTIONS[name].table, {})[name] = value
             if name == "folder":
@@ -170,7 +174,7 @@ def runner(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run
 
 PARTS = {"result": "figures", "assessment": "assessments", "drawing": "geojson"}
 """Folder of what each kind computes again, in the order in which one follows from the other."""
-PRODUCTS = ("report.html", "qupath/project.qpproj", "dicom")
+PRODUCTS = ("report.html", "qupath/project.qpproj", "dicom", *PRODUCTS_BY_PATH.values())
 
 
 def written(out: Path, slide: str) -> dict[str, object]:
