@@ -440,6 +440,12 @@ def test_others_are_told_after_everything_is_written(night: Path, small_bundle: 
     assert "last_success" in text
 
 
+def test_the_arguments_of_a_notification_are_no_ones_business(night: Path, small_bundle: Path) -> None:
+    classified(night, small_bundle, output={"notify": "true --password sesame"})
+    assert "sesame" not in (night / "out/run.json").read_text()
+    assert json.loads((night / "out/run.json").read_text())["parameters"]["output"]["notify"] == "true"
+
+
 def test_a_failure_to_tell_is_said_and_changes_no_status(night: Path, small_bundle: Path) -> None:
     result = classified(night, small_bundle, output={"notify": "false"})
     assert result.exit_status == 0

@@ -41,11 +41,13 @@ def command(folder: Path, *, as_json: bool, quiet: bool, verbose: bool) -> int:
 
 
 def _lines(status: FolderStatus, *, verbose: bool) -> Iterator[str]:
+    from wsi_mitosis.cli.progress import several
+
     yield _run_line(status)
     if status.progress is not None and status.is_at_work:
         yield _progress_line(status.progress)
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts.items())
-    yield f"{len(status.slides)} slides: {counts or 'none'}"
+    yield f"{several(len(status.slides), 'slide')}: {counts or 'none'}"
     for slide in status.slides:
         if verbose or slide.status not in QUIET:
             yield _slide_line(slide)
@@ -70,7 +72,7 @@ def _progress_line(progress: RunProgress) -> str:
     left = progress.remaining_seconds
     end = "" if left is None else f", about {left / 60:.0f} min left"
     return (
-        f"{progress.finished} of {progress.slides} slides, {progress.patches} patches, "
+        f"{progress.finished} of {progress.slides} slides done, {progress.patches} patches, "
         f"{progress.patches_per_second:.1f}/s{end}; written {progress.updated}"
     )
 

@@ -43,6 +43,7 @@ def _as_data(result: Verification) -> dict[str, Any]:
 
 
 def _as_lines(result: Verification, *, verbose: bool) -> Iterator[str]:
+    from wsi_mitosis.cli.progress import several
     from wsi_mitosis.jobs.verify import MEANING
 
     for finding in result.findings:
@@ -51,4 +52,4 @@ def _as_lines(result: Verification, *, verbose: bool) -> Iterator[str]:
             yield f"{finding.verdict:9}  {finding.file}{detail}"
     counts = Counter(finding.verdict for finding in result.findings)
     numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MEANING if counts[verdict])
-    yield f"{len(result.findings)} files: {numbers or 'none'}"
+    yield f"{several(len(result.findings), 'file')}: {numbers or 'none'}"

@@ -178,10 +178,18 @@ def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str,
         "bundle_digest": result.bundle_digest,
         "trained": result.trained,
         "last_success": result.last_success,
-        "parameters": spec.model_dump(mode="json"),
+        "parameters": _parameters(spec),
         "detections": inputs.files,
         "regions": inputs.region_files,
     }
+
+
+def _parameters(spec: ClassifySpec) -> dict[str, Any]:
+    """Return the options of a run; of the command to notify only the program: an argument may be a secret."""
+    parameters: dict[str, Any] = spec.model_dump(mode="json")
+    if spec.output.notify is not None:
+        parameters["output"]["notify"] = spec.output.notify.split(maxsplit=1)[0]
+    return parameters
 
 
 def _start(batch: _Batch) -> None:

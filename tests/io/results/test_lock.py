@@ -111,6 +111,25 @@ def test_a_process_that_was_killed_and_not_waited_for_is_dead(tmp_path: Path) ->
     process.communicate()
 
 
+def test_a_living_process_that_is_hidden_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with hidepid, under which /proc has no entry of another user's process."""
+    process, read = other(tmp_path), Path.read_text
+
+    def hidden(self: Path, *arguments: Any, **more: Any) -> str:
+        if self == Path(f"/proc/{process.pid}/stat"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return read(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    with pytest.raises(OutputError, match="another run holds"):
+        FolderLock(tmp_path).acquire()
+    process.kill()
+    process.communicate()
+    assert FolderLock(tmp_path).acquire() is not None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"pid": os.getpid(), "ticks": 1}, {"kernel": "an earlier one", "pid": os.getpid()}],

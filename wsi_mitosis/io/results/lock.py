@@ -70,7 +70,7 @@ class Holder(Spec):
             machine=_text(MACHINE),
             kernel=_text(KERNEL),
             processes=_namespace(),
-            ticks=_started_ticks(os.getpid()) or -1,
+            ticks=-1 if (ticks := _started_ticks(os.getpid())) is None else ticks,
             token=secrets.token_hex(8),
         )
 
@@ -83,7 +83,7 @@ class Holder(Spec):
         if self.processes != _namespace():
             return None
         ticks = _started_ticks(self.pid)
-        return ticks is None or (self.ticks >= 0 and ticks != self.ticks)
+        return ticks is None or (min(ticks, self.ticks) >= 0 and ticks != self.ticks)
 
     def __str__(self) -> str:
         """Return who it is, for messages."""
@@ -254,11 +254,27 @@ def _namespace() -> str:
         return ""
 
 
+def _is_alive(pid: int) -> bool:
+    """Return whether a process exists, also one of another user that /proc may hide (proc(5), hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def _started_ticks(pid: int) -> int | None:
-    """Return when a living process started, in ticks (proc_pid_stat(5), field 22); None if there is none."""
+    """Return when a living process started, in ticks (proc_pid_stat(5), field 22).
+
+    Returns:
+        None if there is no such process, or if it has ended and nobody has waited for it; -1 if the process
+        is hidden.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return -1 if _is_alive(pid) else None
     state, ticks = fields[0], int(fields[19])
     return None if state in "ZX" else ticks
