@@ -1,6 +1,7 @@
 # Everything lives in .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS_AT_ONCE ?= 2
 
 .PHONY: demo test faults lint audit sbom fuzz bench docs clean
 
@@ -13,7 +14,7 @@ demo: .venv/installed ## the main job on a real H&E image
 	$(BIN)/wsi-mitosis demo demo
 
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
 	$(BIN)/ruff check
