@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_mitosis.cli.folders import leave_removed_folder
-from wsi_mitosis.cli.signals import end_despite_hanging_threads, termination_interrupts
+from wsi_mitosis.cli.signals import (
+    INTERRUPTED,
+    end_at_once,
+    end_despite_hanging_threads,
+    exit_status,
+    on_ending_signals,
+    termination_interrupts,
+)
 from wsi_mitosis.cli.streams import prepare_streams, use_utf8_names
 from wsi_mitosis.errors import WsiMitosisError, printable
+from wsi_mitosis.io.interrupts import allowing_interrupts, holding_interrupts
 from wsi_mitosis.io.surroundings import private_caches
 from wsi_mitosis.nets.memory import keep_freed_memory
 from wsi_mitosis.version import __version__
@@ -67,17 +76,20 @@ class Program(click.Group):
         if args is not None:
             return super().main(args, *more, **options)
         use_utf8_names()  # of the command line's own arguments
+        on_ending_signals(end_at_once)  # until the program can be interrupted
         try:
-            return super().main(args, *more, **options)
+            with termination_interrupts(), holding_interrupts():  # `invoke` allows them
+                return super().main(args, *more, **options)
         except SystemExit as end:
-            end_despite_hanging_threads(end)
+            on_ending_signals(signal.SIG_IGN)  # Python's end would be cut short, and the status lost
+            end_despite_hanging_threads(exit_status(end))
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it returns is the exit status."""
         try:
             keep_freed_memory()
-            with termination_interrupts(), private_caches():
+            with termination_interrupts(), allowing_interrupts(), private_caches():
                 status = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -91,7 +103,7 @@ class Program(click.Group):
             status = 2
         except KeyboardInterrupt:
             click.secho("interrupted", fg="red", err=True)
-            status = 130
+            status = INTERRUPTED
         ctx.exit(status or 0)
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.io.interrupts import ENDING_SIGNALS, current_interrupts, installed_interrupts
 
@@ -61,15 +61,32 @@ def _count_signals(reader: int) -> None:
     while number := os.read(reader, 1):  # one byte per signal, its number
         ending += number[0] in ENDING_SIGNALS
         if ending > 1:
-            os.write(2, b"ended at once by a second signal\n")
-            os._exit(INTERRUPTED)
+            end_at_once()
 
 
-def end_despite_hanging_threads(end: SystemExit) -> None:
+def end_at_once(*_: object) -> None:
+    """End the process with the status of an interrupted one."""
+    os.write(2, b"ended at once by a signal\n")
+    os._exit(INTERRUPTED)
+
+
+def on_ending_signals(handler: Any) -> None:
+    """Install a handler of the signals that end a run, except of those that are ignored."""
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def exit_status(end: SystemExit) -> int:
+    """Return the status that Python gives a process that ends so."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def end_despite_hanging_threads(status: int) -> None:
     """End the process at once if a thread that reads a slide still runs; Python would wait for it."""
     if not any(thread.name.startswith(HANGING_THREADS) for thread in threading.enumerate()):
         return
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+    os._exit(status)
