@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,3 +138,18 @@ def test_a_folder_that_becomes_read_only_fails_what_is_left(
     assert again.exit_status == 0
     assert len(again.kept) == 1
     assert_whole(disk / "out", undisturbed)
+
+
+def test_a_file_system_without_flock(
+    inputs: Path, small_bundle: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network file systems answer. A whole run in this process calls it nowhere."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    for name in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, name, refuse)
+    result = run([inputs / "slides"], inputs / "d.csv", tmp_path / "out", small_bundle, output=PROJECT)
+    assert result.exit_status == 0
+    assert_whole(tmp_path / "out", undisturbed)
