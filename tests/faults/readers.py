@@ -339,6 +339,37 @@ def _read_results(path: Path) -> Any:
         return read
 
 
+def _runs(folder: Path) -> list[Path]:
+    """What a run leaves beside the results, as if it were at work."""
+    from wsi_mitosis.core.histories import RunProgress, SlideHistory
+    from wsi_mitosis.io.results.digests import FILE, write_digests
+    from wsi_mitosis.io.results.folder import ResultFolder
+    from wsi_mitosis.io.results.held import PROGRESS, write_history
+    from wsi_mitosis.io.results.lock import FILE as LOCK
+
+    _results(folder)
+    write_digests(folder)
+    times = {"started": "2026-01-01T00:00:00+00:00", "updated": "2026-01-01T00:00:05+00:00"}
+    with ResultFolder(folder) as held:
+        history = SlideHistory(slide=SLIDE, path="/s", status="done", since=times["started"])
+        write_history(held, history)
+        held.write_progress(
+            RunProgress(**times, slides=2, finished=1, patches=3, seconds=1.5, remaining=None)
+        )
+        lock = (folder / LOCK).read_bytes()
+    (folder / LOCK).write_bytes(lock)
+    return [folder / FILE, folder / PROGRESS, folder / LOCK, held.state_path(SLIDE), folder / "run.json"]
+
+
+def _read_runs(path: Path) -> Any:
+    from wsi_mitosis.jobs.status import folder_status
+    from wsi_mitosis.jobs.verify import verify
+
+    at = next(parent for parent in path.parents if (parent / "figures").is_dir())
+    status = folder_status(at)
+    return status.as_data(), verify(at)
+
+
 def _recount(folder: Path) -> list[Path]:
     from wsi_mitosis.io.results.recounts import write_recount
 
@@ -442,6 +473,7 @@ READERS: dict[str, Reader] = {
     "challenge": Reader(_challenge, _read_challenge, 2),
     "slides": Reader(_slides, _read_slide, 8),
     "results": Reader(_results, _read_results, 2),
+    "runs": Reader(_runs, _read_runs, 2),
     "recounts": Reader(_recount, _read_recount, 2),
     "projects": Reader(_project, _read_project, 2),
     "stores": Reader(_store, _read_store, 2),

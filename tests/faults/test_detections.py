@@ -410,6 +410,18 @@ def test_a_figures_table_that_is_damaged_behind_its_digest_is_refused_by_name(tm
         read_figures(path)
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "../../etc/passwd", "a\0b", "zero"])
+def test_a_digest_of_a_file_elsewhere_is_not_computed(tmp_path: Path, name: str) -> None:
+    """`/dev/zero` has no end."""
+    from wsi_mitosis.jobs.verify import verify
+
+    [path, *_] = READERS["runs"].write(tmp_path)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    path.write_bytes(document({"schema": 1, "files": {name: "0" * 64}}))
+    found = {finding.file: finding.verdict for finding in verify(tmp_path).findings}
+    assert found.get(name) == ("missing" if name == "zero" else None)
+
+
 def test_a_named_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
     from wsi_mitosis.io.detections import read_detections
 

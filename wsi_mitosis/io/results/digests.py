@@ -6,6 +6,7 @@ whole, and DICOM annotations, are listed with theirs in `digests.json`.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
@@ -31,11 +32,15 @@ class Digests(Spec):
 
 
 def read_digests(folder: Path) -> dict[str, str]:
-    """Return the listed digests by path in the folder; empty if there is no valid list."""
+    """Return the listed digests by path in the folder; empty if there is no valid list.
+
+    A path that leads out of the folder is left out: it could name a device without an end.
+    """
     try:
-        return Digests.model_validate_json((folder / FILE).read_bytes()).files
+        files = Digests.model_validate_json((folder / FILE).read_bytes()).files
     except (OSError, ValidationError):
         return {}
+    return {name: digest for name, digest in files.items() if _is_inside(name)}
 
 
 def write_digests(folder: Path, names: Iterable[str] | None = None) -> None:
@@ -54,6 +59,11 @@ def write_digests(folder: Path, names: Iterable[str] | None = None) -> None:
     new = {name: file_sha256(folder / name) for name in changed if (folder / name).is_file()}
     files = {name: digest for name, digest in kept.items() if name not in changed} | new
     write_text(folder / FILE, Digests(files=dict(sorted(files.items()))).model_dump_json(indent=1) + "\n")
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _listed(folder: Path) -> list[str]:
