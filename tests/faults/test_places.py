@@ -105,6 +105,12 @@ def test_the_folder_itself_and_links_inside_it_are_allowed(inputs: Path, small_b
     assert read_record(inputs / "share" / "tables" / f"{SLIDE}.parquet") is not None
 
 
+def test_the_log_may_be_switched_off_by_a_link(inputs: Path, small_bundle: Path) -> None:
+    (inputs / "out").mkdir()
+    (inputs / "out" / "log.jsonl").symlink_to("/dev/null")
+    assert classify(inputs, small_bundle).exit_code == 0
+
+
 FILES = ("summary.csv", "review.csv", "run.json", "report.html", "figures/{}.parquet", "geojson/{}.geojson")
 
 

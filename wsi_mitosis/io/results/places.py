@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+NOWHERE = ("/dev/null", "/dev/full")
+"""Devices that keep nothing. A log that leads to one is switched off."""
+
+
 def refuse_links(folder: Path, names: Iterable[str] | None = None) -> None:
     """Refuse an output folder of which a part is a link that leads outside. The folder itself may be a link.
 
@@ -32,7 +36,7 @@ def refuse_links(folder: Path, names: Iterable[str] | None = None) -> None:
     entries = [folder / name for name in names] if names is not None else [folder]
     for link in (link for entry in entries for link in _links(entry, folder)):
         target = Path(os.path.realpath(link))
-        if not target.is_relative_to(root):
+        if not target.is_relative_to(root) and str(target) not in NOWHERE:
             raise OutputError(
                 f"'{link.relative_to(folder)}' is a link that leads out of the folder, to {target}",
                 subject=folder,
