@@ -71,7 +71,7 @@ def test_a_slide_waits_for_its_detections_and_a_later_run_takes_it(night: Path, 
     assert first.exit_status == 0
     row = summary(night / "out")["c.tiff"]
     assert row["status"] == "waiting"
-    assert "its detections have not come: there is no" in row["error"]
+    assert "c.tiff: waits for its detections: there is no" in row["error"]
     waits = [event["slide"] for event in events(night / "out") if event["event"] == "waiting"]
     assert waits == ["c.tiff"]
     candidates_csv(night / "dets/c.csv", ["c.tiff"])
@@ -120,8 +120,8 @@ def test_a_slide_that_is_still_copied_waits(night: Path, small_bundle: Path) -> 
     candidates_csv(night / "dets/c.csv", ["c.tiff"])
     result = classified(night, small_bundle, schedule={"settle_seconds": 3600})
     assert set(result.statuses.values()) == {"waiting"}
-    assert "its file changed" in result.reasons["a.tiff"]
-    assert "it counts as complete after 3600 s" in result.reasons["a.tiff"]
+    assert "a.tiff: waits, because its file changed" in result.reasons["a.tiff"]
+    assert "it is complete after 3600 s" in result.reasons["a.tiff"]
     assert result.exit_status == 0
     time.sleep(1.1)
     with (night / "slides/a.tiff").open("ab") as file:
@@ -152,7 +152,7 @@ def test_a_set_without_a_part_waits(tmp_path: Path, small_bundle: Path) -> None:
         [slides], tmp_path / "s.csv", tmp_path / "out", small_bundle, schedule={"settle_seconds": 0.01}
     )
     assert result.statuses == {"s.mrxs": "waiting"}
-    assert result.reasons["s.mrxs"] == "s.mrxs: parts of the slide have not come: 's/Data0000.dat'"
+    assert result.reasons["s.mrxs"] == "s.mrxs: waits for parts of the slide: 's/Data0000.dat'"
 
 
 def test_a_clock_that_was_set_back_delays_a_slide_by_one_run(night: Path, small_bundle: Path) -> None:
@@ -243,6 +243,36 @@ def test_states_that_cannot_be_written_end_no_run(night: Path, small_bundle: Pat
     result = classified(night, small_bundle)
     assert result.statuses["a.tiff"] == "done"
     assert any("the states of slides cannot be written" in warning for warning in result.warnings)
+
+
+def test_a_run_that_cannot_begin_says_so_in_its_folder(
+    night: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Any:
+        raise InputError("no Ray cluster answers", subject="--address x:1")
+
+    monkeypatch.setattr("wsi_mitosis.workers._classify", refuse)
+    with pytest.raises(InputError, match="no Ray cluster answers"):
+        classified(night, small_bundle)
+    assert json.loads((night / "out/run.json").read_text())["exit_status"] == 2
+    assert events(night / "out")[-1]["exit_status"] == 2
+    assert "no Ray cluster answers" in json.loads((night / "out/run.json").read_text())["warnings"][-1]
+    assert summary(night / "out")["a.tiff"]["status"] == "pending"
+
+
+def test_a_bug_is_written_down_before_it_ends_the_program(
+    night: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("wsi_mitosis.workers._classify", fail)
+    with pytest.raises(ZeroDivisionError):
+        classified(night, small_bundle)
+    assert json.loads((night / "out/run.json").read_text())["exit_status"] == 1
+    failed = next(event for event in events(night / "out") if event["event"] == "failed")
+    assert failed["error"] == "unexpected ZeroDivisionError: a bug; log.jsonl has the traceback"
+    assert "in fail" in failed["details"]
 
 
 # --- the clock
@@ -384,9 +414,8 @@ def test_a_file_that_cannot_be_written_costs_no_other(
     assert again.kept == {"a.tiff", "b.tiff"}
 
 
-def test_a_full_log_ends_no_run(night: Path, small_bundle: Path) -> None:
-    (night / "out").mkdir()
-    (night / "out/log.jsonl").symlink_to("/dev/full")
+def test_a_log_that_cannot_be_written_ends_no_run(night: Path, small_bundle: Path) -> None:
+    (night / "out/log.jsonl").mkdir(parents=True)
     result = classified(night, small_bundle)
     assert result.statuses["a.tiff"] == "done"
     assert sum("Events are missing from it" in warning for warning in result.warnings) == 1

@@ -153,7 +153,10 @@ class Reporter:
 
     def left(self, status: str, reason: str) -> None:
         """Called for a slide that the run leaves for a later one."""
-        self._print(f"{STATES[status]}: {reason}")
+        if status == "set_aside":
+            self._console.print(f"set aside: {printable(reason)}", style="red")
+        else:
+            self.warn(reason)
 
     def finished(self, outcome: SlideOutcome[Any], record: SlideRecord | None) -> None:
         """Called when a slide finishes."""

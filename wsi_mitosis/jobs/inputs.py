@@ -235,7 +235,7 @@ def _from_pattern(spec: ClassifySpec, pattern: Path, sources: Sequence[SlideSour
     failures = {source: str(_shared(path, source)) for source, path in paths.items() if path in shared}
     own = {source: path for source, path in paths.items() if source not in failures}
     left = {
-        source: Left("waiting", f"{source.relative}: its detections have not come: there is no {path}")
+        source: Left("waiting", f"{source.relative}: waits for its detections: there is no '{path}'")
         for source, path in own.items()
         if not os.path.lexists(path)
     }
@@ -246,7 +246,7 @@ def _from_pattern(spec: ClassifySpec, pattern: Path, sources: Sequence[SlideSour
 def _from_search(spec: ClassifySpec, searched: Searched, sources: Sequence[SlideSource]) -> Inputs:
     """Read the candidates that a search has found; a slide that came after the search is left."""
     failures = {s: searched.failures[s.path] for s in sources if s.path in searched.failures}
-    new = Left("waiting", "it came after the search for candidates")
+    new = Left("waiting", "waits for the next run, because it came after the search for candidates")
     known = searched.files.keys() | searched.failures.keys()
     left = {s: searched.left.get(s.path, new) for s in sources if s.path not in known}
     own = {s: searched.files[s.path] for s in sources if s.path in searched.files}

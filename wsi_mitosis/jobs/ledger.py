@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_mitosis.errors import WsiMitosisError, printable
+from wsi_mitosis.errors import InputError, WsiMitosisError, printable
 from wsi_mitosis.io.interrupts import holding_interrupts
 from wsi_mitosis.io.processors import host_class
 from wsi_mitosis.io.results.held import RUN
+from wsi_mitosis.io.results.log import LOG
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.run_progress import ProgressFile
 from wsi_mitosis.version import __version__
@@ -48,6 +50,7 @@ class RunResult:
         kept: Slides whose results on disk were up to date.
         warnings: All warnings.
         interrupted: Whether the user or a signal ended the run.
+        refused: Whether the run ended before its first slide, because something that it needs is missing.
     """
 
     statuses: dict[str, Status] = field(default_factory=dict)
@@ -56,12 +59,15 @@ class RunResult:
     kept: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    refused: bool = False
 
     @property
     def exit_status(self) -> int:
-        """0 if every slide is done or waits, 1 if some failed or were not processed, 130 if interrupted."""
+        """0: every slide is done or waits; 1: some failed or are left; 2: refused; 130: interrupted."""
         if self.interrupted:
             return 130
+        if self.refused:
+            return 2
         return int(bool(self.errors) or not UNFINISHED.isdisjoint(self.statuses.values()))
 
 
@@ -163,6 +169,14 @@ class Ledger:
                 yield
             except KeyboardInterrupt:
                 self.result.interrupted = True
+            except InputError as error:  # what the workers need is missing: nothing was started
+                self.result.refused = True
+                self.warn(str(error))
+                raise
+            except Exception as error:
+                bug = f"unexpected {type(error).__name__}: {error}; {LOG} has the traceback"
+                self.fail("run", printable(bug), traceback.format_exc())
+                raise
             finally:
                 self.result.interrupted |= interrupts.acknowledge()
                 self._histories.abandon()

@@ -52,7 +52,7 @@ def _reason(
 ) -> str | None:
     try:
         if missing := missing_parts(slide):
-            return f"{name}: parts of the slide have not come: {listed(missing)}"
+            return f"{name}: waits for parts of the slide: {listed(missing)}"
         states = [("its file", files_state(slide))]
         states += [("its detections file", files_state(own_file))] if own_file is not None else []
     except OSError:
@@ -73,7 +73,7 @@ def _unsettled(
         if age >= settle_seconds or _was_seen(state, history, settle_seconds, now):
             continue
         when = f"{age:.0f} s ago" if age >= 0 else "in the future, by this machine's clock"
-        return f"{name}: {what} changed {when}; it counts as complete after {settle_seconds:g} s"
+        return f"{name}: waits, because {what} changed {when}; it is complete after {settle_seconds:g} s"
     return None
 
 
