@@ -422,6 +422,24 @@ def test_a_digest_of_a_file_elsewhere_is_not_computed(tmp_path: Path, name: str)
     assert found.get(name) == ("missing" if name == "zero" else None)
 
 
+@pytest.mark.parametrize("depth", [900, 20_000])
+@pytest.mark.parametrize("file", ["run.json", "states", "assessments", "geojson", "digests.json"])
+def test_a_result_that_is_nested_deeply_counts_as_damaged(tmp_path: Path, file: str, depth: int) -> None:
+    from wsi_mitosis.io.results.folder import ResultFiles
+    from wsi_mitosis.io.results.lock import FILE as LOCK
+
+    READERS["runs"].write(tmp_path)
+    [path] = [tmp_path / file] if "." in file else list((tmp_path / file).glob("a.tiff*"))
+    path.write_bytes(b'{"a":' * depth + b"1" + b"}" * depth + b"\n")
+    READERS["runs"].read(path)
+    (tmp_path / LOCK).unlink()
+    READERS["results"].read(path)
+    read = ResultFiles(tmp_path)
+    [record] = [record for record in read.records().values() if record.name == "a.tiff"]
+    assert (read.assessed(record) is None) == (file == "assessments")
+    assert (not read.histories()) == (file == "states")
+
+
 def test_a_named_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
     from wsi_mitosis.io.detections import read_detections
 

@@ -155,7 +155,10 @@ class SlideRecord(Spec):
         Raises:
             ValueError: if the text is not a record of a known schema.
         """
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("a record is not nested deeply") from error
         if not isinstance(data, dict):
             raise ValueError("a record is a JSON object")
         return cls.model_validate(data if "schema" in data else _from_schema_1(data))

@@ -204,7 +204,7 @@ def _read_results(folder: ResultFolder) -> _Results:
 def _read_run(folder: Path) -> dict[str, Any]:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return run if isinstance(run, dict) and _has_lists(run) else {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.assessments import AssessedSlide
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.limits import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +31,11 @@ def write_assessment(path: Path, assessed: AssessedSlide) -> None:
 def read_assessment(path: Path) -> AssessedSlide | None:
     """Read an assessment file; None if it is missing, damaged, edited or of another schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop(DIGEST, None) != _digest(content):
             return None
         return AssessedSlide.model_validate(content)
-    except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
+    except (OSError, ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core import qupath
 from wsi_mitosis.io.atomic import replacing
+from wsi_mitosis.io.limits import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +154,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     """Read the provenance in a GeoJSON file's first line; None if this program did not write the file."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            document = json.loads(file.readline() + b"]}")
+            document = parse_json(file.readline() + b"]}")
     except (OSError, EOFError, ValueError, zlib.error):
         return None
     provenance = document.get(qupath.PROVENANCE_MEMBER) if isinstance(document, dict) else None

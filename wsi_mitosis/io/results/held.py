@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from wsi_mitosis.core.histories import RunProgress, SlideHistory
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.limits import parse_json
 from wsi_mitosis.io.results.lock import FolderLock, Holder, read_holder
 from wsi_mitosis.io.results.log import RunLog
 
@@ -62,7 +63,7 @@ class RunFolder:
     def run(self) -> dict[str, Any]:
         """Return the content of `run.json`; empty if there is none that can be read."""
         try:
-            run = json.loads((self.folder / RUN).read_bytes())
+            run = parse_json((self.folder / RUN).read_bytes())
         except (OSError, ValueError):
             return {}
         return run if isinstance(run, dict) else {}
