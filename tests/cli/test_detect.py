@@ -70,6 +70,7 @@ def test_json_is_one_object_on_stdout_and_quiet_is_quiet() -> None:
         "candidates": {"x.tiff": 1, "y.tiff": 0},
         "kept": [],
         "errors": {},
+        "reasons": {},
         "warnings": [],
         "interrupted": False,
     }

@@ -84,7 +84,7 @@ def test_no_report_reaches_the_run(
 ) -> None:
     asked: list[ClassifySpec] = []
 
-    def seen(spec: ClassifySpec, _: object) -> BatchResult:
+    def seen(spec: ClassifySpec, *_: object) -> BatchResult:
         asked.append(spec)
         return BatchResult(folder=tmp_path, bundle="b", bundle_digest="d", trained=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,8 +40,13 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
 
 
 def _as_data(result: DetectResult) -> dict[str, Any]:
-    fields = {**asdict(result), "out": str(result.out), "kept": sorted(result.kept)}
-    return {**fields, "exit_status": result.exit_status}
+    names = ("exit_status", "model", "weights_sha256", "statuses", "candidates")
+    return {
+        "out": str(result.out),
+        **{name: getattr(result, name) for name in names},
+        "kept": sorted(result.kept),
+        **{name: getattr(result, name) for name in ("errors", "reasons", "warnings", "interrupted")},
+    }
 
 
 def _as_lines(result: DetectResult) -> list[str]:
