@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         durable: Wait until the content is on the disk. Without that, a loss of power may leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(shortened(f".{os.getpid()}-{path.name}", COMPONENT_BYTES))
+    # nobody can guess the name and put a link there, which would be written through
+    draft = f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary = path.with_name(shortened(draft, COMPONENT_BYTES))
     try:
         yield temporary
         if durable:
