@@ -348,6 +348,25 @@ def test_damaged_states_are_as_good_as_none(night: Path, small_bundle: Path) -> 
     assert classified(night, small_bundle).kept == {"a.tiff", "b.tiff"}
 
 
+def test_a_summary_that_a_spreadsheet_has_spoilt_ends_no_night(night: Path, small_bundle: Path) -> None:
+    damaged(night / "slides/b.tiff")
+    classified(night, small_bundle)
+    (night / "out/summary.csv").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    shutil.rmtree(night / "dets")
+    (night / "dets").mkdir()
+    candidates_csv(night / "dets/a.csv", ["a.tiff"])
+    result = run([night / "slides/a.tiff"], night / "dets/a.csv", night / "out", small_bundle, output=QUICK)
+    assert result.exit_status == 0
+    assert any("summary.csv.unreadable" in warning for warning in result.warnings)
+    assert (night / "out/summary.csv.unreadable").read_bytes().startswith(b"PK")
+    rows = summary(night / "out")
+    assert {slide: row["status"] for slide, row in rows.items()} == {
+        "a.tiff": "done",
+        "b.tiff": "failed",
+        "c.tiff": "waiting",
+    }
+
+
 # --- plans
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.states import lost_results, missing_assessments, summary_rows
+from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.dicom import check_installed
 from wsi_mitosis.io.results.digests import FILE as DIGESTS_FILE
 from wsi_mitosis.io.results.digests import write_digests
@@ -141,7 +142,7 @@ def _run(
     reporter: Reporter,
 ) -> BatchResult:
     """Process and write, and leave the folder consistent whatever happens."""
-    earlier, last_success = folder.earlier_states(), _last_success(folder.run())
+    (earlier, notes), last_success = _earlier(folder), _last_success(folder.run())
     inputs, names = prepared.inputs, prepared.names
     files = SlideFiles.of(folder, prepared.records, spec, inputs, names)
     result = _new_result(folder, bundle)
@@ -153,9 +154,23 @@ def _run(
     batch = _Batch(spec, prepared, files, ledger, result)
     tasks, fail_fast = prepared.tasks, spec.output.fail_fast
     with ledger.closing(lambda: _finish(batch, earlier)):
-        _start(batch)
+        _start(batch, notes)
         process(tasks, lambda t: execute(t, bundle, spec, ledger), files.write, ledger, fail_fast=fail_fast)
     return result
+
+
+def _earlier(folder: ResultFolder) -> tuple[dict[str, SlideState], list[str]]:
+    """Return the states that earlier runs left, and notes about them.
+
+    A summary that cannot be read, such as one that a spreadsheet has saved in its own format, ends no night:
+    the states of slides are in files of their own. It is kept under another name.
+    """
+    try:
+        return folder.earlier_states(), []
+    except OutputError as error:
+        kept = folder.put_summary_aside()
+        note = f"{error.subject}: {error.cause}. It is kept as {kept.name}, and is written again"
+        return folder.earlier_states(), [note]
 
 
 def _new_result(folder: ResultFolder, bundle: Bundle) -> BatchResult:
@@ -192,10 +207,10 @@ def _parameters(spec: ClassifySpec) -> dict[str, Any]:
     return parameters
 
 
-def _start(batch: _Batch) -> None:
+def _start(batch: _Batch, earlier: Sequence[str]) -> None:
     """Enter what is known before the first slide: what is to do, and what cannot be done."""
     inputs, names, result = batch.prepared.inputs, batch.prepared.names, batch.result
-    notes = list(inputs.notes)
+    notes = [*inputs.notes, *earlier]
     if not result.trained:
         notes.append(f"bundle {result.bundle} is untrained: its labels mean nothing")
     result.statuses |= {names[source]: "no_detections" for source in inputs.absent}

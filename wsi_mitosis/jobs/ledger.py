@@ -169,7 +169,7 @@ class Ledger:
                 yield
             except KeyboardInterrupt:
                 self.result.interrupted = True
-            except InputError as error:  # what the workers need is missing: nothing was started
+            except InputError as error:  # something that all slides need is missing
                 self.result.refused = True
                 self.warn(str(error))
                 raise
@@ -215,6 +215,7 @@ class Ledger:
         if reason not in self.result.reasons.values():
             self.warn(reason)
         self.result.reasons[outcome.name] = reason
+        self._progress.postpone(outcome.name)
         self._histories.postpone(outcome.name)
 
     def fail(self, name: str, error: str, details: str | None = None) -> None:

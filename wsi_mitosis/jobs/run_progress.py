@@ -71,6 +71,11 @@ class ProgressFile:
         self._running.pop(name, None)
         self._write()
 
+    def postpone(self, name: str) -> None:
+        """Enter that a slide is left for a later run."""
+        self._tasks.pop(name, None)
+        self._running.pop(name, None)
+
     def close(self) -> None:
         """Remove the file."""
         try:

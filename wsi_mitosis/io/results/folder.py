@@ -209,6 +209,12 @@ class ResultFolder(ResultFiles, HeldFolder):
         self._draw(figures, assessed, drawing)
         self._annotate(figures, assessed.record, drawing)
 
+    def put_summary_aside(self) -> Path:
+        """Give a summary that cannot be read another name, and return that."""
+        kept = self.folder / f"{SUMMARY_FILE}.unreadable"
+        (self.folder / SUMMARY_FILE).replace(kept)
+        return kept
+
     def write_summary(self, states: Iterable[SlideState]) -> None:
         """Write `summary.csv`, sorted by slide."""
         write_rows(self.folder / SUMMARY_FILE, SUMMARY_COLUMNS, summary_rows(states))
