@@ -136,7 +136,11 @@ def test_a_second_signal_ends_at_once(
 def test_a_signal_while_ray_starts_or_works_leaves_nothing(
     number: int, inputs: Night, undisturbed: Path, sessions: Path, tmp_path: Path
 ) -> None:
-    """The moments are spread over the start of Ray and the work on it."""
+    """The moments are spread over the start of Ray and the work on it.
+
+    While Ray connects, its core has a handler of SIGTERM of its own, which aborts the process
+    (absl's failure signal handler). This is as a kill: the next run completes the folder.
+    """
     out, chance = tmp_path / "out", random.Random(SEED + number)
     process = inputs.start(out, *PLACES["ray"], env={"RAY_TMPDIR": str(sessions)})
     wait_until(lambda: bool(list(sessions.iterdir())), process)
@@ -144,12 +148,20 @@ def test_a_signal_while_ray_starts_or_works_leaves_nothing(
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     status, printed = end_of(process)
-    assert status in {0, 130}, printed
+    assert status in {0, 130, -signal.SIGABRT}, printed
+    until = time.monotonic() + 60
+    while (alive(children) or list(sessions.iterdir())) and time.monotonic() < until:
+        time.sleep(0.05)
     assert alive(children) == []
     assert list(sessions.iterdir()) == []
     assert_finished_are_those_of(out, finished(undisturbed))
-    assert unfinished(out) == []
-    assert {"summary.csv", "run.json"} <= {path.name for path in out.iterdir()}
+    assert_no_partial_file(out)
+    if status >= 0:
+        assert unfinished(out) == []
+        assert {"summary.csv", "run.json"} <= {path.name for path in out.iterdir()}
+    status, printed = inputs.run(out, *PLACES["here"])
+    assert status == 0, printed
+    assert_whole(out, undisturbed)
 
 
 def test_a_signal_while_the_last_files_are_written_costs_only_the_report(
