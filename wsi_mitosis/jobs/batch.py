@@ -14,7 +14,7 @@ from wsi_mitosis.core.states import lost_results, missing_assessments, summary_r
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.dicom import check_installed
 from wsi_mitosis.io.results.digests import FILE as DIGESTS_FILE
-from wsi_mitosis.io.results.digests import write_digests
+from wsi_mitosis.io.results.digests import remove_digests, write_digests
 from wsi_mitosis.io.results.folder import REVIEW_FILE, SUMMARY_FILE, ResultFolder
 from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.admission import Admission
@@ -217,6 +217,7 @@ def _start(batch: _Batch, earlier: Sequence[str]) -> None:
     left = batch.prepared.left()
     sources = {name: source for source, name in names.items()}
     batch.prepared.histories.leave_all(left, sources, inputs.own_files)
+    remove_digests(batch.files.folder.folder)
     batch.ledger.open(
         batch.prepared.tasks,
         {names[source]: error for source, error in inputs.failures.items()},

@@ -9,6 +9,7 @@ from wsi_mitosis.core.recount import CHANGES, compare, reviewed_figures
 from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.detections.reviews import read_review
 from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.io.results.digests import FILE as DIGESTS
 from wsi_mitosis.io.results.digests import read_digests
 from wsi_mitosis.io.results.folder import ResultFiles
 from wsi_mitosis.io.results.geojson import read_provenance, read_sealed_provenance
@@ -93,7 +94,10 @@ def _findings(folder: ResultFiles) -> Iterator[Finding]:
     on_disk = {folder.slide_of(table) for table in tables if not table.name.startswith(".")}
     for slide in sorted(done | on_disk):
         yield from _of_slide(folder, slide, records.get(slide))
-    for name, digest in read_digests(folder.folder).items():
+    digests = read_digests(folder.folder)
+    if not digests:
+        yield Finding(DIGESTS, "missing", "the last run has not ended, or it was one of an earlier version")
+    for name, digest in digests.items():
         yield _against(folder.folder, name, digest)
     yield from _of_recount(folder.folder)
 

@@ -61,6 +61,11 @@ def write_digests(folder: Path, names: Iterable[str] | None = None) -> None:
     write_text(folder / FILE, Digests(files=dict(sorted(files.items()))).model_dump_json(indent=1) + "\n")
 
 
+def remove_digests(folder: Path) -> None:
+    """Remove the list while a run is at work: its files are in change."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\0" not in name
