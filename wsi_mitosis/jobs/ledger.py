@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("numpy", "openslide-python", "pandas", "ray", "tiatoolbox", "torch")
 """Libraries whose versions `run.json` states."""
 UNFINISHED = {"failed", "pending", "set_aside"}
-BLAMELESS = {"storage", "output"}
+BLAMELESS = {"storage", "node", "output"}
 """Causes of a failure for which the slide is not to blame, and after which it is not set aside."""
 
 

@@ -143,12 +143,12 @@ def _slide_hooks(progress: Progress) -> Hooks[Any, int, SlideOutcome[Any]]:
 
 
 def _lost_slide(task: SlideTask, loss: Loss) -> SlideOutcome[Any]:
-    transient = loss.cause if loss.cause in ("memory", "storage") else None
+    transient = loss.cause if loss.cause in ("memory", "storage", "node") else None
     return SlideOutcome(task.name, "failed", error=loss.reason, details=loss.details, transient=transient)
 
 
 def _transient_slide(outcome: SlideOutcome[Any]) -> Loss | None:
-    if outcome.transient is None or outcome.transient == "output":
+    if outcome.transient not in ("memory", "storage"):
         return None
     error = str(outcome.error).removeprefix(f"{outcome.name}: ").rstrip(".")
     return Loss(outcome.transient, error, outcome.details)
