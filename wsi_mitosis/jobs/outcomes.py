@@ -37,7 +37,8 @@ class SlideOutcome(Generic[Result]):
         seconds: Time that it took.
         peak_rss_mb: Largest resident memory so far of the process that did it, MB.
         transient: The cause of a failure that another attempt may not meet: memory ran out, the storage did
-            not answer, a node of the cluster was lost, or the output folder could not be written. None for every other failure.
+            not answer, a node of the cluster was lost, or the output folder could not be written. None for
+            every other failure.
     """
 
     name: str
