@@ -48,7 +48,7 @@ class SlideOutcome(Generic[Result]):
     details: str | None = None
     seconds: float = 0.0
     peak_rss_mb: float | None = None
-    transient: Transient | Literal["output"] | None = None
+    transient: Transient | Literal["node", "output"] | None = None
 
 
 class Progress(Protocol):
