@@ -395,7 +395,7 @@ def test_a_plan_says_what_would_be_done_and_changes_nothing(night: Path, small_b
     candidates_csv(night / "dets/a.csv", ["a.tiff"], [(10.0, 10.0)])
     again = {slide.slide: slide for slide in plan_run(task).slides}
     assert (again["a.tiff"].action, again["a.tiff"].candidates) == ("classify", 1)
-    assert again["a.tiff"].reason == "its result is of another slide, bundle or option"
+    assert again["a.tiff"].reason == "its slide, its candidates, the bundle or an option has changed"
 
 
 def test_a_plan_into_no_folder_makes_none_and_names_who_holds_one(night: Path, small_bundle: Path) -> None:

@@ -101,5 +101,8 @@ def _as_data(plan: RunPlan) -> dict[str, Any]:
 def _as_lines(plan: RunPlan) -> list[str]:
     width = max((len(slide.action) for slide in plan.slides), default=0)
     held = [] if plan.holder is None else [f"{plan.folder} is held by {plan.holder}"]
-    lines = [f"{slide.action:{width}}  {slide.slide}: {slide.reason}" for slide in plan.slides]
+    lines = [
+        f"{slide.action:{width}}  {slide.slide}: {slide.reason.removeprefix(f'{slide.slide}: ')}"
+        for slide in plan.slides
+    ]
     return [*held, *lines, f"Nothing was started. Results would be in {plan.folder}."]

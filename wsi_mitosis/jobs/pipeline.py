@@ -131,5 +131,9 @@ def _of_task(task: ClassifyTask, classifier: Classifier) -> PlannedSlide:
         except WsiMitosisError as error:
             return PlannedSlide(task.name, "fail", task.candidates, str(error))
         action = "keep" if is_kept else "classify"
-        reason = "its result is up to date" if is_kept else "its result is of another slide, bundle or option"
+        reason = (
+            "its result is up to date"
+            if is_kept
+            else "its slide, its candidates, the bundle or an option has changed"
+        )
     return PlannedSlide(task.name, action, task.candidates, reason)
