@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,10 @@ def _new_result(folder: ResultFolder, bundle: Bundle) -> BatchResult:
 def _last_success(run: Mapping[str, Any]) -> str | None:
     """Return when a run into the folder last succeeded, as its `run.json` states it."""
     stated = run.get("ended") if run.get("exit_status") == 0 else run.get("last_success")
-    return stated if isinstance(stated, str) else None
+    try:
+        return None if stated is None else datetime.fromisoformat(stated).isoformat()
+    except (TypeError, ValueError):
+        return None  # an edited file ends no night
 
 
 def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str, object]:
@@ -203,7 +207,7 @@ def _parameters(spec: ClassifySpec) -> dict[str, Any]:
     """Return the options of a run; of the command to notify only the program: an argument may be a secret."""
     parameters: dict[str, Any] = spec.model_dump(mode="json")
     if spec.output.notify is not None:
-        parameters["output"]["notify"] = spec.output.notify.split(maxsplit=1)[0]
+        parameters["output"]["notify"] = "".join(spec.output.notify.split()[:1])
     return parameters
 
 
@@ -216,7 +220,7 @@ def _start(batch: _Batch, earlier: Sequence[str]) -> None:
     result.statuses |= {names[source]: "no_detections" for source in inputs.absent}
     left = batch.prepared.left()
     sources = {name: source for source, name in names.items()}
-    batch.prepared.histories.leave_all(left, sources, inputs.own_files)
+    batch.prepared.histories.leave_all(left, sources)
     remove_digests(batch.files.folder.folder)
     batch.ledger.open(
         batch.prepared.tasks,
