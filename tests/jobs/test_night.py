@@ -165,6 +165,62 @@ def test_a_clock_that_was_set_back_delays_a_slide_by_one_run(night: Path, small_
     assert "changed in the future, by this machine's clock" in first.reasons["a.tiff"]
     time.sleep(1.1)  # states are written to the second
     assert classified(night, small_bundle, schedule=schedule).statuses["a.tiff"] == "done"
+    time.sleep(1.1)
+    third = classified(night, small_bundle, schedule=schedule)
+    assert third.statuses["a.tiff"] == "done", "a finished slide does not wait every second night"
+    assert summary(night / "out")["a.tiff"]["classified"] == "5"
+
+
+def test_a_failing_slide_with_a_time_in_the_future_is_set_aside(night: Path, small_bundle: Path) -> None:
+    damaged(night / "slides/a.tiff")
+    future = time.time() + 7200
+    os.utime(night / "slides/a.tiff", (future, future))
+    found = []
+    for _ in range(4):
+        result = classified(
+            night, small_bundle, schedule={"settle_seconds": 0.3}, retries={"max_failures": 2}
+        )
+        found.append(result.statuses["a.tiff"])
+        time.sleep(1.1)
+    assert found == ["waiting", "failed", "failed", "set_aside"]
+
+
+def test_waiting_does_not_forget_the_failures_of_a_slide(night: Path, small_bundle: Path) -> None:
+    damaged(night / "slides/a.tiff")
+    retries = {"max_failures": 1}
+    classified(night, small_bundle, retries=retries)
+    detections = (night / "dets/a.csv").read_bytes()
+    (night / "dets/a.csv").unlink()
+    assert classified(night, small_bundle, retries=retries).statuses["a.tiff"] == "waiting"
+    (night / "dets/a.csv").write_bytes(detections)
+    assert classified(night, small_bundle, retries=retries).statuses["a.tiff"] == "set_aside"
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-11-27T01:00:00", ""])
+def test_a_state_without_a_valid_time_is_as_good_as_none(night: Path, small_bundle: Path, since: str) -> None:
+    schedule = {"settle_seconds": 3600}
+    classified(night, small_bundle, schedule=schedule)
+    path = night / "out/states/a.tiff.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"since": since}))
+    assert "a.tiff" not in histories(night)
+    assert classified(night, small_bundle, schedule=schedule).statuses["a.tiff"] == "waiting"
+
+
+@pytest.mark.parametrize("ended", ["yesterday", 5, None])
+def test_an_edited_time_in_run_json_ends_no_night(night: Path, small_bundle: Path, ended: object) -> None:
+    output = {"metrics": str(night / "a.prom")}
+    classified(night, small_bundle, output=output)
+    path = night / "out/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ended": ended, "exit_status": 0}))
+    result = classified(night, small_bundle, output=output)
+    assert (result.exit_status, result.last_success) == (0, None)
+
+
+@pytest.mark.parametrize("command", ["", " "])
+def test_an_empty_command_to_notify_is_said(night: Path, small_bundle: Path, command: str) -> None:
+    result = classified(night, small_bundle, output={"notify": command})
+    assert result.exit_status == 0
+    assert any("--notify: the command is empty" in warning for warning in result.warnings)
 
 
 # --- slides that fail night after night

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.tables import Status
 
+
+def _with_zone(text: str) -> str:
+    """Return the text of a moment; one without a zone cannot be compared with the present.
+
+    Raises:
+        ValueError: if it is no moment, or has no zone.
+    """
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without a zone")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_with_zone)]
+"""A moment with its zone, ISO 8601."""
 KILLED = "its run was killed while this slide was processed"
 """The error of a slide that a run began and did not end: no run leaves one behind unless it is killed."""
 
@@ -22,8 +38,9 @@ class SlideHistory(Spec):
         status: Its state; `running` between beginning and end.
         attempts: Runs in a row that tried it and failed by its own fault.
         reason: Why it failed last, is set aside, or waits; empty otherwise.
-        inputs: Digest of what the attempts depended on. If it changes, they do not count any more. The states
-            of the files that a waiting slide waits for.
+        inputs: Digest of what the attempts depended on. If it changes, they do not count any more.
+        files: The states of its files and of its own file of candidates when the state began. If they are
+            still the same later, nobody writes them any more.
         key: Key of its result; empty unless it is done.
         since: When the state began, ISO 8601.
     """
@@ -35,8 +52,9 @@ class SlideHistory(Spec):
     attempts: int = 0
     reason: str = ""
     inputs: str = ""
+    files: str = ""
     key: str = ""
-    since: str
+    since: Moment
 
     @property
     def since_time(self) -> datetime:
@@ -78,7 +96,7 @@ class SlideProgress(Spec):
     """
 
     slide: str
-    since: str
+    since: Moment
     candidates: int | None = None
     patches: int = 0
     attempt: int = 1

@@ -33,14 +33,22 @@ class Histories:
         folder: The output folder. Only one that this process holds can be written to.
         retries: After how many attempts a slide is set aside.
         basis: Digest of everything but the slide and its candidates that an attempt depends on.
+        own_files: The file of candidates that is a slide's own.
 
     Attributes:
         known: What is known of each slide, by name.
         fault: Why states cannot be written; None if they can.
     """
 
-    def __init__(self, folder: RunFolder, retries: RetryOptions, basis: str) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        retries: RetryOptions,
+        basis: str,
+        own_files: Mapping[SlideSource, Path] | None = None,
+    ) -> None:
         self._folder, self._retries, self._basis = folder, retries, basis
+        self._own_files = own_files or {}
         self.known = {name: history.after_its_run for name, history in folder.histories().items()}
         self._running: set[str] = set()
         self.fault: str | None = None
@@ -58,7 +66,17 @@ class Histories:
         counts = history is not None and history.inputs == inputs
         attempts = history.attempts if history is not None and counts else 0
         self._running.add(task.name)
-        self._write(_history(task.name, task.source.path, "running", attempts=attempts, inputs=inputs))
+        self._write(
+            SlideHistory(
+                slide=task.name,
+                path=str(task.source.path),
+                status="running",
+                attempts=attempts,
+                inputs=inputs,
+                files=self._files(task.source),
+                since=_now(),
+            )
+        )
 
     def end(self, name: str, status: Status, *, reason: str = "", key: str = "", counts: bool = True) -> None:
         """Enter how an attempt has ended.
@@ -89,41 +107,37 @@ class Histories:
             self._write(history.model_copy(update={"status": "pending", "since": _now()}))
         self._running.discard(name)
 
-    def _leave(self, name: str, path: Path, status: Status, reason: str, inputs: str = "") -> None:
-        """Enter that a slide is not processed in this run.
+    def _leave(self, name: str, source: SlideSource, status: Status, reason: str) -> None:
+        """Enter that a slide is not processed in this run; its failed attempts are not forgotten.
 
         Args:
             name: The slide.
-            path: Its file.
+            source: Its file.
             status: Its state, which is `waiting` or `set_aside`.
             reason: Why.
-            inputs: The states of the files that a waiting slide waits for.
         """
         history = self.known.get(name)
         if history is not None and status == "set_aside":
             self._write(history.model_copy(update={"status": status}))
-        elif history is None or history.status != status or history.inputs != inputs:
-            self._write(_history(name, path, status, reason=reason, inputs=inputs))
+            return
+        files = self._files(source)
+        if history is not None and history.status == status and history.files == files:
+            return
+        if history is None:
+            history = SlideHistory(slide=name, path=str(source.path), status=status, since=_now())
+        changes = {"status": status, "reason": reason, "files": files, "key": "", "since": _now()}
+        self._write(history.model_copy(update=changes))
 
-    def leave_all(
-        self,
-        left: Mapping[str, Left],
-        sources: Mapping[str, SlideSource],
-        own_files: Mapping[SlideSource, Path] | None = None,
-    ) -> None:
+    def leave_all(self, left: Mapping[str, Left], sources: Mapping[str, SlideSource]) -> None:
         """Enter the slides that this run leaves for a later one.
 
         Args:
             left: Their states and reasons by name.
             sources: The run's slides by name.
-            own_files: The detections file that is a slide's own.
         """
         for name, (status, reason) in left.items():
-            if status == "pending":
-                continue
-            source, own = sources[name], (own_files or {}).get(sources[name])
-            seen = _files_digest([source.path, *([own] if own is not None else [])])
-            self._leave(name, source.path, status, reason, seen)
+            if status != "pending":
+                self._leave(name, sources[name], status, reason)
 
     def abandon(self) -> None:
         """Enter that the slides in hand are pending again; the run was stopped, and they are not to blame."""
@@ -136,6 +150,11 @@ class Histories:
         except OSError:
             files = ""
         return hashlib.sha256("\n".join((files, task.depends_on, self._basis)).encode()).hexdigest()
+
+    def _files(self, source: SlideSource) -> str:
+        """Return the states of a slide's files, and of its own file of candidates, as one text."""
+        own = self._own_files.get(source)
+        return _files_digest([source.path, *([own] if own is not None else [])])
 
     def _write(self, history: SlideHistory) -> None:
         self.known[history.slide] = history
@@ -159,22 +178,6 @@ def _files_digest(paths: Iterable[Path]) -> str:
         except OSError:
             states.append("gone")
     return " ".join(states)
-
-
-def _history(
-    name: str, path: Path, status: str, *, attempts: int = 0, reason: str = "", inputs: str = ""
-) -> SlideHistory:
-    return SlideHistory.model_validate(
-        {
-            "slide": name,
-            "path": str(path),
-            "status": status,
-            "attempts": attempts,
-            "reason": reason,
-            "inputs": inputs,
-            "since": _now(),
-        }
-    )
 
 
 def _now() -> str:

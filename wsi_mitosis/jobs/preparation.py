@@ -59,7 +59,8 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
     records = folder.records()
     names = names_in_folder(inputs.sources, inputs.openable, records)
     options = [spec.result.model_dump(mode="json"), spec.placement.device]
-    histories = Histories(folder, spec.retries, basis_of(bundle.digest, RESULT_VERSION, options))
+    basis = basis_of(bundle.digest, RESULT_VERSION, options)
+    histories = Histories(folder, spec.retries, basis, inputs.own_files)
     inputs = inputs.without({}, _waiting(spec, inputs, names, histories))
     tasks = plan_classification(inputs.detections, names, records, overwrite=spec.output.overwrite)
     aside = {

@@ -79,7 +79,7 @@ def _unsettled(
 
 def _was_seen(state: FilesState, history: SlideHistory | None, settle_seconds: float, now: datetime) -> bool:
     """Whether an earlier run saw the same files long enough ago, so that clocks need not agree."""
-    if history is None or history.status != "waiting" or state.digest not in history.inputs:
+    if history is None or state.digest not in history.files:
         return False
     elapsed = (now - history.since_time).total_seconds()
     return elapsed >= settle_seconds or elapsed < 0
