@@ -33,13 +33,15 @@ class ProgressFile:
         self._tasks: dict[str, SlideTask] = {}
         self._running: dict[str, SlideProgress] = {}
         self._attempts: dict[str, int] = {}
-        self._finished = self._patches = 0
+        self._finished = self._patches = self._candidates = self._unknown = 0
         self._since: float | None = None
         self._written = -SECONDS
 
     def open(self, tasks: Sequence[SlideTask]) -> None:
         """Enter the slides that will be processed."""
         self._tasks = {task.name: task for task in tasks}
+        self._candidates = sum(task.candidates or 0 for task in tasks)
+        self._unknown = sum(task.candidates is None for task in tasks)
         self._write()
 
     def begin(self, name: str) -> int:
@@ -66,15 +68,12 @@ class ProgressFile:
 
     def end(self, name: str) -> None:
         """Enter that a slide has ended."""
-        if self._tasks.pop(name, None) is not None:
-            self._finished += 1
-        self._running.pop(name, None)
+        self._finished += self._remove(name)
         self._write()
 
     def postpone(self, name: str) -> None:
         """Enter that a slide is left for a later run."""
-        self._tasks.pop(name, None)
-        self._running.pop(name, None)
+        self._remove(name)
 
     def close(self) -> None:
         """Remove the file."""
@@ -83,8 +82,16 @@ class ProgressFile:
         except OSError:
             return  # the folder is gone or read-only; `status` sees that its run has ended
 
+    def _remove(self, name: str) -> bool:
+        """Remove a slide from those to process; return whether it was one. Sums over all would take long."""
+        self._running.pop(name, None)
+        if (task := self._tasks.pop(name, None)) is None:
+            return False
+        self._candidates -= task.candidates or 0
+        self._unknown -= task.candidates is None
+        return True
+
     def _write(self) -> None:
-        candidates = [task.candidates for task in self._tasks.values()]
         in_hand = sum(slide.patches for slide in self._running.values())
         progress = RunProgress(
             started=self._started,
@@ -93,7 +100,7 @@ class ProgressFile:
             finished=self._finished,
             patches=self._patches,
             seconds=0.0 if self._since is None else monotonic() - self._since,
-            remaining=None if None in candidates else max(0, sum(c or 0 for c in candidates) - in_hand),
+            remaining=None if self._unknown else max(0, self._candidates - in_hand),
             running=tuple(self._running.values()),
         )
         self._written = monotonic()
