@@ -606,6 +606,37 @@ def test_a_pipeline_searches_and_classifies(tmp_path: Path, small_bundle: Path, 
     assert result.errors["broken.tiff"] == found.errors["broken.tiff"]
     planned = {slide.slide: slide.action for slide in plan_run(night).slides}
     assert planned == {"a.tiff": "keep", "empty.tiff": "keep", "broken.tiff": "search"}
+    spotted_slide(tmp_path / "slides/a.tiff", (200, 150), spots[:1])
+    planned = {slide.slide: slide.action for slide in plan_run(night).slides}
+    assert planned["a.tiff"] == "search", "another slide of the same name has candidates of its own"
+    for _ in range(2):
+        detect_batch(search, Silent())
+    planned = {slide.slide: slide.action for slide in plan_run(night).slides}
+    assert planned["broken.tiff"] == "set aside"
+
+
+def test_the_state_during_a_search_is_that_of_the_search(tmp_path: Path, stub: None) -> None:
+    slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    pipeline = tmp_path / "night.toml"
+    pipeline.write_text(
+        '[input]\nslides = ["slides"]\n[detect]\n[output]\nfolder = "out"\n'
+        '[placement]\nworkers = 0\ndevice = "cpu"\n'
+    )
+    search = search_spec(read_pipeline(str(pipeline)))
+    assert search is not None
+    seen = []
+
+    class Interrupting(Silent):
+        def finished(self, *_: Any) -> None:
+            seen.append(folder_status(tmp_path / "out"))
+            raise KeyboardInterrupt
+
+    assert detect_batch(search, Interrupting()).interrupted
+    assert seen[0].is_at_work
+    assert sorted(slide.status for slide in seen[0].slides) == ["done", "running"]
+    after = folder_status(tmp_path / "out")
+    assert (after.is_at_work, after.last_run["exit_status"]) == (False, 130)
+    assert after.counts == {"done": 1, "pending": 1}
 
 
 def test_a_pipeline_has_one_source_of_candidates(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.naming import allot_names
-from wsi_mitosis.io.results.candidates import CandidateFolder
+from wsi_mitosis.errors import WsiMitosisError
+from wsi_mitosis.io.results.candidates import CandidateFiles, CandidateFolder, parts_folder
 from wsi_mitosis.io.slides import FoundSlides, find_slides
 from wsi_mitosis.io.slides.finding import is_regular
 from wsi_mitosis.jobs.admission import Admission
@@ -22,7 +23,7 @@ from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
 from wsi_mitosis.jobs.readiness import waiting_slides
-from wsi_mitosis.jobs.slide_detector import SlideCandidates
+from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.version import DETECTION_VERSION
@@ -80,6 +81,43 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
         return _run(spec, model, _prepared(spec, model, found, folder), folder, execute, reporter)
 
 
+def planned_search(spec: DetectSpec, to_search: Left) -> Searched:
+    """Return what a search would keep and what it would leave. Nothing is started and nothing is written.
+
+    Args:
+        spec: The search.
+        to_search: What to say of a slide that would be searched.
+
+    Raises:
+        InputError: if nothing could be started.
+    """
+    from wsi_mitosis.nets.detector import find_detector
+
+    found = find_slides(spec.slides, recursive=spec.recursive)
+    model = find_detector(spec.model, spec.weights)
+    folder = CandidateFiles(parts_folder(Path(spec.out)))
+    prepared = _prepared(spec, model, found, folder)
+    detector = SlideDetector(model, spec)
+    searched = Searched()
+    for source, name in prepared.names.items():
+        if source in found.faults and name not in prepared.left:
+            searched.failures[source.path] = found.faults[source]
+        else:
+            searched.left[source.path] = prepared.left.get(name, to_search)
+    for task in prepared.tasks:
+        if task.known_key is not None and _is_kept(detector, task):
+            del searched.left[task.source.path]
+            searched.files[task.source.path] = folder.path(task.name)
+    return searched
+
+
+def _is_kept(detector: SlideDetector, task: SlideTask) -> bool:
+    try:
+        return detector.key(task.source) == task.known_key
+    except WsiMitosisError:
+        return False  # the search says what is wrong
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """A search that can begin.
@@ -102,7 +140,7 @@ class _Prepared:
 
 
 def _prepared(
-    spec: DetectSpec, model: DetectorModel, found: FoundSlides, folder: CandidateFolder
+    spec: DetectSpec, model: DetectorModel, found: FoundSlides, folder: CandidateFiles
 ) -> _Prepared:
     """Decide what to do with each slide."""
     records = folder.records()

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wsi_mitosis.errors import WsiMitosisError
-from wsi_mitosis.io.results.candidates import CandidateFiles, parts_folder
 from wsi_mitosis.io.results.folder import ResultFiles
-from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.jobs.classifier import Classifier, checked_bundle
 from wsi_mitosis.jobs.inputs import Left, Searched, read_inputs
 from wsi_mitosis.jobs.preparation import prepare
@@ -91,18 +89,13 @@ def plan_run(spec: ClassifySpec) -> RunPlan:
 
 
 def _searched_before(spec: ClassifySpec) -> Searched | None:
-    """Return the candidates of earlier searches; the other slides are left, to be searched first."""
-    if not isinstance(spec, PipelineSpec) or spec.detect is None:
+    """Return the candidates that a search would keep; the other slides are left, to be searched first."""
+    search = search_spec(spec) if isinstance(spec, PipelineSpec) else None
+    if search is None:
         return None
-    parts = CandidateFiles(parts_folder(Path(spec.input.detections)))
-    records = {Path(record.slide.path): name for name, record in parts.records().items()}
-    searched = Searched()
-    for source in find_slides(spec.input.slides, recursive=spec.input.recursive).sources:
-        if source.path in records:
-            searched.files[source.path] = parts.path(records[source.path])
-        else:
-            searched.left[source.path] = Left("pending", SEARCH_FIRST)
-    return searched
+    from wsi_mitosis.jobs.detect import planned_search  # the detector's network takes time to import
+
+    return planned_search(search, Left("pending", SEARCH_FIRST))
 
 
 def _planned(prepared: Prepared, classifier: Classifier) -> Iterator[PlannedSlide]:

@@ -135,6 +135,15 @@ class SlideDetector:
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
 
+    def key(self, source: SlideSource) -> str:
+        """Return the key of the result that a slide would have; nothing is searched.
+
+        Raises:
+            SlideError: if the slide cannot be read or its pixel size cannot be used.
+        """
+        with open_slide(source.path, given_mpp=self.mpp, list_mpp=source.mpp) as slide:
+            return self._key(slide)
+
     def _input(self) -> InputSpec:
         """Return the detector's input. It has no tolerance: at another scale, figures would be shifted."""
         return InputSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import InputError
@@ -13,7 +14,6 @@ from wsi_mitosis.io.results.folder import ResultFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from wsi_mitosis.core.histories import RunProgress, SlideProgress
     from wsi_mitosis.io.results.lock import Holder
@@ -98,6 +98,8 @@ class FolderStatus:
 def folder_status(path: Path) -> FolderStatus:
     """Return the state of an output folder of `classify` or `run`, or of a search by `detect`.
 
+    While a pipeline searches candidates first, the state of its folder is that of the search.
+
     Args:
         path: The folder, or the table of candidates that `detect` writes.
 
@@ -115,6 +117,8 @@ def folder_status(path: Path) -> FolderStatus:
 def _opened(path: Path) -> ResultFiles | CandidateFiles:
     candidates = CandidateFiles(path if path.name.endswith(".parts") else parts_folder(path))
     folder = candidates if candidates.folder.is_dir() else ResultFiles(path)
+    if (search := _search_in(folder)) is not None:
+        return search
     if not folder.run() and folder.holder() is None and not (path / "figures").is_dir():
         raise InputError(
             "no run has written here",
@@ -123,6 +127,16 @@ def _opened(path: Path) -> ResultFiles | CandidateFiles:
             remedy="Give the folder named by --out, or the table that `detect` writes",
         )
     return folder
+
+
+def _search_in(folder: ResultFiles | CandidateFiles) -> CandidateFiles | None:
+    """Return the search in a folder of results that works there now, or was all that a run came to."""
+    searches = [CandidateFiles(path) for path in sorted(folder.folder.glob(parts_folder(Path("*")).name))]
+    working = [search for search in searches if (holder := search.holder()) and not holder.is_dead()]
+    if folder.holder() is None and working:
+        return working[0]
+    begun = [search for search in searches if search.run() or search.holder() is not None]
+    return begun[0] if begun and not folder.run() and folder.holder() is None else None
 
 
 def _slides(
