@@ -82,12 +82,19 @@ def wait_for_nodes(cluster: Any, number: int) -> None:
     code += "print(json.dumps(sum(node['Alive'] for node in ray.nodes())))"
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        asked = subprocess.run(
-            [sys.executable, "-c", code, cluster.address], capture_output=True, text=True, check=False
-        )
+        try:
+            asked = subprocess.run(
+                [sys.executable, "-c", code, cluster.address],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=40,
+            )
+        except subprocess.TimeoutExpired:
+            continue  # Ray waits without end for a node that has just gone
         if asked.returncode == 0 and json.loads(asked.stdout.splitlines()[-1]) == number:
             return
-    raise AssertionError(f"there are not {number} nodes: {asked.stdout} {asked.stderr}")
+    raise AssertionError(f"there are not {number} nodes")
 
 
 def can_unshare() -> bool:
@@ -113,6 +120,7 @@ def refused(inputs: Night, cluster: Any, tmp_path: Path) -> str:
     return error
 
 
+@pytest.mark.faults
 @own_mounts
 def test_a_node_that_does_not_see_the_slides_is_refused_by_name(
     cluster: Any, inputs: Night, tmp_path: Path

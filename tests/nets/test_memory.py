@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from wsi_mitosis.cli import main
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.nets.memory import keep_freed_memory
-from wsi_mitosis.workers.pool import Worker
+from wsi_mitosis.workers.worker import RayWorker, Worker
 
 SCRIPT = """
 import resource, sys
@@ -43,11 +44,15 @@ def test_the_command_line_keeps_freed_memory() -> None:
     assert keep_freed_memory.cache_info().currsize == 1
 
 
-def test_a_worker_keeps_freed_memory() -> None:
+@pytest.mark.parametrize(("kind", "changes"), [(RayWorker, 1), (Worker, 0)])
+def test_only_a_worker_in_a_process_of_its_own_keeps_freed_memory(kind: type[Worker], changes: int) -> None:
     keep_freed_memory.cache_clear()
-    worker = Worker(lambda _: None, lambda *_: None, 1)
-    worker.run("a task")
-    assert keep_freed_memory.cache_info().currsize == 1
+    worker = kind(lambda _: None, lambda *_: None, 1)
+    worker.begin("a task", 0.0)
+    while worker.follow()[1] is None:
+        pass
+    worker.abandon()
+    assert keep_freed_memory.cache_info().currsize == changes
 
 
 def faults(bundle: Path, mode: str) -> int:
