@@ -573,6 +573,31 @@ def test_the_last_success_is_remembered_over_failures(night: Path, small_bundle:
         assert float(value) == stamp
 
 
+def test_a_slide_that_has_failed_since_it_was_done_stays_failed_when_it_is_not_given(
+    night: Path, small_bundle: Path
+) -> None:
+    classified(night, small_bundle)
+    damaged(night / "slides/a.tiff")
+    classified(night, small_bundle)
+    (night / "slides/a.tiff").unlink()
+    classified(night, small_bundle)
+    row = summary(night / "out")["a.tiff"]
+    assert (row["status"], row["classified"]) == ("failed", ""), "the old result is of another slide"
+    status = {slide.slide: slide.status for slide in folder_status(night / "out").slides}
+    assert status["a.tiff"] == "failed"
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_a_slide_whose_table_is_lost_is_not_done(night: Path, small_bundle: Path, states: bool) -> None:
+    classified(night, small_bundle)
+    (night / "out/figures/a.tiff.parquet").unlink()
+    if not states:
+        shutil.rmtree(night / "out/states")
+    found = {slide.slide: slide for slide in folder_status(night / "out").slides}
+    assert (found["a.tiff"].status, found["b.tiff"].status) == ("failed", "done")
+    assert "its table is missing, damaged or edited" in found["a.tiff"].reason
+
+
 # --- a pipeline that searches first
 
 

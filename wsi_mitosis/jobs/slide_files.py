@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from wsi_mitosis.specs import ClassifySpec, OutputOptions
     from wsi_mitosis.tables import SlideSource
 
+WITHOUT_RESULT = frozenset({"failed", "set_aside", "waiting"})
+"""States in which a slide's earlier result does not count: it may be that of another slide or candidates."""
+
 
 class SlideFiles:
     """Writes the files of the slides of one run, and knows what the folder holds.
@@ -86,14 +89,14 @@ class SlideFiles:
 
         Args:
             result: The run so far: its slides' states take the place of earlier ones.
-            earlier: States in an earlier run's summary, which count for slides that were never done.
+            earlier: States that earlier runs left. One that failed since it was done has no result now.
         """
         states = {name: state for name, state in earlier.items() if state.status != "done"}
         for name, status in result.statuses.items():
             reason = result.errors.get(name) or result.reasons.get(name, "")
             states[name] = SlideState(name, status, error=reason)
         for name, record in self.records.items():
-            if result.statuses.get(name) not in {"failed", "set_aside", "waiting"}:
+            if name not in states or states[name].status not in WITHOUT_RESULT:
                 states[name] = SlideState(name, "done", record, self.folder.assessed(record))
         return list(states.values())
 

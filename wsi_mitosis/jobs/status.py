@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from wsi_mitosis.io.results.candidates import CandidateFiles, parts_folder
 from wsi_mitosis.io.results.folder import ResultFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from wsi_mitosis.core.histories import RunProgress, SlideProgress
     from wsi_mitosis.io.results.lock import Holder
 
 RUNNING = "running"
+LOST = "its table is missing, damaged or edited; the next run processes it again"
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,11 @@ def _slides(
     *,
     is_at_work: bool,
 ) -> tuple[SlideStatus, ...]:
-    found = _from_run(run) | dict.fromkeys(folder.records(), ("done", ""))
+    histories = folder.histories().values()  # before the records: a slide's record is written first
+    records = folder.records()
+    found = _from_run(run) | dict.fromkeys(records, ("done", ""))
     slides = {name: SlideStatus(name, status, reason=reason) for name, (status, reason) in found.items()}
-    for history in folder.histories().values():
+    for history in histories:
         begun = str(run.get("started", "")) <= history.since
         if is_at_work and history.status not in {"done", RUNNING} and not begun:
             continue  # of an earlier run: this one has not come to it yet
@@ -157,7 +160,14 @@ def _slides(
     for slide in progress.running if progress is not None else ():
         attempts = slides[slide.slide].attempts if slide.slide in slides else 0
         slides[slide.slide] = SlideStatus(slide.slide, RUNNING, attempts, "", slide.since, slide)
-    return tuple(slides[name] for name in sorted(slides))
+    return tuple(_with_result(slides[name], records) for name in sorted(slides))
+
+
+def _with_result(slide: SlideStatus, records: Container[str]) -> SlideStatus:
+    """Return the state of a slide; one that was done and whose table cannot be used is not done any more."""
+    if slide.status != "done" or slide.slide in records:
+        return slide
+    return replace(slide, status="failed", reason=f"{slide.slide}: {LOST}")
 
 
 def _from_run(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
