@@ -81,6 +81,13 @@ def test_a_slide_waits_for_its_detections_and_a_later_run_takes_it(night: Path, 
     assert summary(night / "out")["c.tiff"]["error"] == ""
 
 
+def test_a_folder_of_detections_that_does_not_exist_is_refused(night: Path, small_bundle: Path) -> None:
+    shutil.rmtree(night / "dets")
+    with pytest.raises(InputError, match="dets: reading detections: no such folder of detections"):
+        classified(night, small_bundle)
+    assert not (night / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [

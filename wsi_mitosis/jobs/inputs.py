@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -229,7 +230,18 @@ def _from_own_files(
 
 
 def _from_pattern(spec: ClassifySpec, pattern: Path, sources: Sequence[SlideSource]) -> Inputs:
-    """Read the file that a pattern names for each slide; a slide whose file has not come waits for it."""
+    """Read the file that a pattern names for each slide; a slide whose file has not come waits for it.
+
+    Raises:
+        DetectionsError: if the folder above all of them does not exist: all slides would wait without end.
+    """
+    if not (folder := _above_placeholders(pattern)).is_dir():
+        raise DetectionsError(
+            "no such folder of detections",
+            subject=folder,
+            stage=STAGE,
+            remedy="Correct the path, mount its disk, or make the folder that the detector writes to",
+        )
     paths = {source: _filled(pattern, source) for source in sources}
     shared = {path for path, number in Counter(paths.values()).items() if number > 1}
     failures = {source: str(_shared(path, source)) for source, path in paths.items() if path in shared}
@@ -251,6 +263,12 @@ def _from_search(spec: ClassifySpec, searched: Searched, sources: Sequence[Slide
     left = {s: searched.left.get(s.path, new) for s in sources if s.path not in known}
     own = {s: searched.files[s.path] for s in sources if s.path in searched.files}
     return _from_own_files(spec, own, failures, ()).without({}, left)
+
+
+def _above_placeholders(pattern: Path) -> Path:
+    """Return the part of a pattern that is the same for all slides."""
+    plain = takewhile(lambda part: PLACEHOLDER.search(part) is None, pattern.parts)
+    return Path(*plain)
 
 
 def _filled(pattern: Path, source: SlideSource) -> Path:
