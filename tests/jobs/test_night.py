@@ -23,6 +23,7 @@ from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.io.results.held import RunFolder, write_history
 from wsi_mitosis.jobs import admission, run_progress
 from wsi_mitosis.jobs.batch import BatchResult
+from wsi_mitosis.jobs.inputs import Searched
 from wsi_mitosis.jobs.pipeline import plan_run, search_spec
 from wsi_mitosis.jobs.status import folder_status
 from wsi_mitosis.nets import detector
@@ -669,6 +670,18 @@ def test_the_state_during_a_search_is_that_of_the_search(tmp_path: Path, stub: N
     after = folder_status(tmp_path / "out")
     assert (after.is_at_work, after.last_run["exit_status"]) == (False, 130)
     assert after.counts == {"done": 1, "pending": 1}
+
+
+def test_what_a_search_has_taken_longer_than_until_is_not_classified(night: Path, small_bundle: Path) -> None:
+    begun = datetime.now(UTC) - timedelta(hours=2)
+    until = f"{begun + timedelta(hours=1):%H:%M}"
+    path = night / "slides/a.tiff"
+    searched = Searched(files={path: night / "dets/a.csv"}, begun=begun)
+    schedule = {"until": until, "timezone": "UTC"}
+    asked = spec([path], night / "dets/a.csv", night / "out", small_bundle, schedule=schedule, output=QUICK)
+    result = classify_batch(asked, Silent(), searched)
+    assert result.statuses == {"a.tiff": "pending"}
+    assert "not begun after" in result.reasons["a.tiff"]
 
 
 def test_a_pipeline_has_one_source_of_candidates(tmp_path: Path) -> None:

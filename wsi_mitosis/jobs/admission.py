@@ -28,12 +28,15 @@ class Admission:
     Args:
         folder: The output folder.
         schedule: When slides may begin.
+        begun: When the run began, if it did before now.
     """
 
-    def __init__(self, folder: Path, schedule: ScheduleOptions) -> None:
+    def __init__(self, folder: Path, schedule: ScheduleOptions, begun: datetime | None = None) -> None:
         self._folder = folder
         self._deadline = (
-            deadline(schedule.until, schedule.timezone, datetime.now(UTC)) if schedule.until else None
+            deadline(schedule.until, schedule.timezone, begun or datetime.now(UTC))
+            if schedule.until
+            else None
         )
 
     @property

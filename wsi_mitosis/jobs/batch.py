@@ -112,7 +112,8 @@ def run_batch(
         if output.qupath_project:
             check_project(folder.folder)
         prepared = prepare(spec, bundle, inputs, folder)
-        return _run(spec, bundle, prepared, folder, execute, reporter)
+        begun = None if searched is None else searched.begun
+        return _run(spec, bundle, prepared, folder, execute, reporter, begun)
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def _run(
     folder: ResultFolder,
     execute: Executor,
     reporter: Reporter,
+    begun: datetime | None,
 ) -> BatchResult:
     """Process and write, and leave the folder consistent whatever happens."""
     (earlier, notes), last_success = _earlier(folder), _last_success(folder.run())
@@ -149,7 +151,7 @@ def _run(
     result = _new_result(folder, bundle)
     result.last_success = last_success
     sources = {names[source]: source for source in inputs.sources}
-    admission = Admission(folder.folder, spec.schedule)
+    admission = Admission(folder.folder, spec.schedule, begun)
     facts = _facts(spec, result, inputs)
     ledger = Ledger(folder, result, reporter, sources, facts, prepared.histories, admission)
     batch = _Batch(spec, prepared, files, ledger, result)

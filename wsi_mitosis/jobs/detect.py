@@ -6,7 +6,7 @@ This module does not know Ray: it hands tasks to an executor and takes outcomes 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,7 +192,7 @@ def _run(
             ledger,
             fail_fast=spec.fail_fast,
         )
-    result.searched = _searched(result, folder, sources)
+    result.searched = replace(_searched(result, folder, sources), begun=ledger.started_at)
     return result
 
 

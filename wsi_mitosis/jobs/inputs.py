@@ -20,6 +20,7 @@ from wsi_mitosis.io.slides import find_slides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.specs import ClassifySpec
@@ -53,11 +54,13 @@ class Searched:
         files: The table of each slide's candidates.
         failures: Slides that could not be searched, and why.
         left: Slides that the search left for a later run, and why.
+        begun: When the search began, with a zone; None if nothing was searched.
     """
 
     files: dict[Path, Path] = field(default_factory=dict)
     failures: dict[Path, str] = field(default_factory=dict)
     left: dict[Path, Left] = field(default_factory=dict)
+    begun: datetime | None = None
 
 
 @dataclass(frozen=True)
