@@ -89,6 +89,19 @@ def test_a_folder_of_detections_that_does_not_exist_is_refused(night: Path, smal
     assert not (night / "out").exists()
 
 
+def test_a_finished_slide_whose_detections_are_gone_keeps_its_result(night: Path, small_bundle: Path) -> None:
+    classified(night, small_bundle)
+    before = summary(night / "out")["a.tiff"]
+    (night / "dets/a.csv").unlink()
+    result = classified(night, small_bundle)
+    assert result.exit_status == 0
+    assert result.statuses["a.tiff"] == "no_detections"
+    assert "a.tiff: its candidates are gone; its result is kept" in result.warnings
+    assert summary(night / "out")["a.tiff"] == before
+    found = {slide.slide: slide.status for slide in folder_status(night / "out").slides}
+    assert found["a.tiff"] == "done"
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,7 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
     options = [spec.result.model_dump(mode="json"), spec.placement.device]
     basis = basis_of(bundle.digest, RESULT_VERSION, options)
     histories = Histories(folder, spec.retries, basis, inputs.own_files)
+    inputs = _with_kept(inputs, names, records)
     inputs = inputs.without({}, _waiting(spec, inputs, names, histories))
     tasks = plan_classification(inputs.detections, names, records, overwrite=spec.output.overwrite)
     aside = {
@@ -70,6 +71,21 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
     }
     left = [task for task in tasks if task.source not in aside]
     return Prepared(inputs.without({}, aside), names, records, histories, left)
+
+
+def _with_kept(
+    inputs: Inputs, names: Mapping[SlideSource, str], records: Mapping[str, SlideRecord]
+) -> Inputs:
+    """Return the inputs in which no finished slide waits for candidates: its result is kept."""
+    waiting = [source for source, left in inputs.left.items() if left.status == "waiting"]
+    kept = [s for s in waiting if names[s] in records and s not in inputs.own_files]
+    notes = [f"{names[s]}: its candidates are gone; its result is kept" for s in kept]
+    return replace(
+        inputs,
+        left={source: left for source, left in inputs.left.items() if source not in kept},
+        absent=(*inputs.absent, *kept),
+        notes=(*inputs.notes, *notes),
+    )
 
 
 def _waiting(
