@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
+# With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 
 .PHONY: demo test faults lint audit sbom fuzz bench docs clean
 
@@ -14,7 +15,7 @@ demo: .venv/installed ## the main job on a real H&E image
 	$(BIN)/wsi-mitosis demo demo
 
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
 	$(BIN)/ruff check
@@ -34,7 +35,7 @@ fuzz: .venv/installed ## 100,000 mutated files through every reader, about ten m
 	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 
 faults: .venv/installed ## every test of faults, also the long ones
-	$(BIN)/python -m pytest tests/faults -m "faults or not faults"
+	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"
 
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks

@@ -263,6 +263,7 @@ def left_over() -> list[str]:
     return found
 
 
+@pytest.mark.faults
 def test_the_slurm_script_starts_ray_runs_the_pipeline_and_ends_ray(
     job: tuple[list[str], dict[str, str], Path],
 ) -> None:
@@ -278,6 +279,7 @@ def test_the_slurm_script_starts_ray_runs_the_pipeline_and_ends_ray(
     assert "not all of the 2 nodes have joined" not in done.stderr
 
 
+@pytest.mark.faults
 def test_sigterm_ahead_of_the_time_limit_reaches_the_run_which_writes_its_state(
     job: tuple[list[str], dict[str, str], Path],
 ) -> None:

@@ -445,7 +445,7 @@ def test_memory_that_runs_out_while_a_worker_is_built_is_tried_again(run: Run, t
     assert warning.startswith("a: its worker could not start (MemoryError: no more). It is tried again")
 
 
-@pytest.mark.parametrize("times", [1, 9])
+@pytest.mark.parametrize("times", [1, pytest.param(9, marks=pytest.mark.faults)])
 def test_a_task_in_which_nothing_happens_is_given_up_and_tried_again(
     run: Run, tmp_path: Path, times: int
 ) -> None:

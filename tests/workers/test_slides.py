@@ -138,6 +138,7 @@ def dying(task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int]
     return classify_task(task, classifier, on_patches)
 
 
+@pytest.mark.faults
 def test_a_slide_that_kills_every_worker_fails_and_no_other(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
