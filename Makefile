@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
-# With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 
 .PHONY: demo test faults lint audit sbom fuzz bench docs clean
 
@@ -14,6 +13,7 @@ TESTS_AT_ONCE ?= 2
 demo: .venv/installed ## the main job on a real H&E image
 	$(BIN)/wsi-mitosis demo demo
 
+# With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
