@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,6 +34,7 @@ from tests.slide_files import aperio_slide, textured, tiff_of_resolution, tiff_s
 from wsi_mitosis import workers
 from wsi_mitosis.core.masks import FigureMask, Haematoxylin
 from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.stores import open_store, sample_digests
 from wsi_mitosis.jobs.dataset import Part, PartOutcome, Reporter, build, draw, parts, run_part, show, verify
 from wsi_mitosis.specs import DatasetSpec
@@ -350,8 +350,11 @@ def test_a_dead_worker_fails_the_build_and_the_other_parts_are_kept(
 def test_one_build_at_a_time_writes_a_store(tmp_path: Path) -> None:
     folder = crops_folder(tmp_path / "in")
     (tmp_path / ".s.zarr.parts").mkdir()
-    with FileLock(tmp_path / ".s.zarr.parts" / ".lock"), pytest.raises(OutputError, match="another build"):
+    other = FolderLock(tmp_path / ".s.zarr.parts")
+    other.acquire()
+    with pytest.raises(OutputError, match=r"s\.zarr: .*another run holds this folder: process \d+ on .*Wait"):
         built("folder", folder, tmp_path / "s.zarr", **SMALL)
+    other.release()
     built("folder", folder, tmp_path / "s.zarr", **SMALL)
 
 

@@ -301,6 +301,36 @@ def test_a_slide_whose_run_was_killed_counts_as_failed(night: Path, small_bundle
     assert classified(night, small_bundle).statuses["a.tiff"] == "done"
 
 
+@pytest.mark.parametrize("kind", ["detections", "regions"])
+def test_a_file_beside_the_slide_that_fails_does_not_set_it_aside(
+    night: Path, small_bundle: Path, kind: str
+) -> None:
+    """The slide was not tried. When the file is as it was before, its result is kept."""
+    square = [[[0, 0], [300, 0], [300, 300], [0, 300], [0, 0]]]
+    region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square}, "properties": {}}
+    (night / "regions").mkdir()
+    (night / "regions/a.tiff.geojson").write_text(json.dumps(region))
+    sections = {"output": {"regions": str(night / "regions")}, "retries": {"max_failures": 1}}
+    assert classified(night, small_bundle, **sections).statuses["a.tiff"] == "done"
+    path = night / ("dets/a.csv" if kind == "detections" else "regions/a.tiff.geojson")
+    content = path.read_bytes()
+    path.write_bytes(b"{")
+    for _ in range(2):
+        assert classified(night, small_bundle, **sections).statuses["a.tiff"] == "failed"
+    assert histories(night)["a.tiff"].attempts == 0
+    path.write_bytes(content)
+    again = classified(night, small_bundle, **sections)
+    assert (again.statuses["a.tiff"], "a.tiff" in again.kept) == ("done", True)
+
+
+def test_one_file_of_regions_is_no_slides_while_another_waits(night: Path, small_bundle: Path) -> None:
+    """Otherwise it would be the other's in every night in which that one is not complete."""
+    (night / "dets/b.csv").unlink()
+    (night / "r.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(InputError, match="one file of regions, and 3 slides"):
+        classified(night, small_bundle, output={"regions": str(night / "r.geojson")})
+
+
 def test_a_full_disk_sets_no_slide_aside(
     night: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,6 +573,7 @@ def test_a_folder_that_is_taken_over_stops_the_run(night: Path, small_bundle: Pa
     assert "was taken over by process" in result.errors["summary.csv"]
     assert not (night / "out/summary.csv").exists()
     assert not (night / "out/figures").exists()
+    assert {history.status for history in histories(night).values()} == {"running", "waiting"}, "not its own"
 
 
 # --- metrics and notification

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import candidates_csv, run, slides_in
+from tests.runs import Silent, candidates_csv, run, slides_in, spec
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.jobs.report import report
 from wsi_mitosis.jobs.verify import Finding, Verification, verify
+from wsi_mitosis.workers import classify_batch
 
 NAMES = ["a.tiff", "b.tiff"]
 
@@ -152,6 +153,18 @@ def test_without_the_list_of_digests_it_is_missing(out: Path) -> None:
     (found,) = others(verify(out))
     assert (found.file, found.verdict) == ("digests.json", "missing")
     assert "the last run has not ended" in found.detail
+
+
+def test_while_a_run_is_at_work_there_is_no_list(made: Path, out: Path, small_bundle: Path) -> None:
+    class Looking(Silent):
+        def patches(self, number: int) -> None:  # noqa: ARG002
+            seen.append((out / "digests.json").exists())
+
+    seen: list[bool] = []
+    again = {"output": {"overwrite": True}}
+    classify_batch(spec([made / "slides"], made / "d.csv", out, small_bundle, **again), Looking())
+    assert seen == [False, False]
+    assert (out / "digests.json").exists()
 
 
 def test_what_is_no_folder_of_results_is_refused(tmp_path: Path) -> None:

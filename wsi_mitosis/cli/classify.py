@@ -85,10 +85,9 @@ def run_and_render(
 ) -> int:
     """Run a specification, print the result, and return the exit status."""
     from wsi_mitosis.cli.progress import Reporter
-    from wsi_mitosis.cli.signals import termination_interrupts
     from wsi_mitosis.workers import classify_batch
 
-    with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose) as reporter:
+    with Reporter(quiet=quiet, verbose=verbose) as reporter:
         result = classify_batch(spec, reporter, searched)
     for name in sorted(result.errors.keys() - result.statuses.keys()):  # the reporter has printed the slides'
         failure(result.errors[name])

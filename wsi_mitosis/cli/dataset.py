@@ -51,11 +51,10 @@ def build(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     Exit status: 0 built, 2 not built, 130 interrupted.
     """
     from wsi_mitosis.cli.progress import PartsReporter
-    from wsi_mitosis.cli.signals import termination_interrupts
     from wsi_mitosis.workers import build_dataset
 
     spec = options.parse(DatasetSpec, given, "dataset build")
-    with termination_interrupts(), PartsReporter(quiet=quiet, verbose=verbose) as reporter:
+    with PartsReporter(quiet=quiet, verbose=verbose) as reporter:
         result = build_dataset(spec, reporter)
     show_result(lambda: _built(result), lambda: _as_lines(result, spec), as_json=as_json, quiet=quiet)
     return 0

@@ -29,11 +29,10 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     Exit status: 0 all done, 1 some slides failed, 2 nothing was started, 130 interrupted.
     """
     from wsi_mitosis.cli.progress import Reporter
-    from wsi_mitosis.cli.signals import termination_interrupts
     from wsi_mitosis.workers import detect_batch
 
     spec = options.parse(DetectSpec, given, "detect")
-    with termination_interrupts(), Reporter(quiet=quiet, verbose=verbose, unit="tiles") as reporter:
+    with Reporter(quiet=quiet, verbose=verbose, unit="tiles") as reporter:
         result = detect_batch(spec, reporter)
     show(lambda: _as_data(result), lambda: _as_lines(result), as_json=as_json, quiet=quiet)
     return result.exit_status

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 COMPONENT_BYTES = 255
 """Longest file name of ext4, XFS, NFS, APFS and NTFS (NAME_MAX, limits.h(0p))."""
 NAME_BYTES = COMPONENT_BYTES - max(map(len, GEOJSON_ENDINGS)) - len(".4194304-")
-"""Longest name of a slide in the output folder. The longest ending follows it; while a file is written, a dot
-and the process's number (at most 2^22, proc(5)) precede it."""
+"""Longest name of a slide in the output folder, which the longest ending follows. The nine bytes
+less are kept so that no name in use changes: a dot and the number of a process (at most 2^22, proc(5)) once
+preceded it. `io.atomic` shortens the names of unfinished files by itself."""
 _DIGEST_DIGITS = 12
 _MOST_ENDING_BYTES = 16
 

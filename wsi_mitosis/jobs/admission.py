@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 LEAST_BYTES = 64 * 2**20
 """Room that a slide must find: for the files of the run as a whole, and for those of other slides in hand."""
 BYTES_PER_CANDIDATE = 2048
-"""Room per candidate: GeoJSON takes about 600 bytes, the figures table about 150, and both exist twice for a
-moment while they are replaced."""
+"""Room per candidate. GeoJSON takes about 440 bytes for each, and the figures table about 140
+ (docs/operations.md, "Disk"). Both exist twice while they are replaced."""
 
 
 class Admission:

@@ -19,6 +19,7 @@ from wsi_mitosis.io.results.digests import remove_digests, write_digests
 from wsi_mitosis.io.results.folder import REVIEW_FILE, SUMMARY_FILE, ResultFolder
 from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.admission import Admission
+from wsi_mitosis.jobs.announcements import announce
 from wsi_mitosis.jobs.classifier import checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
@@ -33,7 +34,6 @@ from wsi_mitosis.jobs.products import (
 )
 from wsi_mitosis.jobs.slide_files import SlideFiles
 from wsi_mitosis.jobs.slide_result import SlideResult
-from wsi_mitosis.jobs.telling import tell_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -256,7 +256,7 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     ledger.write_run(ended=True, notes=reasons)
     entered = len(result.errors), len(result.warnings), result.interrupted
     result.report = write_report(files.folder, ledger, requested=output.report)
-    tell_others(output, ledger, result)
+    announce(output, ledger, result)
     if entered != (len(result.errors), len(result.warnings), result.interrupted):
         ledger.write_run(ended=True, notes=reasons)  # what failed since is the run's as well
     ledger.write(DIGESTS_FILE, lambda: write_digests(files.folder.folder))

@@ -21,7 +21,7 @@ from wsi_mitosis.io.processors import granted_cpus, host_class
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.parts import unchanged
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
-from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
+from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt, ignore_progress
 from wsi_mitosis.jobs.slide_result import SlideResult
 from wsi_mitosis.version import RESULT_VERSION, __version__
 
@@ -134,7 +134,7 @@ class Classifier:
             plan = self._plan(name, slide)
             prepared = perf_counter()
             batch_size = max(1, self.batch_size // batch_divisor)
-            predictions = self._predict(slide, plan, candidates, batch_size, on_patches or _ignore)
+            predictions = self._predict(slide, plan, candidates, batch_size, on_patches or ignore_progress)
         figures = self._figures(name, slide, candidates, predictions)
         stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
         record = SlideRecord(
@@ -306,10 +306,6 @@ def classify_task(
             batch_divisor=task.batch_divisor,
         ),
     )
-
-
-def _ignore(_number: int) -> None:
-    """Take no notice of progress."""
 
 
 def _scale(slide: Slide) -> SlideScale:

@@ -86,12 +86,14 @@ class Histories:
             status: Its state.
             reason: Why it failed.
             key: Key of its result.
-            counts: Whether a failure counts as an attempt: it does not if the slide is not to blame.
+            counts: Whether a failure counts as an attempt: it does not if the slide is not to blame. One of a
+                slide that was not begun never counts, because `inputs` is of an earlier attempt.
         """
+        was_begun = name in self._running
         self._running.discard(name)
         if (history := self.known.get(name)) is None:
             return
-        attempts = history.attempts + counts if status == "failed" else history.attempts
+        attempts = history.attempts + int(status == "failed" and counts and was_begun)
         changes = {
             "status": status,
             "attempts": 0 if status == "done" else attempts,
@@ -102,10 +104,9 @@ class Histories:
         self._write(history.model_copy(update=changes))
 
     def postpone(self, name: str) -> None:
-        """Enter that a slide that failed in an earlier run is left for a later one by the clock."""
-        if (history := self.known.get(name)) is not None and history.status == "running":
-            self._write(history.model_copy(update={"status": "pending", "since": _now()}))
-        self._running.discard(name)
+        """Enter that a slide in hand is left for a later run; its state is unchanged if it was not begun."""
+        if name in self._running:
+            self.end(name, "pending")
 
     def _leave(self, name: str, source: SlideSource, status: Status, reason: str) -> None:
         """Enter that a slide is not processed in this run; its failed attempts are not forgotten.
@@ -142,7 +143,7 @@ class Histories:
     def abandon(self) -> None:
         """Enter that the slides in hand are pending again; the run was stopped, and they are not to blame."""
         for name in sorted(self._running):
-            self.end(name, "pending")
+            self.postpone(name)
 
     def _inputs(self, task: SlideTask) -> str:
         try:

@@ -294,7 +294,8 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
     """Return the inputs with their regions; a slide whose own regions cannot be read fails alone."""
     if not path.exists():
         raise DetectionsError("no such file or folder", subject=path, stage="reading regions")
-    sources = list(read.detections)
+    # whose regions they are must not depend on which slides are complete tonight
+    sources = [*read.detections, *read.failures, *read.left]
     if not path.is_dir():
         if len(sources) > 1:
             raise DetectionsError(
@@ -303,23 +304,19 @@ def _with_regions(read: Inputs, path: Path) -> Inputs:
                 stage="reading regions",
                 remedy="Give a folder with one file per slide, named after it",
             )
-        return replace(read, regions=dict.fromkeys(sources, read_regions(path)))
-    detections, failures, regions = dict(read.detections), dict(read.failures), {}
-    files = find_files(path, sources)
-    for source, error in files.refused.items():
-        del detections[source]
-        failures[source] = str(error)
-    for source, paths in files.of_slide.items():
+        return replace(read, regions=dict.fromkeys(read.detections, read_regions(path)))
+    files = find_files(path, [*sources, *read.absent])
+    regions, failures = {}, {s: str(error) for s, error in files.refused.items() if s in read.detections}
+    for source in [source for source in read.detections if source not in failures]:
         try:
-            if paths:
+            if paths := files.of_slide[source]:
                 regions[source] = read_regions(only_file(paths, source.relative, "reading regions"))
         except DetectionsError as error:
-            del detections[source]
             failures[source] = str(error)
-    lacking = len(sources) - len(regions) - (len(failures) - len(read.failures))
+    lacking = len(read.detections) - len(regions) - len(failures)
     note = f"{path.name}: no regions for {lacking} of the slides, which are read as a whole"
     notes = (*read.notes, note) if lacking else read.notes
-    return replace(read, detections=detections, failures=failures, regions=regions, notes=notes)
+    return replace(read.without(failures), regions=regions, notes=notes)
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:

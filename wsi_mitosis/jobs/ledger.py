@@ -252,8 +252,8 @@ class Ledger:
         """
         self._folder.check_held()
 
-    def is_robbed(self) -> bool:
-        """Return whether the folder is not held any more."""
+    def has_lost_folder(self) -> bool:
+        """Return whether this run does not hold the folder any more."""
         try:
             self.check_held()
         except WsiMitosisError:

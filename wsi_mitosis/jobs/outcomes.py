@@ -127,7 +127,7 @@ def process(
             if finished.status == "failed" and fail_fast:
                 ledger.warn(_stopped(finished.name))
                 return
-            if ledger.is_robbed():
+            if ledger.has_lost_folder():
                 ledger.warn("Stopped, because this run does not hold the output folder any more.")
                 return
 
@@ -170,6 +170,10 @@ def _not_written(outcome: SlideOutcome[Result], error: str, failure: Exception) 
 
 def _stopped(name: str) -> str:
     return f"Stopped after {name} failed (--fail-fast)."
+
+
+def ignore_progress(_number: int) -> None:
+    """Take no notice of progress."""
 
 
 def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result]:

@@ -21,7 +21,7 @@ from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.parts import unchanged
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.jobs.classifier import enlarging_warning, origin_of
-from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt
+from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt, ignore_progress
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.version import DETECTION_VERSION, __version__
 
@@ -119,7 +119,7 @@ class SlideDetector:
             if key == known_key:
                 return None
             plan = plan_patches(name, slide.levels, slide.mpp, self._input(), self.model.tile_px)
-            found, gaps = self._search(name, slide, plan, on_tiles or _ignore, batch_divisor)
+            found, gaps = self._search(name, slide, plan, on_tiles or ignore_progress, batch_divisor)
         found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = SlideRecord(
@@ -226,10 +226,6 @@ def detect_task(
             batch_divisor=task.batch_divisor,
         ),
     )
-
-
-def _ignore(_number: int) -> None:
-    """Take no notice of progress."""
 
 
 @dataclass

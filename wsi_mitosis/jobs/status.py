@@ -155,8 +155,8 @@ def _slides(
         begun = str(run.get("started", "")) <= history.since
         if is_at_work and history.status not in {"done", RUNNING} and not begun:
             continue  # of an earlier run: this one has not come to it yet
-        told = history if is_at_work else history.after_its_run
-        slides[told.slide] = SlideStatus(told.slide, told.status, told.attempts, told.reason, told.since)
+        now = history if is_at_work else history.after_its_run
+        slides[now.slide] = SlideStatus(now.slide, now.status, now.attempts, now.reason, now.since)
     for slide in progress.running if progress is not None else ():
         attempts = slides[slide.slide].attempts if slide.slide in slides else 0
         slides[slide.slide] = SlideStatus(slide.slide, RUNNING, attempts, "", slide.since, slide)

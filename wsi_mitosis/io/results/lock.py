@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.surroundings import KERNEL
 from wsi_mitosis.schema import Spec
 
 FILE = ".wsi-mitosis.lock.json"
@@ -32,8 +33,6 @@ TAKEOVER_SECONDS = 60.0
 """Age at which the file of a takeover counts as left by a dead process; a takeover takes milliseconds."""
 MACHINE = Path("/etc/machine-id")
 """Is different for every installation (machine-id(5))."""
-KERNEL = Path("/proc/sys/kernel/random/boot_id")
-"""Is different for every start of a kernel (random(4))."""
 
 
 class Holder(Spec):

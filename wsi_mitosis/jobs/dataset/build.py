@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from wsi_mitosis.errors import OutputError
+from wsi_mitosis.io.results.lock import FILE as LOCK
+from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.crops import crops_side, unusable
 from wsi_mitosis.io.training.labels import read_listing
 from wsi_mitosis.io.training.stores import check_free, write_store
@@ -125,17 +127,16 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
 @contextmanager
 def _parts_folder(out: Path) -> Iterator[Path]:
     """Create the hidden folder of a store's parts and hold it until the end of the block."""
-    from filelock import FileLock, Timeout
-
     folder = out.with_name(f".{out.name}.parts")
+    lock = FolderLock(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise OutputError("another build is writing it", subject=out, stage=STAGE) from error
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
+        lock.acquire()
+    except OSError as error:
         raise OutputError(f"cannot be written: {error}", subject=out, stage=STAGE) from error
+    except OutputError as error:
+        remedy = f"Wait for it; if its process has ended, delete {folder / LOCK}"
+        raise OutputError(error.cause, subject=out, stage=STAGE, remedy=remedy) from error
     try:
         yield folder
     finally:

@@ -1,4 +1,4 @@
-"""What other programs learn of a run: metrics for Prometheus, and a command of the operator's."""
+"""Announce the result of a run to other programs: metrics for Prometheus, and a command of the operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.specs import OutputOptions
 
 
-def tell_others(output: OutputOptions, ledger: Ledger, result: BatchResult) -> None:
+def announce(output: OutputOptions, ledger: Ledger, result: BatchResult) -> None:
     """Write the metrics and run the command that were requested; a failure is entered in the ledger."""
     if output.metrics is not None:
         path = Path(output.metrics)
