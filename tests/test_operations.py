@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -16,8 +14,9 @@ import yaml
 
 from tests.io.results.test_metrics import METRICS
 from tests.reference import page as options_page
+from tests.shell_blocks import commands, run_in_order
 from tests.test_cluster_files import CLUSTER, FILES, parse
-from tests.test_shipped import ROOT, commands
+from tests.test_shipped import ROOT
 from wsi_mitosis import errors
 from wsi_mitosis.cli import COMMANDS
 from wsi_mitosis.io.results.metrics import write_metrics
@@ -56,17 +55,7 @@ def first_cells(title: str, header: str) -> list[str]:
 def test_the_pages_commands_run_in_their_order(tmp_path: Path) -> None:
     found = commands(PAGE)
     assert len(found) >= 7
-    programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    for command in found:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={"PATH": programs, "HOME": str(tmp_path)},
-        )
-        if command != "wsi-mitosis doctor":  # which may rightly complain of the machine's free space
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    run_in_order(found, tmp_path)
     explained = re.findall(r"[\w.]+/?", " ".join(first_cells("The files of a run", "file")))
     for path in (tmp_path / "smoke-results").iterdir():
         assert f"{path.name}{'/' * path.is_dir()}" in explained

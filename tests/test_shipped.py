@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.shell_blocks import commands, run_in_order
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
 from wsi_mitosis.io.training.runs import read_recipe
@@ -98,11 +99,6 @@ def test_relative_paths_start_at_the_pipelines_folder(tmp_path: Path) -> None:
     assert spec.output.regions is None
 
 
-def commands(readme: str) -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
-
-
 def test_the_readmes_commands_run_in_their_order(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "crops.tiff",
@@ -116,17 +112,7 @@ def test_the_readmes_commands_run_in_their_order(tmp_path: Path) -> None:
         Image.fromarray(image).save(folder / f"{number}.png")
     found = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(found) >= 6
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    for command in found:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={"PATH": path, "HOME": str(tmp_path)},
-        )
-        if command != "wsi-mitosis doctor":  # which may rightly complain of the machine's free space
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    run_in_order(found, tmp_path)
     example = [
         sys.executable,
         str(ROOT / "examples/classify_one_slide.py"),

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator
-
+from wsi_mitosis.core.moments import Moment
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.tables import Status
 
-
-def _with_zone(text: str) -> str:
-    """Return the text of a moment; one without a zone cannot be compared with the present.
-
-    Raises:
-        ValueError: if it is no moment, or has no zone.
-    """
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time without a zone")
-    return text
-
-
-Moment = Annotated[str, AfterValidator(_with_zone)]
-"""A moment with its zone, ISO 8601."""
 KILLED = "its run was killed while this slide was processed"
 """The error of a slide that a run began and did not end: no run leaves one behind unless it is killed."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
 from wsi_mitosis.core.figures import figures_table, included, table_digest
 from wsi_mitosis.core.geometry import read_px
+from wsi_mitosis.core.moments import now
 from wsi_mitosis.core.records import Cost, ModelIdentity, Origin, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.errors import UnreadableSlideError
@@ -360,8 +360,7 @@ def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
 
 def origin_of(device: str, options: dict[str, object]) -> Origin:
     """Return the origin of a result that is made now."""
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    return Origin(made=made, host=host_class(), device=device.partition(":")[0], options=options)
+    return Origin(made=now(), host=host_class(), device=device.partition(":")[0], options=options)
 
 
 def checked_bundle(model: str | None) -> Bundle:

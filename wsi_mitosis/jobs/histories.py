@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.histories import SlideHistory
+from wsi_mitosis.core.moments import now
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.held import write_history
 from wsi_mitosis.io.slides.parts import files_state
@@ -74,7 +74,7 @@ class Histories:
                 attempts=attempts,
                 inputs=inputs,
                 files=self._files(task.source),
-                since=_now(),
+                since=now(),
             )
         )
 
@@ -99,7 +99,7 @@ class Histories:
             "attempts": 0 if status == "done" else attempts,
             "reason": reason,
             "key": key,
-            "since": _now(),
+            "since": now(),
         }
         self._write(history.model_copy(update=changes))
 
@@ -125,8 +125,8 @@ class Histories:
         if history is not None and history.status == status and history.files == files:
             return
         if history is None:
-            history = SlideHistory(slide=name, path=str(source.path), status=status, since=_now())
-        changes = {"status": status, "reason": reason, "files": files, "key": "", "since": _now()}
+            history = SlideHistory(slide=name, path=str(source.path), status=status, since=now())
+        changes = {"status": status, "reason": reason, "files": files, "key": "", "since": now()}
         self._write(history.model_copy(update=changes))
 
     def leave_all(self, left: Mapping[str, Left], sources: Mapping[str, SlideSource]) -> None:
@@ -179,7 +179,3 @@ def _files_digest(paths: Iterable[Path]) -> str:
         except OSError:
             states.append("gone")
     return " ".join(states)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

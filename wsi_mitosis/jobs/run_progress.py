@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.histories import RunProgress, SlideProgress
+from wsi_mitosis.core.moments import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ class ProgressFile:
 
     def __init__(self, folder: HeldFolder) -> None:
         self._folder = folder
-        self._started = _now()
+        self._started = now()
         self._tasks: dict[str, SlideTask] = {}
         self._running: dict[str, SlideProgress] = {}
         self._attempts: dict[str, int] = {}
@@ -51,7 +51,7 @@ class ProgressFile:
         self._attempts[name] = self._attempts.get(name, 0) + 1
         candidates = None if task is None else task.candidates
         self._running[name] = SlideProgress(
-            slide=name, since=_now(), candidates=candidates, attempt=self._attempts[name]
+            slide=name, since=now(), candidates=candidates, attempt=self._attempts[name]
         )
         repeated = 0 if lost is None else lost.patches
         self._patches -= repeated
@@ -95,7 +95,7 @@ class ProgressFile:
         in_hand = sum(slide.patches for slide in self._running.values())
         progress = RunProgress(
             started=self._started,
-            updated=_now(),
+            updated=now(),
             slides=self._finished + len(self._tasks),
             finished=self._finished,
             patches=self._patches,
@@ -108,7 +108,3 @@ class ProgressFile:
             self._folder.write_progress(progress)
         except OSError:
             return  # results are worth more, and writing them says what is wrong
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,12 +14,12 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from wsi_mitosis.core.moments import now
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.surroundings import KERNEL
 from wsi_mitosis.schema import Spec
@@ -65,7 +65,7 @@ class Holder(Spec):
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            since=now(),
             machine=_text(MACHINE),
             kernel=_text(KERNEL),
             processes=_namespace(),

@@ -1,0 +1,29 @@
+"""The commands in the shell blocks of a page, and a run of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def commands(page: str) -> list[str]:
+    """The lines of all blocks that are marked `sh`."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def run_in_order(found: list[str], folder: Path) -> None:
+    """Run commands in one folder, as a new user of this Python would; each must end well."""
+    programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for command in found:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={"PATH": programs, "HOME": str(folder)},
+        )
+        if command != "wsi-mitosis doctor":  # which may rightly complain of the machine's free space
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
