@@ -25,6 +25,7 @@ from wsi_mitosis.jobs import admission, run_progress
 from wsi_mitosis.jobs.batch import BatchResult
 from wsi_mitosis.jobs.inputs import Searched
 from wsi_mitosis.jobs.pipeline import plan_run, search_spec
+from wsi_mitosis.jobs.run_progress import ProgressFile
 from wsi_mitosis.jobs.status import folder_status
 from wsi_mitosis.nets import detector
 from wsi_mitosis.workers import classify_batch, detect_batch
@@ -144,6 +145,8 @@ def test_a_slide_that_is_still_copied_waits(night: Path, small_bundle: Path) -> 
     assert "a.tiff: waits, because its file changed" in result.reasons["a.tiff"]
     assert "it is complete after 3600 s" in result.reasons["a.tiff"]
     assert result.exit_status == 0
+    again = classified(night, small_bundle, schedule={"settle_seconds": 3600})
+    assert set(again.statuses.values()) == {"waiting"}, "it was seen before, but not long ago"
     time.sleep(1.1)
     with (night / "slides/a.tiff").open("ab") as file:
         file.write(b"\0")
@@ -285,6 +288,7 @@ def test_what_else_ends_the_setting_aside(night: Path, small_bundle: Path, chang
     else:
         sections["result"] = {"min_score": 0.1}
     assert classified(night, small_bundle, **sections).statuses["a.tiff"] == "failed"
+    assert histories(night)["a.tiff"].attempts == (2 if change == "retry" else 1)
 
 
 def test_a_slide_whose_run_was_killed_counts_as_failed(night: Path, small_bundle: Path) -> None:
@@ -342,6 +346,34 @@ def test_a_full_disk_sets_no_slide_aside(
         assert "Make room and run again" in result.errors["a.tiff"]
     monkeypatch.undo()
     assert classified(night, small_bundle, retries={"max_failures": 1}).statuses["a.tiff"] == "done"
+
+
+def test_a_slide_whose_files_cannot_be_written_is_not_set_aside(
+    night: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == "a.tiff.parquet":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    for _ in range(2):
+        result = classified(night, small_bundle, retries={"max_failures": 1})
+        assert result.statuses == {"a.tiff": "failed", "b.tiff": "done", "c.tiff": "waiting"}
+    monkeypatch.undo()
+    assert classified(night, small_bundle, retries={"max_failures": 1}).statuses["a.tiff"] == "done"
+
+
+def test_a_slide_that_is_done_after_failures_has_none(night: Path, small_bundle: Path) -> None:
+    """Its inputs are as before: what failed was around it."""
+    classified(night, small_bundle)
+    (night / "out/figures/a.tiff.parquet").unlink()
+    state = histories(night)["a.tiff"]
+    write_history(RunFolder(night / "out"), state.model_copy(update={"status": "failed", "attempts": 2}))
+    assert classified(night, small_bundle).statuses["a.tiff"] == "done"
+    assert histories(night)["a.tiff"].attempts == 0
 
 
 def test_states_that_cannot_be_written_end_no_run(night: Path, small_bundle: Path) -> None:
@@ -440,6 +472,18 @@ def test_the_progress_is_shown_while_a_run_is_at_work(
     assert after["counts"] == {"done": 2, "waiting": 1}
     assert after["last_run"]["exit_status"] == 0
     assert not (night / "out/progress.json").exists()
+
+
+def test_patches_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:
+    with ResultFolder(tmp_path / "out") as folder:
+        progress = ProgressFile(folder)
+        progress.open([])
+        assert progress.begin("a.tiff") == 0
+        progress.patches("a.tiff", 3)
+        assert progress.begin("a.tiff") == 3
+        found = folder.progress()
+    assert found is not None
+    assert (found.patches, found.running[0].patches, found.running[0].attempt) == (0, 0, 2)
 
 
 def test_the_state_of_no_folder_of_results_is_an_error(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def deadline(until: str, timezone: str | None, now: datetime) -> Deadline:
     """
     wall, zone = time.fromisoformat(until), ZoneInfo(timezone) if timezone else None
     today = now.astimezone(zone).date()
-    days = (_at(today + timedelta(days), wall, zone) for days in range(-1, 3))
+    days = (_at(today + timedelta(days), wall, zone) for days in range(3))
     local = next(moment for moment in days if moment.astimezone(UTC) > now)
     moment = local.astimezone(UTC)
     return Deadline(moment, f"{until} {timezone or local.tzname()} ({moment:%Y-%m-%d %H:%M} UTC)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.histories import RunProgress, SlideProgress
 from wsi_mitosis.core.moments import now
+from wsi_mitosis.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,5 +107,5 @@ class ProgressFile:
         self._written = monotonic()
         try:
             self._folder.write_progress(progress)
-        except OSError:
+        except (OSError, OutputError):
             return  # results are worth more, and writing them says what is wrong

@@ -221,6 +221,30 @@ def test_of_many_processes_one_gets_it(tmp_path: Path, stale: bool) -> None:
     assert len(list(tmp_path.glob("won-*"))) == 1
 
 
+def test_only_the_lock_that_was_judged_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes the dead one's lock over between the judgement and the removal."""
+    left_by(tmp_path)
+    judged, others = FolderLock._judged, []
+
+    def overtaken(self: FolderLock, *, steal: bool) -> Holder | None:
+        found = judged(self, steal=steal)
+        if not others:
+            (tmp_path / FILE).unlink()
+            others.append(other(tmp_path))
+        return found
+
+    monkeypatch.setattr(FolderLock, "_judged", overtaken)
+    try:
+        with pytest.raises(OutputError, match="another run holds this folder"):
+            FolderLock(tmp_path).acquire()
+        holder = read_holder(tmp_path)
+        assert holder is not None
+        assert holder.pid == others[0].pid
+    finally:
+        others[0].kill()
+        others[0].communicate()
+
+
 def test_the_file_of_a_takeover_that_was_killed_does_not_stay(tmp_path: Path) -> None:
     dead = left_by(tmp_path)
     takeover = tmp_path / f"{FILE}.takeover"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -118,9 +117,10 @@ class HeldFolder(RunFolder):
         """Write how far this run is.
 
         Raises:
-            OSError: if it cannot be written, or if the folder is gone.
+            OSError: if it cannot be written.
+            OutputError: if the folder was removed or taken over: writing would make it again.
         """
-        _check_there(self.folder)
+        self.check_held()
         write_text(self.folder / PROGRESS, progress.model_dump_json(indent=1) + "\n", durable=False)
 
     def remove_progress(self) -> None:
@@ -146,19 +146,12 @@ def write_history(folder: RunFolder, history: SlideHistory) -> None:
     """Write the state of a slide. One that a loss of power damages is as good as none.
 
     Raises:
-        OSError: if it cannot be written, or if the folder is gone.
-        OutputError: if this process held the folder, and another run has taken it over.
+        OSError: if it cannot be written.
+        OutputError: if this process held the folder, and it was removed or taken over.
     """
-    _check_there(folder.folder)
     if isinstance(folder, HeldFolder):
         folder.check_held()
     write_text(folder.state_path(history.slide), history.model_dump_json(indent=1) + "\n", durable=False)
-
-
-def _check_there(folder: Path) -> None:
-    """Raise an error for a folder that was removed: writing would make it again."""
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _history(path: Path) -> SlideHistory | None:
