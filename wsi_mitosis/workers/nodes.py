@@ -46,7 +46,7 @@ def check_nodes(ray: Any, needs: Needs, placement: Placement, interrupts: Interr
         ray: The module `ray`, connected.
         needs: What each node must have.
         placement: What a worker needs of a node.
-        interrupts: The handler of signals, which is asked while nodes are waited for.
+        interrupts: The handler of signals, which is checked while nodes are waited for.
 
     Raises:
         InputError: if a node lacks something, has another version of it, or does not answer.

@@ -205,7 +205,7 @@ class Pool(Generic[Task, Event, Result]):
         workers: The number of workers.
         hooks: What is called meanwhile.
         retries: How often a task is tried.
-        interrupts: The handler of signals, which is asked at each step.
+        interrupts: The handler of signals, which is checked at each step.
     """
 
     def __init__(
