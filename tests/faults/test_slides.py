@@ -7,15 +7,18 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.folders import assert_finished_are_those_of, finished, rows
-from tests.runs import Silent, candidates_csv, run, slides_in, spec
+from tests.runs import candidates_csv, run, slides_in
 from tests.slide_files import damage
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.io.slides import Slide
+from wsi_mitosis.io.slides.patches import Batch, stream_patches
+from wsi_mitosis.jobs import classifier
 
 NAMES = ["a.tiff", "b.tiff", "c.tiff"]
 SEED = 5
@@ -95,21 +98,25 @@ def grow(slide: Path) -> None:
 
 @pytest.mark.parametrize("change", [grow, Path.unlink, random_bytes], ids=["growing", "deleted", "replaced"])
 def test_a_slide_that_changes_while_it_is_read_has_no_result(
-    change: Callable[[Path], None], inputs: Path, small_bundle: Path, undisturbed: Path
+    change: Callable[[Path], None],
+    inputs: Path,
+    small_bundle: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slides, out = inputs / "slides", inputs / "out"
 
-    class Changing(Silent):
-        def patches(self, number: int) -> None:
-            super().patches(number)
-            if self.classified == 5:  # all of the first slide's, which is still open
-                change(slides / first)
+    def changing(slide: Slide, *arguments: Any, **options: Any) -> Iterator[Batch]:
+        """The patches as they are; the slide changes after the first batch, while it is open."""
+        for batch in stream_patches(slide, *arguments, **options):
+            if slide.path.name == "b.tiff":
+                change(slide.path)
+            yield batch
 
-    first = max(NAMES, key=lambda name: (slides / name).stat().st_size)
-    result = classify_batch(spec([slides], inputs / "d.csv", out, small_bundle), Changing())
-    assert result.statuses[first] == "failed"
-    assert "while they were read" in result.errors[first]
-    assert list(result.statuses.values()).count("done") == 2
+    monkeypatch.setattr(classifier, "stream_patches", changing)
+    result = run([slides], inputs / "d.csv", out, small_bundle)
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed", "c.tiff": "done"}
+    assert "while they were read" in result.errors["b.tiff"]
     assert assert_finished_are_those_of(out, finished(undisturbed)) == 2
 
 
