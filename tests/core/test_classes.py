@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 
 from wsi_mitosis.core.classes import (
     are_unexplained,
+    class_key,
     flagged,
+    is_cut_out,
     is_look_alike,
     is_mitotic,
+    is_of_figures,
     is_plainly_look_alike,
+    label_of_class,
 )
 
 LOOK_ALIKES = [
@@ -127,3 +131,85 @@ def test_texts_that_are_no_classes_are_heard_only_where_they_say_it_plainly() ->
     assert is_plainly_look_alike("I think that this is not a mitosis")
     assert is_plainly_look_alike("Imposter?")
     assert not any(map(is_plainly_look_alike, ["HER2 negative", "necrosis nearby", "no comment", "ki67 neg"]))
+
+
+# Reviews and regions
+
+CUT_OUT = [
+    *("Ignore*", "Region*", "Tumor: Necrosis", "necrotic area", "Nekrose", "Artefacts", "ARTIFACT"),
+    *("Background", "Excluded", "ignored", "exclusion zone"),
+]
+COUNTED = ["", "Tumor", "Stroma", "Region", "Invasive front", "Signor", "non-necrotic", "Without artefacts"]
+OF_FIGURES = [
+    *("Mitosis: Atypical", "Untrained: Typical", "Hotspot", "hotspot", "AMF", "atypical", "Mitosis"),
+    *("Non-mitotic figure", "imposter", "MF"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("Mitosis: Atypical", "atypical"),
+        ("Mitosis: Typical", "typical"),
+        ("Untrained: Atypical", "atypical"),
+        ("Untrained: Typical", "typical"),
+        ("Atypical", "atypical"),
+        ("atypical mitosis", "atypical"),
+        ("Atypical_Mitotic-Figure", "atypical"),
+        ("AMF", "atypical"),
+        ("NMF", "typical"),
+        ("normal", "typical"),
+        ("Ignore*", "none"),
+        ("Mitosis: Atypical*", "none"),
+        ("Hotspot", "none"),
+        ("Non-mitotic", "none"),
+        ("Look-alike", "none"),
+        ("Non-mitotic figure", "none"),
+        ("Not a mitosis", "none"),
+        ("imposter", "none"),
+        ("Artefact", "none"),
+        ("Mitosis: Negative", "none"),
+        ("AtypicalMitosis", "atypical"),
+        ("Mitotic figures: NMFs", "typical"),
+        ("Non-typical mitosis", None),
+        ("not atypical", None),
+        ("Tumor", None),
+        ("Mitosis", None),
+        ("Tumor: Atypical", None),
+        ("Mitosis: Atypical: sure", None),
+    ],
+)
+def test_what_classes_mean(name: str, label: str | None) -> None:
+    assert label_of_class(name, {}) == label
+
+
+def test_a_given_meaning_wins() -> None:
+    given_labels = {class_key("Tumor : Bizarre"): "atypical", class_key("normal"): "none"}
+    assert label_of_class("tumor: bizarre", given_labels) == "atypical"
+    assert label_of_class("Normal", given_labels) == "none"
+    assert label_of_class("Typical", given_labels) == "typical"
+
+
+def test_classes_of_signs_alone_are_different_classes() -> None:
+    assert label_of_class("+", {class_key("+"): "atypical", class_key("-"): "none"}) == "atypical"
+
+
+@pytest.mark.parametrize("name", CUT_OUT)
+def test_areas_that_are_cut_out(name: str) -> None:
+    assert is_cut_out(name)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_areas_that_count(name: str) -> None:
+    assert not is_cut_out(name)
+    assert not is_of_figures(name)
+
+
+@pytest.mark.parametrize("name", OF_FIGURES)
+def test_classes_that_are_never_of_regions(name: str) -> None:
+    assert is_of_figures(name)
+
+
+@pytest.mark.parametrize("name", ["Normal", "Negative", "Necrosis"])
+def test_classes_of_tissue_that_look_like_classes_of_figures(name: str) -> None:
+    assert not is_of_figures(name)

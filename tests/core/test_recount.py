@@ -16,12 +16,10 @@ from wsi_mitosis.core.recount import (
     LABELS,
     Review,
     agreement_of,
-    class_key,
     cohens_kappa,
     compare,
     counted,
     drawn_over,
-    label_of_class,
     match_figures,
     near_share,
     reviewed_figures,
@@ -124,44 +122,6 @@ def test_the_stated_distance_itself_is_near() -> None:
 
 def test_the_default_distance_is_the_radius_of_the_circle_that_is_drawn() -> None:
     assert MATCH_UM == FIGURE_UM / 2
-
-
-# Classes
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("Mitosis: Atypical", "atypical"),
-        ("Mitosis: Typical", "typical"),
-        ("Untrained: Atypical", "atypical"),
-        ("Untrained: Typical", "typical"),
-        ("Atypical", "atypical"),
-        ("atypical mitosis", "atypical"),
-        ("Atypical_Mitotic-Figure", "atypical"),
-        ("AMF", "atypical"),
-        ("NMF", "typical"),
-        ("normal", "typical"),
-        ("Ignore*", "none"),
-        ("Mitosis: Atypical*", "none"),
-        ("Hotspot", "none"),
-        ("Non-mitotic", "none"),
-        ("Look-alike", "none"),
-        ("Tumor", None),
-        ("Mitosis", None),
-        ("Tumor: Atypical", None),
-        ("Mitosis: Atypical: sure", None),
-    ],
-)
-def test_what_classes_mean(name: str, label: str | None) -> None:
-    assert label_of_class(name, {}) == label
-
-
-def test_a_given_meaning_wins() -> None:
-    given_labels = {class_key("Tumor : Bizarre"): "atypical", class_key("normal"): "none"}
-    assert label_of_class("tumor: bizarre", given_labels) == "atypical"
-    assert label_of_class("Normal", given_labels) == "none"
-    assert label_of_class("Typical", given_labels) == "typical"
 
 
 # Objects

@@ -89,7 +89,7 @@ def command(
 
     Exit status: 0 all counted, 1 some reviews could not be used, 2 nothing was started.
     """
-    from wsi_mitosis.core.recount import class_key
+    from wsi_mitosis.core.classes import class_key
     from wsi_mitosis.jobs.recount import recount
 
     notes = Notes(note, everything=verbose)

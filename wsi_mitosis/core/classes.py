@@ -1,4 +1,8 @@
-"""The meaning of a class's name: a mitotic figure, a look-alike of one, or unknown."""
+"""The meaning of a class's name, one table for candidates, regions and reviews.
+
+A class is of atypical or typical figures, of mitotic figures, of look-alikes, of areas that are cut out of
+regions, or unknown. A look-alike is excluded as a candidate, and removes a figure in a review.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,12 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.core import qupath
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from wsi_mitosis.tables import ReviewLabel
 
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NO_WORD = re.compile(r"[\W_]+")
@@ -38,6 +46,20 @@ _AS_A_CLASS = re.compile(
     re.VERBOSE,
 )
 """Names of classes that are not mitotic figures; in other texts the same words may mean something else."""
+_NEGATED_KIND = re.compile(rf"\b({_NEGATIONS})\ (a?typical|(ab)?normal)")
+"""`not typical` may be an atypical figure or none at all."""
+_CUT_OUT = re.compile(
+    r"(?<!\bnon\ )(?<!\bno\ )(?<!\bnot\ )(?<!\bwithout\ )"
+    r"\b(necro[st]|nekro|arti?e?fact|background\b|exclu[ds]|ignor)"
+)
+"""Areas that are cut out of regions: necrosis, artefacts, background, and what is excluded or ignored."""
+_FIGURE_WORDS = ("", " mitosis", " mitoses", " mitotic figure", " mitotic figures", " mf", " mfs", " figure")
+_FIGURE_LABELS: dict[str, ReviewLabel] = {
+    **{f"atypical{figure}": "atypical" for figure in _FIGURE_WORDS},
+    **{f"{word}{figure}": "typical" for word in ("typical", "normal") for figure in _FIGURE_WORDS},
+    **dict.fromkeys(("amf", "amfs"), "atypical"),
+    **dict.fromkeys(("nmf", "nmfs"), "typical"),  # MIDOG's and AMi-Br's "normal mitotic figure"
+}
 _MITOTIC = re.compile(r"mito|митоз|有丝分裂|核分裂|\b[an]?mfs?\b")
 _KIND = re.compile(r"typical|normal|(pro|meta|ana|telo)phase|cytokinesis")
 _YES = r"true|yes|y|t|ja|si|oui|x|\+|☑|✓|1(\.0*)?"
@@ -55,6 +77,8 @@ def words(name: str) -> str:
 def is_look_alike(name: str) -> bool:
     """Return whether a class is of objects that only look like mitotic figures."""
     text = words(name)
+    if _NEGATED_KIND.search(text):
+        return False
     return _PLAINLY.search(text) is not None or _AS_A_CLASS.search(text) is not None
 
 
@@ -66,6 +90,61 @@ def is_plainly_look_alike(text: str) -> bool:
 def is_mitotic(name: str) -> bool:
     """Return whether a class is of mitotic figures of any kind."""
     return _MITOTIC.search(words(name)) is not None and not is_look_alike(name)
+
+
+def figure_label(name: str) -> ReviewLabel | None:
+    """Return the label of a class of figures, such as `Mitosis: Atypical` or `NMF`; None for others."""
+    *families, own = name.split(":")
+    if all(" ".join(words(family).split()) in qupath.FAMILY_SPELLINGS for family in families):
+        return _FIGURE_LABELS.get(words(own))
+    return None
+
+
+def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel | None:
+    """Return what a class of QuPath says about an object of a figure's size.
+
+    Args:
+        name: Such as "Mitosis: Atypical", "Untrained: Typical", "AMF" or "Ignore*"; upper and lower case,
+            blanks, `-` and `_` are alike.
+        given: The user's own meanings, by `class_key`; they come first.
+
+    Returns:
+        The label; "none" for QuPath's ignored classes (ending in `*`), `Hotspot` and look-alikes; None for an
+        unknown name.
+    """
+    if (own := given.get(class_key(name))) is not None:
+        return own
+    if qupath.is_ignored_class(name) or qupath.is_hotspot_class(name.partition(":")[0].strip()):
+        return "none"
+    label = figure_label(name)
+    return "none" if label is None and is_look_alike(name) else label
+
+
+def class_key(name: str) -> str:
+    """Return the name of a class in the form in which names are compared; signs alone stay as they are."""
+    return ": ".join(words(part) or part.strip() for part in name.split(":"))
+
+
+def is_cut_out(name: str) -> bool:
+    """Return whether areas of a class are cut out of regions.
+
+    They are if QuPath ignores the class, whose name then ends in `*`, and if a part of its name means
+    necrosis, artefacts, background, or what is excluded or ignored: `Tumor: Necrosis`, `Artefacts`.
+    """
+    return qupath.is_ignored_class(name) or _CUT_OUT.search(words(name)) is not None
+
+
+def is_of_figures(name: str) -> bool:
+    """Return whether a class is of single figures, hotspots or look-alikes, and so never of a region.
+
+    `Normal` alone is of tissue, and `Negative` may be.
+    """
+    if qupath.is_program_class(name) or is_plainly_look_alike(name):
+        return True
+    text = words(name)
+    return text in {*qupath.FAMILY_SPELLINGS, "mf", "mfs"} or (
+        figure_label(name) is not None and text != "normal"
+    )
 
 
 def is_kind(name: str) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from wsi_mitosis.core import qupath
+from wsi_mitosis.core.classes import label_of_class
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.voting import agreement
 from wsi_mitosis.errors import DetectionsError
@@ -27,22 +28,6 @@ STAGE = "reading the review"
 LABELS = ("atypical", "typical")
 CHANGES = ("relabelled", "removed", "added")
 """What a review can do to a figure, besides keeping it, in the order in which it is listed."""
-
-_FIGURE = ("", " mitosis", " mitoses", " mitotic figure", " mitotic figures")
-_MEANINGS: dict[str, ReviewLabel] = {
-    **{f"atypical{figure}": "atypical" for figure in _FIGURE},
-    **{f"{word}{figure}": "typical" for word in ("typical", "normal") for figure in _FIGURE},
-    "amf": "atypical",
-    "nmf": "typical",  # MIDOG's and AMi-Br's "normal mitotic figure"
-    **dict.fromkeys(
-        (
-            *("non mitotic", "non mitosis", "not mitotic", "not mitosis", "not a mitosis", "no mitosis"),
-            *("non mitotic figure", "look alike", "mitotic look alike", "imposter", "impostor"),
-            *("hard negative", "hard negative look alike"),
-        ),
-        "none",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -71,32 +56,6 @@ class Matches(NamedTuple):
     machine: NDArray[np.intp]
     reviewed: NDArray[np.intp]
     by_id: NDArray[np.bool_]
-
-
-def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel | None:
-    """Return what a class of QuPath says about an object.
-
-    Args:
-        name: Such as "Mitosis: Atypical", "Untrained: Typical", "AMF" or "Ignore*"; upper and lower case,
-            blanks, `-` and `_` are alike.
-        given: The user's own meanings, by `class_key`; they come first.
-
-    Returns:
-        The label; "none" for QuPath's ignored classes (ending in `*`), `Hotspot` and names of look-alikes;
-        None for an unknown name.
-    """
-    parts = class_key(name).split(": ")
-    if (own := given.get(class_key(name))) is not None:
-        return own
-    if qupath.is_ignored_class(name) or qupath.is_hotspot_class(parts[0]):
-        return "none"
-    return _MEANINGS.get(parts[-1]) if qupath.FAMILY_SPELLINGS.issuperset(parts[:-1]) else None
-
-
-def class_key(name: str) -> str:
-    """Return the name of a class in the form in which names are compared."""
-    parts = (part.replace("-", " ").replace("_", " ").split() for part in name.casefold().split(":"))
-    return ": ".join(" ".join(words) for words in parts)
 
 
 def reviewed_figures(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 
 from wsi_mitosis.errors import listed
 from wsi_mitosis.io.detections.classes import chosen_classes, plain_look_alikes
@@ -21,6 +19,7 @@ from wsi_mitosis.io.detections.common import (
     numbers,
     text_or_none,
 )
+from wsi_mitosis.io.detections.shapes import not_used, read_shapes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsi_mitosis.io.detections.shapes import Shapes
+
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
 _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
 """QuPath's own properties, which do not mention look-alikes."""
-_AREA = 2
-"""Shapely's dimension of polygons and collections with polygons."""
 
 
 def is_tiatoolbox(features: Any) -> bool:
@@ -55,9 +54,9 @@ def is_tiatoolbox(features: Any) -> bool:
 def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
     """Return the centroids of features as candidates, in the order of the file.
 
-    Each part of a MultiPoint, MultiPolygon, MultiLineString or GeometryCollection is a candidate, with the
-    id `<id>/1`, `<id>/2`, ... A feature whose geometry is missing, empty or broken has NaN coordinates and
-    is named in the notes.
+    Each part of a MultiPoint, MultiPolygon or GeometryCollection is a candidate, with the id `<id>/1`,
+    `<id>/2`, ... A feature that `read_shapes` does not use has NaN coordinates and is named in the notes with
+    its number and the reason.
 
     Args:
         document: A parsed FeatureCollection, Feature or list of features.
@@ -68,17 +67,18 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
         DetectionsError: if an entry is not a feature, or a score is not a number.
     """
     features = features_of(document, path)
-    parts, counts = split_shapes(_shapes(features))
+    shapes = read_shapes(features)
+    counts, located = _placed(shapes, len(features))
     table = candidate_table(
-        len(parts),
+        int(counts.sum()),
         {
-            **_located(parts),
+            **located,
             "id": _ids(features, counts),
             **{name: np.repeat(values, counts) for name, values in _described(features, path).items()},
         },
         {name: np.repeat(values, counts) for name, values in _others(features).items()},
     )
-    notes = _notes_of_shapes(features, parts, counts, path)
+    notes = _notes_of_shapes(features, shapes, counts, path)
     if tiatoolbox:
         return Detections(table, "px", "slide", "any", "tiatoolbox", notes=notes)
     return Detections(table, "px", "qupath", "qupath", "geojson", notes=notes)
@@ -102,90 +102,47 @@ def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
     return document
 
 
-def _shapes(features: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
-    """Geometries, (n,) objects, None for those that are missing or broken."""
-    texts = [json.dumps(feature.get("geometry")) for feature in features]
-    shapes = np.asarray(shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore"))
-    for row in np.flatnonzero(shapely.is_missing(shapes)):
-        shapes[row] = _closed(features[int(row)].get("geometry"))
-    return shapes
+def _placed(shapes: Shapes, number: int) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
+    """Return the features of the candidates, and their places and extents.
 
-
-def _closed(geometry: Any) -> Any:
-    """A polygon with its rings closed, which some programs write open; None for anything else."""
-    if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
-        return None
-    rings = geometry.get("coordinates")
-    if not isinstance(rings, list) or not all(isinstance(ring, list) and len(ring) > _AREA for ring in rings):
-        return None
-    text = json.dumps({**geometry, "coordinates": [[*ring, ring[0]] for ring in rings]})
-    return shapely.from_geojson(text, on_invalid="ignore")
-
-
-def split_shapes(shapes: NDArray[np.object_]) -> tuple[NDArray[np.object_], NDArray[np.intp]]:
-    """Split geometries into points, lines and polygons.
+    A feature that is not used is one candidate without coordinates.
 
     Args:
-        shapes: (n,) geometries, None if missing.
-
-    Returns:
-        The parts in order, and (n,) the number of parts of each geometry. An empty or missing geometry has
-        one part, which is itself.
+        shapes: Those of the features.
+        number: How many features there are.
     """
-    if not (shapely.get_type_id(shapes) >= shapely.GeometryType.MULTIPOINT).any():
-        return shapes, np.ones(len(shapes), dtype=np.intp)
-    each = [_parts(shape) for shape in shapes]
-    parts = np.array([*(part for some in each for part in some), None], dtype=object)[:-1]
-    return parts, np.array([len(some) for some in each], dtype=np.intp)
-
-
-def _parts(shape: Any) -> list[Any]:
-    inside = [part for member in getattr(shape, "geoms", ()) for part in _parts(member)]
-    return [part for part in inside if not part.is_empty] or [shape]
-
-
-def _located(parts: NDArray[np.object_]) -> dict[str, NDArray[np.float64]]:
-    """Centres of shapes, and the longer sides of areas.
-
-    The centre of a polygon that crosses itself or has no area is that of its bounding box, because its
-    centroid may lie anywhere.
-    """
-    with np.errstate(invalid="ignore"):
-        centres = shapely.centroid(parts)
-        centres[shapely.is_empty(centres)] = None
-        x, y = shapely.get_x(centres), shapely.get_y(centres)
-        left, top, right, bottom = shapely.bounds(parts).T
-        area = shapely.get_dimensions(parts) == _AREA
-        crossed = area & ~shapely.is_valid(parts)
-        extent = np.where(area, np.maximum(right - left, bottom - top), np.nan)
-    return {
-        "x": np.where(crossed, (left + right) / 2, x),
-        "y": np.where(crossed, (top + bottom) / 2, y),
-        "extent": extent,
-    }
+    lost = np.array(sorted(shapes.unused), dtype=np.intp)
+    owners = np.concatenate([shapes.feature, lost])
+    order = np.argsort(owners, kind="stable")
+    nowhere = np.full((len(lost), 2), np.nan)
+    x, y = np.concatenate([shapes.centres(), nowhere])[order].T
+    extent = np.concatenate([np.where(shapes.is_area, shapes.extent, np.nan), nowhere[:, 0]])[order]
+    return np.bincount(owners, minlength=number), {"x": x, "y": y, "extent": extent}
 
 
 def _notes_of_shapes(
-    features: Sequence[Mapping[str, Any]], parts: NDArray[np.object_], counts: NDArray[np.intp], path: Path
+    features: Sequence[Mapping[str, Any]], shapes: Shapes, counts: NDArray[np.intp], path: Path
 ) -> tuple[str, ...]:
-    """Notes on geometries without coordinates, and on those that were split."""
-    firsts = np.cumsum(counts) - counts
-    lost = np.flatnonzero(shapely.is_missing(parts[firsts]) | shapely.is_empty(parts[firsts]))
-    several = np.flatnonzero(counts > 1)
-    names = [text_or_none(feature.get("id")) or f"feature {at + 1}" for at, feature in enumerate(features)]
-    notes = []
-    if len(lost) == len(features) > 0:
+    """Notes on features that are not used, and on those with several parts."""
+    if len(shapes.unused) == len(features) > 0:
         raise fault(
-            f"none of its {len(features)} objects has a geometry that can be read",
+            f"none of its {len(features)} objects is a point or an area: {not_used(shapes.unused)}",
             path,
             "Export the objects again as GeoJSON with points or closed rings of numbers",
         )
-    if len(lost):
-        what = "has a geometry that is missing, empty or broken"
-        notes.append(f"{path.name}: {_counted(lost, names)} {what}, and no coordinates")
+    names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
+    notes = []
+    if shapes.unused:
+        notes.append(f"{path.name}: no candidates: {not_used(shapes.unused, names)}")
+    if shapes.partly:
+        notes.append(f"{path.name}: used in part, without {not_used(shapes.partly, names)}")
+    several = np.flatnonzero(counts > 1)
     if len(several):
         total = int(counts[several].sum())
-        notes.append(f"{path.name}: {_counted(several, names)} has several parts: {total} candidates")
+        every = [
+            text_or_none(feature.get("id")) or f"feature {at + 1}" for at, feature in enumerate(features)
+        ]
+        notes.append(f"{path.name}: {_counted(several, every)} has several parts: {total} candidates")
     return tuple(notes)
 
 
