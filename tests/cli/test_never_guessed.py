@@ -80,6 +80,12 @@ def ring(x: float, y: float) -> list:
     return [[x - 9, y - 9], [x + 9, y - 9], [x + 9, y + 9], [x - 9, y + 9], [x - 9, y - 9]]
 
 
+def eight() -> list:
+    """A ring around the first point whose two halves turn in opposite directions."""
+    x, y = POINTS[0]
+    return [[x - 9, y - 9], [x + 9, y + 9], [x + 9, y - 9], [x - 9, y + 9], [x - 9, y - 9]]
+
+
 def challenge(folder: Path) -> None:
     plain(folder)
     corners = [[[c[0] * MPP / 1000, c[1] * MPP / 1000, 0] for c in ring(x, y)[:4]] for x, y in POINTS]
@@ -197,7 +203,34 @@ ODD = {
             {"id": "there", "geometry": {"type": "Point", "coordinates": POINTS[0]}, "properties": {}},
         ),
         points=POINTS[:1],
-        message="d.json: 1 object ('gone') has a geometry that is missing, empty or broken",
+        message="d.json: no candidates: feature 1 'gone' (it has no geometry)",
+        detections="d.json",
+    ),
+    "an arrow beside a point": Odd(
+        lambda f: geojson(
+            f,
+            {"geometry": {"type": "Point", "coordinates": POINTS[0]}, "properties": {}},
+            {"geometry": {"type": "LineString", "coordinates": POINTS[1:3]}, "properties": {}},
+        ),
+        points=POINTS[:1],
+        message="d.json: no candidates: feature 2 (it is a line, which is neither a place nor an area)",
+        detections="d.json",
+    ),
+    "rings that are not closed": Odd(
+        lambda f: geojson(
+            f,
+            {"geometry": {"type": "Polygon", "coordinates": [ring(*POINTS[0])[:-1]]}, "properties": {}},
+            {
+                "geometry": {"type": "MultiPolygon", "coordinates": [[ring(*POINTS[1])[:-1]]]},
+                "properties": {},
+            },
+        ),
+        points=POINTS[:2],
+        detections="d.json",
+    ),
+    "a ring that crosses itself": Odd(
+        lambda f: geojson(f, {"geometry": {"type": "Polygon", "coordinates": [eight()]}, "properties": {}}),
+        points=[POINTS[0]],
         detections="d.json",
     ),
     "all outside": Odd(

@@ -521,20 +521,19 @@ def test_parquet_without_coordinates(tmp_path: Path) -> None:
     [
         (point(3, 4), (3, 4), math.nan),
         ({"type": "Point", "coordinates": [3, 4, 0]}, (3, 4), math.nan),
-        ({"type": "LineString", "coordinates": [[0, 0], [10, 2]]}, (5, 1), math.nan),
-        ({"type": "MultiLineString", "coordinates": [[[0, 0], [10, 2]]]}, (5, 1), math.nan),
         ({"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 4], [0, 4], [0, 0]]]}, (4, 2), 8),
         ({"type": "Polygon", "isEllipse": True, "coordinates": [ring(9, 9)]}, (9, 9), BOX_PX),
         ({"type": "MultiPolygon", "coordinates": [[ring(9, 0)]]}, (9, 0), BOX_PX),
         ({"type": "GeometryCollection", "geometries": [polygon(5, 5)]}, (5, 5), BOX_PX),
-        ({"type": "Polygon", "coordinates": [[[7, 1], [7, 1], [7, 1], [7, 1]]]}, (7, 1), 0),
+        ({"type": "Polygon", "coordinates": [[[7, 1], [7, 1], [7, 1], [7, 1]]]}, (7, 1), math.nan),
         ({"type": "Polygon", "coordinates": [[[0, 0], [8, 4], [8, 0], [0, 4], [0, 0]]]}, (4, 2), 8),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [9, 0], [0, 6], [0, 0]]]}, (4.5, 4.5), 9),
+        # triangles of areas 24.3 and 10.8, whose middles are at (7.2, 4.2) and (1.2, 3.2)
+        ({"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [9, 0], [0, 6], [0, 0]]]}, (5.3538, 3.8923), 9),
     ],
 )  # fmt: skip
 def test_centroids(tmp_path: Path, geometry: object, centre: tuple[float, float], extent: float) -> None:
     row = read_features(tmp_path, feature(geometry)).table.iloc[0]
-    assert (row["x"], row["y"]) == pytest.approx(centre)
+    assert (row["x"], row["y"]) == pytest.approx(centre, abs=1e-4)
     assert row["extent"] == pytest.approx(extent, nan_ok=True)
 
 
@@ -558,7 +557,7 @@ def test_points_annotations_give_a_candidate_a_point(tmp_path: Path) -> None:
     ("geometry", "places"),
     [
         ({"type": "MultiPolygon", "coordinates": [[ring(9, 9)], [ring(200, 9)]]}, [(9, 9), (200, 9)]),
-        ({"type": "MultiLineString", "coordinates": [[[0, 0], [4, 2]], [[9, 9], [9, 7]]]}, [(2, 1), (9, 8)]),
+        ({"type": "MultiPolygon", "coordinates": [[ring(9, 9)[:-1]], [ring(99, 9)]]}, [(9, 9), (99, 9)]),
         (
             {
                 "type": "GeometryCollection",
@@ -607,30 +606,41 @@ def test_points_are_found_however_deep_they_lie(tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize(
-    "geometry",
+    ("geometry", "reason"),
     [
-        None,
-        5,
-        "POINT (1 2)",
-        {},
-        {"type": "Point"},
-        {"type": "Point", "coordinates": []},
-        {"type": "Point", "coordinates": ["a", "b"]},
-        {"type": "Point", "coordinates": [math.nan, 1]},
-        {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]},
-        {"type": "Polygon", "coordinates": [[[0, None], [1, 1], [2, 2], [0, None]]]},
-        {"type": "Polygon", "coordinates": []},
-        {"type": "Circle", "coordinates": [1, 2]},
-        {"type": "GeometryCollection", "geometries": []},
+        (None, "it has no geometry"),
+        ({"type": "Point", "coordinates": []}, "its geometry is empty"),
+        ({"type": "Point", "coordinates": ["a", "b"]}, "its coordinates are not all finite numbers"),
+        ({"type": "Point", "coordinates": [math.nan, 1]}, "its coordinates are not all finite numbers"),
+        ({"type": "Circle", "coordinates": [1, 2]}, "its geometry cannot be read"),
+        (
+            {"type": "LineString", "coordinates": [[0, 0], [10, 2]]},
+            "it is a line, which is neither a place nor an area",
+        ),
+        (
+            {"type": "MultiLineString", "coordinates": [[[0, 0], [9, 2]], [[9, 9], [9, 7]]]},
+            "it is a line, which is neither a place nor an area",
+        ),
     ],
 )
-def test_broken_geometry_is_a_row_without_coordinates(tmp_path: Path, geometry: object) -> None:
+def test_what_is_neither_a_place_nor_an_area_is_a_row_without_coordinates(
+    tmp_path: Path, geometry: object, reason: str
+) -> None:
     detections = read_features(tmp_path, feature(geometry, "bad"), feature(point(1, 2), "good"))
     table = detections.table
     assert table["id"].tolist() == ["bad", "good"]
-    broken = "has a geometry that is missing, empty or broken, and no coordinates"
-    assert detections.notes == (f"objects.geojson: 1 object ('bad') {broken}",)
+    assert detections.notes == (f"objects.geojson: no candidates: feature 1 'bad' ({reason})",)
     np.testing.assert_array_equal(table[["x", "y"]], [[math.nan, math.nan], [1, 2]])
+    found = prepare_candidates(detections, size_px0=(99, 99), mpp=MPP, mpp_stated=True, bounds=None)
+    assert found["excluded_reason"].tolist() == ["not_finite", None]
+
+
+def test_objects_that_are_used_in_part_are_named(tmp_path: Path) -> None:
+    line = {"type": "LineString", "coordinates": [[0, 0], [10, 2]]}
+    mixed = {"type": "GeometryCollection", "geometries": [line, point(3, 4)]}
+    detections = read_features(tmp_path, feature(point(1, 2), "good"), feature(mixed, "mixed"))
+    assert detections.table[["x", "y"]].to_numpy().tolist() == [[1, 2], [3, 4]]
+    assert detections.notes == ("objects.geojson: used in part, without feature 2 'mixed' (the lines in it)",)
 
 
 @pytest.mark.parametrize(
@@ -688,8 +698,12 @@ def test_rings_that_are_not_closed_are_closed(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_usable_geometry_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetectionsError, match="none of its 2 objects has a geometry that can be read"):
-        read_features(tmp_path, feature(None), feature({"type": "Circle", "coordinates": [1, 2]}))
+    message = (
+        r"none of its 3 objects is a point or an area: features 1, 2 \(it has no geometry\); "
+        r"feature 3 \(its geometry cannot be read\)"
+    )
+    with pytest.raises(DetectionsError, match=message):
+        read_features(tmp_path, *[feature(None)] * 2, feature({"type": "Circle", "coordinates": [1, 2]}))
 
 
 @pytest.mark.parametrize("name", ["Detector score", "Probability", "score", "CONFIDENCE"])

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MISSING = "it has no geometry"
 EMPTY = "its geometry is empty"
 NOT_FINITE = "its coordinates are not all finite numbers"
+FAR = "its coordinates are far too large"
+NESTED = "its collections are nested too deeply"
 LINE = "it is a line, which is neither a place nor an area"
 BROKEN = "its geometry cannot be read"
 LINES_INSIDE = "the lines in it"
@@ -47,7 +49,7 @@ class Shapes:
     Attributes:
         parts: (m,) valid shapely Point, Polygon or, for a ring that crosses itself, MultiPolygon; px.
         feature: (m,) index of each part's feature, not descending.
-        extent: (m,) the longer side of the part's bounding box, px; 0 for a Point.
+        extent: (m,) the longer side of the bounding box that the part was drawn in, px; 0 for a Point.
         unused: Why a feature has no part, by its index.
         partly: What of a feature has no part, by its index, if other parts of it have.
     """
@@ -65,7 +67,7 @@ class Shapes:
 
     def centres(self) -> NDArray[np.float64]:
         """Return the centroids of the parts, (m, 2) x, y in px."""
-        return shapely.get_coordinates(shapely.centroid(self.parts)).reshape(-1, 2)
+        return np.asarray(shapely.get_coordinates(shapely.centroid(self.parts)).reshape(-1, 2))
 
 
 def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
@@ -85,8 +87,8 @@ def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
     unused, partly = {}, {}
     for row, (shape, geometry) in enumerate(zip(shapes, geometries, strict=True)):
         found, fault = ([shape], None) if plain[row] else _parts(geometry)
-        if not found:
-            unused[row] = fault or EMPTY
+        if fault is not None and not found:
+            unused[row] = fault
         elif fault is not None:
             partly[row] = LINES_INSIDE if fault == LINE else f"a part of it, because {fault}"
         for part in found:
@@ -141,8 +143,10 @@ def _numbered(rows: Sequence[int], names: Mapping[int, str | None]) -> str:
 
 
 def _parsed(geometries: Sequence[Any]) -> NDArray[np.object_]:
-    texts = np.array([json.dumps(geometry) for geometry in geometries] or [None], dtype=object)
-    return np.asarray(shapely.from_geojson(texts, on_invalid="ignore"))[: len(geometries)]
+    texts = np.array([json.dumps(geometry) for geometry in geometries], dtype=object)
+    with np.errstate(over="ignore"):  # of numbers that no float can hold, which `_fault` names
+        shapes = shapely.from_geojson(texts, on_invalid="ignore")
+    return np.asarray(shapely.force_2d(shapes))
 
 
 def _is_plain(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -165,35 +169,36 @@ def _parts(geometry: Any) -> tuple[list[Any], str | None]:
     """The points and polygons of a geometry, not yet valid, and why something of it is not used."""
     if not isinstance(geometry, dict):
         return [], MISSING
-    found: list[Any] = []
-    fault = None
+    found, faults = [], []
     for kind, coordinates in _members(geometry):
-        numbers = list(_numbers(coordinates))
-        if kind == "LineString" and numbers:
-            fault = fault or LINE
-        elif not numbers:
-            fault = fault or EMPTY
-        elif not all(map(_is_finite, numbers)):
-            fault = fault or NOT_FINITE
-        elif (part := _shape(kind, coordinates)) is None:
-            fault = fault or BROKEN
-        else:
+        fault = _fault(kind, coordinates)
+        part = _shape(kind, coordinates) if fault is None else None
+        if part is not None:
             found.append(part)
-    return found, fault if fault or found else EMPTY
+        else:
+            faults.append(fault or BROKEN)
+    if not faults:
+        return found, None if found else EMPTY
+    return found, min(faults, key=lambda fault: fault == LINE)  # a line hides no fault
 
 
 _MEMBERS = {"MultiPoint": "Point", "MultiLineString": "LineString", "MultiPolygon": "Polygon"}
 
 
+def kinds_of(geometry: Any) -> frozenset[str]:
+    """Return which kinds of simple geometries a geometry has: `Point`, `LineString`, `Polygon` or others."""
+    return frozenset(kind for kind, _ in _members(geometry)) if isinstance(geometry, dict) else frozenset()
+
+
 def _members(geometry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
     """The kind and the coordinates of each simple member of a geometry."""
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-    if kind == "GeometryCollection":
+    if kind == "GeometryCollection" and depth < _MOST_NESTED:
         members = geometry.get("geometries")
-        for member in members if isinstance(members, list) and depth < _MOST_NESTED else []:
+        for member in members if isinstance(members, list) else []:
             yield from _members(member if isinstance(member, dict) else {}, depth + 1)
-    elif kind in _MEMBERS:
-        for each in coordinates if isinstance(coordinates, list) else []:
+    elif isinstance(kind, str) and kind in _MEMBERS:
+        for each in coordinates if isinstance(coordinates, list) else [coordinates]:
             yield _MEMBERS[kind], each
     else:
         yield str(kind), coordinates
@@ -203,9 +208,23 @@ _MOST_NESTED = 50
 """Collections inside each other. QuPath writes none inside another."""
 
 
+def _fault(kind: str, coordinates: Any) -> str | None:
+    """Why a member of a geometry is not used; None if its coordinates may be those of a point or an area."""
+    if kind == "GeometryCollection":
+        return NESTED
+    numbers = list(_numbers(coordinates))
+    if not numbers:
+        return EMPTY
+    if kind == "LineString":
+        return LINE
+    if not all(map(_is_finite, numbers)):
+        return NOT_FINITE
+    return None if all(abs(number) < _MOST_PX for number in numbers) else FAR
+
+
 def _numbers(coordinates: Any) -> Iterator[Any]:
     """Everything in nested lists that is not a list; one flat pass, because files may nest deeply."""
-    stack = [coordinates]
+    stack = [] if coordinates is None else [coordinates]
     while stack:
         value = stack.pop()
         if isinstance(value, list):
@@ -215,15 +234,15 @@ def _numbers(coordinates: Any) -> Iterator[Any]:
 
 
 def _is_finite(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and abs(value) < _MOST_PX
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _shape(kind: str, coordinates: Any) -> Any:
     """A shapely Point or Polygon, not yet valid; None if the coordinates are not those of the kind."""
     try:
         if kind == "Point":
-            return shapely.Point(coordinates[:2])
+            x, y = map(float, coordinates[:2])
+            return shapely.Point(x, y)
         if kind == "Polygon":
             shell, *holes = [_ring(ring) for ring in coordinates]
             return shapely.Polygon(shell, holes)
@@ -237,7 +256,8 @@ def _ring(ring: Any) -> Any:
     corners = [corner[:2] for corner in ring]
     if any(len(corner) != 2 for corner in corners) or not corners:
         raise ValueError("a corner has two coordinates")
-    return [*corners, *[corners[0]] * max(1, 4 - len(corners))]
+    lacking = max(4 - len(corners), int(corners[0] != corners[-1]))
+    return [*corners, *[corners[0]] * lacking]
 
 
 def _area_or_place(part: Any) -> tuple[Any, float]:
