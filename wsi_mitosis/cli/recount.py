@@ -60,6 +60,12 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     metavar="NAME=LABEL",
     help="Meaning of a further class of QuPath: atypical, typical, or none (no figure); repeatable.",
 )
+@click.option(
+    "--regions-from-review",
+    is_flag=True,
+    help="Count in the areas over 50 um wide that were drawn in the review, or cut them out, by their class. "
+    "Without it they have no effect.",
+)
 @options.messages
 def command(
     results: Path,
@@ -68,6 +74,7 @@ def command(
     frame: Frame | None,
     labels: dict[str, ReviewLabel],
     *,
+    regions_from_review: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -99,6 +106,7 @@ def command(
         distance_um=distance_um,
         frame=frame,
         labels={class_key(name): label for name, label in labels.items()},
+        regions_from_review=regions_from_review,
         warn=(lambda _: None) if quiet else notes.add,
     )
     notes.end(str(result.folder / "agreement.json"))
@@ -145,7 +153,8 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
 
 
 def _changed(agreement: dict[str, int]) -> str:
-    return ", ".join(f"{agreement[change]} {change}" for change in ("kept", "relabelled", "removed", "added"))
+    changes = ("kept", "relabelled", "removed", "added", *(("unseen",) if agreement["unseen"] else ()))
+    return ", ".join(f"{agreement[change]} {change}" for change in changes)
 
 
 def _kappa(agreement: dict[str, float | None]) -> str:

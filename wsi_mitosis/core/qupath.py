@@ -6,6 +6,7 @@ Every module that reads or writes for QuPath takes these facts from here, and so
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +79,21 @@ def is_program_class(name: str) -> bool:
     """Return whether this program writes objects of a class: figures or hotspots."""
     families = tuple(f"{family}{CLASS_SEPARATOR}" for family in (TRAINED_FAMILY, UNTRAINED_FAMILY))
     return is_hotspot_class(name) or name.startswith(families)
+
+
+# Measurements
+
+PROBABILITY, ATYPICAL_VOTES, VOTES_CAST = "Atypical probability", "Atypical votes", "Votes cast"
+RESULT_NUMBER = "Result number"
+"""Measurement of every figure: which result of its slide the figure is of. QuPath keeps measurements as
+float32, which holds whole numbers up to 2^24."""
+REVIEW_MEASUREMENTS = {"p_atypical": PROBABILITY, "result": RESULT_NUMBER}
+"""The measurements by which a review shows what its reviewer saw, by column."""
+
+
+def result_number(key: str) -> int:
+    """Return the number of a result, from the first 24 bits of the SHA-256 of its key."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:6], 16)
 
 
 # Frames and precision

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,37 +10,24 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from wsi_mitosis.core import qupath
-from wsi_mitosis.core.classes import label_of_class
+from wsi_mitosis.core.reviews import STAGE
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.voting import agreement
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.tables import Detections, ReviewLabel
-    from wsi_mitosis.units import Bounds, Frame, Mpp
+    from wsi_mitosis.core.reviews import Review
+    from wsi_mitosis.units import Mpp
 
-STAGE = "reading the review"
 LABELS = ("atypical", "typical")
 CHANGES = ("relabelled", "removed", "added")
 """What a review can do to a figure, besides keeping it, in the order in which it is listed."""
-
-
-@dataclass(frozen=True)
-class Review:
-    """A slide's figures as its reviewer left them.
-
-    Attributes:
-        figures: A row per figure in the order of the file: `figure_id` (str or None), `x_px0`, `y_px0`
-            (float64, slide frame), `label` ("atypical" or "typical").
-        notes: What the user should know about the file.
-    """
-
-    figures: pd.DataFrame
-    notes: tuple[str, ...]
+UNSEEN = "unseen"
+"""A figure that its reviewer did not see, because it is not in the result that was exported."""
 
 
 class Matches(NamedTuple):
@@ -56,134 +42,6 @@ class Matches(NamedTuple):
     machine: NDArray[np.intp]
     reviewed: NDArray[np.intp]
     by_id: NDArray[np.bool_]
-
-
-def reviewed_figures(
-    detections: Detections,
-    slide: str,
-    *,
-    frame: Frame,
-    mpp: Mpp,
-    bounds: Bounds | None,
-    labels: Mapping[str, ReviewLabel] | None = None,
-) -> Review:
-    """Turn the objects of a reviewed GeoJSON file into figures.
-
-    Areas wider than 50 um are regions, whatever their class. Every other object must have a class of known
-    meaning, so that no count includes an object that nobody decided about. Copies of an object count once:
-    QuPath does not replace what it imported before.
-
-    Args:
-        detections: The file, in px.
-        slide: The slide's name, for messages.
-        frame: Frame of the file's coordinates.
-        mpp: um per level-0 px along x and y.
-        bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
-        labels: Meanings of further classes, by `class_key`.
-
-    Raises:
-        DetectionsError: for an object without a class, of an unknown class or without a place, and for two
-            copies of one object that were given different classes; names the object.
-    """
-    objects = _objects(detections, frame, mpp, bounds, labels or {})
-    region = objects["extent_um"] > qupath.LEAST_REGION_UM
-    notes = _region_notes(slide, objects.loc[region & (objects["label"] != "none"), "class"])
-    objects = objects[~region]
-    _check_decided(objects, slide)
-    each = _once(objects, slide, _id_keys(objects))
-    figures = each[each["label"] != "none"]
-    figures = _once(figures, slide, _place_keys(figures))
-    copies = int(objects["label"].ne("none").sum()) - len(figures)
-    if copies > 0:
-        notes += (f"{slide}: {copies} objects of the review are copies of others and are counted once",)
-    return Review(figures[["figure_id", "x_px0", "y_px0", "label"]].reset_index(drop=True), notes)
-
-
-def _objects(
-    detections: Detections,
-    frame: Frame,
-    mpp: Mpp,
-    bounds: Bounds | None,
-    labels: Mapping[str, ReviewLabel],
-) -> pd.DataFrame:
-    """Return a row per object: `figure_id`, `x_px0`, `y_px0` (slide frame), `extent_um`, `class`, `label`."""
-    table = detections.table
-    meanings = {name: label_of_class(name, labels) for name in table["detector_class"].dropna().unique()}
-    origin = qupath.frame_origin(frame, bounds)
-    classes = table["detector_class"].to_list()
-    return pd.DataFrame(
-        {
-            # UUIDs are the same in upper and lower case
-            "figure_id": pd.Series([name and name.lower() for name in table["id"]], dtype=object),
-            "x_px0": table["x"] + origin[0],
-            "y_px0": table["y"] + origin[1],
-            "extent_um": table["extent"] * mpp.mean,
-            "class": pd.Series(classes, dtype=object),
-            "label": pd.Series([meanings.get(name) for name in classes], dtype=object),
-        }
-    )
-
-
-def _region_notes(slide: str, classes: pd.Series[Any]) -> tuple[str, ...]:
-    if classes.empty:
-        return ()
-    names = ", ".join(sorted({"no class" if name is None else f"'{name}'" for name in classes}))
-    width = f"over {qupath.LEAST_REGION_UM:g} um wide"
-    return (f"{slide}: {len(classes)} areas {width} are taken for regions, not for figures ({names})",)
-
-
-def _check_decided(objects: pd.DataFrame, slide: str) -> None:
-    """Refuse objects without a known class, and figures without a place."""
-    unknown = objects["label"].isna()
-    if unknown.any():
-        first = objects[unknown].iloc[0]
-        fault = "has no class" if first["class"] is None else f"is of the unknown class '{first['class']}'"
-        others = f", and so are {unknown.sum() - 1} more" if unknown.sum() > 1 else ""
-        raise DetectionsError(
-            f"{_object_name(first)} {fault}: typical or atypical?{others}",
-            subject=slide,
-            stage=STAGE,
-            remedy="Set the class in QuPath, delete the object, or say what a class means with --label "
-            "'NAME=atypical', '=typical' or '=none'",
-        )
-    placed = np.isfinite(objects["x_px0"].to_numpy()) & np.isfinite(objects["y_px0"].to_numpy())
-    lost = (objects["label"] != "none") & ~placed
-    if lost.any():
-        raise DetectionsError(
-            f"{_object_name(objects[lost].iloc[0])} has no geometry that can be read",
-            subject=slide,
-            stage=STAGE,
-            remedy="Delete the object in QuPath, or draw it again",
-        )
-
-
-def _object_name(row: pd.Series[Any]) -> str:
-    place = f"at ({row['x_px0']:.2f}, {row['y_px0']:.2f}) px of the slide"
-    return f"an object {place}" if row["figure_id"] is None else f"object {row['figure_id']} {place}"
-
-
-def _id_keys(objects: pd.DataFrame) -> list[Any]:
-    """Return keys that copies with the same id have in common."""
-    return [row if name is None else name for row, name in enumerate(objects["figure_id"])]
-
-
-def _place_keys(figures: pd.DataFrame) -> list[Any]:
-    """Return keys that copies with new ids have in common: the place, to 0.01 px."""
-    return qupath.figure_ids("", figures["x_px0"].to_numpy(), figures["y_px0"].to_numpy())
-
-
-def _once(objects: pd.DataFrame, slide: str, keys: list[Any]) -> pd.DataFrame:
-    """Return the first of each group of copies, which must have the same class."""
-    groups = objects.groupby(pd.Series(keys, objects.index, dtype=object), sort=False)["label"]
-    differ = groups.transform("nunique") > 1
-    if differ.any():
-        raise DetectionsError(
-            f"{_object_name(objects[differ].iloc[0])} has a copy with a different class",
-            subject=slide,
-            stage=STAGE,
-            remedy="Delete one of the copies in QuPath: it does not replace what was imported before",
-        )
-    return objects[groups.cumcount() == 0]
 
 
 def match_figures(
@@ -251,38 +109,47 @@ def near_share(
     return float(np.mean(apart <= distance_um))
 
 
-def drawn_over(table: pd.DataFrame, *, mpp: Mpp, distance_um: float) -> int:
-    """Count the added figures that lie on another one of the review, perhaps to correct it.
+class Comparison(NamedTuple):
+    """The figures of the ensemble and of a reviewer side by side.
 
-    Args:
-        table: As from `compare`.
-        mpp: um per level-0 px along x and y.
-        distance_um: Figures that are nearer than this lie on each other.
+    Attributes:
+        table: A row per figure of either: the ensemble's in their order, then the added ones. `figure_id`;
+            `change` ("kept", "unseen" or one of CHANGES); `label_machine`, `label_reviewed` (None without a
+            label); `x_px0`, `y_px0` (the reviewer's place, the ensemble's for a removed figure; a shift that
+            QuPath's rounding explains is none); `matched_by` ("id", "distance" or None); `moved_um` (NaN
+            unless matched); `votes_atypical`, `votes_cast` (Int64, missing for an added figure).
+        notes: What the user should know.
     """
-    remaining = table[table["change"] != "removed"]
-    added = remaining["change"].to_numpy(object) == "added"
-    if len(remaining) < 2 or not added.any():
-        return 0
-    centres_um = _xy(remaining) * np.array(mpp)
-    apart = cKDTree(centres_um).query(centres_um[added], k=2)[0][:, 1]
-    return int((apart <= distance_um).sum())
+
+    table: pd.DataFrame
+    notes: tuple[str, ...]
 
 
-def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: float) -> pd.DataFrame:
+def compare(
+    figures: pd.DataFrame,
+    review: Review,
+    *,
+    slide: str,
+    mpp: Mpp,
+    distance_um: float,
+    seen: Collection[str] | None = None,
+) -> Comparison:
     """Set the figures of the ensemble and of the reviewer side by side.
+
+    What a reviewer draws on a figure that is as the ensemble left it corrects that figure: a figure of
+    another class relabels it, one of the same class is the same figure, and a look-alike removes it.
 
     Args:
         figures: FIGURE_COLUMNS without `geometry`; a row without a label is not a figure.
         review: The reviewer's figures.
+        slide: The slide's name, for messages.
         mpp: um per level-0 px along x and y.
-        distance_um: As for `match_figures`.
+        distance_um: Figures that are farther apart than this are not the same.
+        seen: Ids of the figures that the reviewer saw; None for all. A figure that the reviewer did not see
+            keeps the ensemble's label.
 
-    Returns:
-        A row per figure of either: the ensemble's in their order, then the added ones. `figure_id`; `change`
-        ("kept" or one of CHANGES); `label_machine`, `label_reviewed` (None without a label); `x_px0`, `y_px0`
-        (the reviewer's place, the ensemble's for a removed figure; a shift that QuPath's rounding explains is
-        none); `matched_by` ("id", "distance" or None); `moved_um` (NaN unless matched); `votes_atypical`,
-        `votes_cast` (Int64, missing for an added figure).
+    Raises:
+        DetectionsError: if objects at one place contradict each other.
     """
     machine = figures[figures["label"].notna()].reset_index(drop=True)
     theirs, scale = review.figures, np.array(mpp)
@@ -294,15 +161,152 @@ def compare(figures: pd.DataFrame, review: Review, *, mpp: Mpp, distance_um: flo
         distance_um,
     )
     table = _matched(machine, theirs, match, scale)
-    added = theirs[~np.isin(np.arange(len(theirs)), match.reviewed)]
+    drawn = theirs[~np.isin(np.arange(len(theirs)), match.reviewed)]
+    place = _Place(slide, scale, distance_um)
+    corrects, corrected = _correct(table, drawn, place)
+    unseen = _keep_unseen(table, seen)
+    marked = _remove_marked(table, drawn[~corrects], review.marks, place)
+    table.insert(1, "change", _changes(table))
+    table.loc[unseen & table["label_reviewed"].notna(), ["change", "moved_um"]] = UNSEEN, np.nan
+    whole = _with_added(table, drawn[~corrects])
+    return Comparison(whole, (*_notes(slide, corrected, marked), *_close(whole, place)))
+
+
+class _Place(NamedTuple):
+    """What it means that two objects lie on each other.
+
+    Attributes:
+        slide: The slide's name, for messages.
+        scale: (2,) um per px along x and y.
+        distance_um: Objects that are nearer than this lie on each other.
+    """
+
+    slide: str
+    scale: NDArray[np.float64]
+    distance_um: float
+
+    def nearest(self, places: pd.DataFrame, among: pd.DataFrame) -> NDArray[np.intp]:
+        """Return the position in `among` of the nearest object to each place, -1 if none is near."""
+        if among.empty or places.empty:
+            return np.full(len(places), -1)
+        apart, rows = cKDTree(_xy(among) * self.scale).query(_xy(places) * self.scale)
+        return np.where(apart <= self.distance_um, rows, -1)
+
+    def contradiction(self, row: Mapping[Any, Any], what: str) -> DetectionsError:
+        """Return the error for an object that contradicts another one at its place."""
+        return DetectionsError(
+            f"feature {row['feature']} at ({row['x_px0']:.2f}, {row['y_px0']:.2f}) px of the slide {what}",
+            subject=self.slide,
+            stage=STAGE,
+            remedy="Delete one of the two in QuPath",
+        )
+
+
+def _correct(
+    table: pd.DataFrame, drawn: pd.DataFrame, place: _Place
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Let figures that were drawn on others correct these, in `table`.
+
+    Returns:
+        (k,) which of the drawn figures lie on another one and are not added, and how many of them were
+        drawn twice and how many relabelled one.
+    """
+    present = table[table["label_reviewed"].notna()]
+    under = place.nearest(drawn, present)
+    found = {"drawn twice": 0, "relabelled": 0}
+    given: dict[Any, str] = {}
+    for row, at in zip(drawn.to_dict("records"), under.tolist(), strict=True):
+        if at < 0:
+            continue
+        index = present.index[at]
+        before = given.get(index, present.at[index, "label_reviewed"])
+        is_untouched = index not in given and _is_untouched(present.loc[index])
+        if row["label"] != before and not is_untouched:
+            what = f"is {row['label']}, and a figure that was reviewed as {before!s} lies under it"
+            raise place.contradiction(row, what)
+        found["drawn twice" if row["label"] == before else "relabelled"] += 1
+        given[index] = row["label"]
+    for index, label in given.items():
+        table.at[index, "label_reviewed"] = label
+    return under >= 0, found
+
+
+def _is_untouched(row: pd.Series[Any]) -> bool:
+    """Whether a figure is as the ensemble left it."""
+    return bool(row["label_machine"] == row["label_reviewed"] and row["moved_um"] == 0)
+
+
+def _remove_marked(table: pd.DataFrame, added: pd.DataFrame, marks: pd.DataFrame, place: _Place) -> list[str]:
+    """Remove the figures in `table` that are marked as none.
+
+    Returns:
+        The class of the mark of each removed figure.
+    """
+    present = pd.concat([table[table["label_reviewed"].notna()], added.assign(label_machine=None)])
+    nearest = place.nearest(marks, present)
+    classes = {}
+    for row, at in zip(marks.to_dict("records"), nearest.tolist(), strict=True):
+        if at < 0:
+            continue
+        if not _is_untouched(present.iloc[at]):
+            what = f"is of class '{row['class']}', and a figure that was reviewed lies under it"
+            raise place.contradiction(row, what)
+        classes[present.index[at]] = row["class"]
+    for index in classes:
+        table.at[index, "label_reviewed"] = table.at[index, "matched_by"] = None
+        table.at[index, "moved_um"] = np.nan
+    return list(classes.values())
+
+
+def _keep_unseen(table: pd.DataFrame, seen: Collection[str] | None) -> pd.Series[bool]:
+    """Let the figures that the reviewer did not see keep the ensemble's label, in `table`.
+
+    Returns:
+        Which rows they are.
+    """
+    unseen = table["label_reviewed"].isna() & (seen is not None)
+    if seen is not None:
+        unseen &= ~table["figure_id"].isin(set(seen))
+    table.loc[unseen, "label_reviewed"] = table.loc[unseen, "label_machine"]
+    table.loc[unseen, "moved_um"] = 0.0
+    return unseen
+
+
+def _with_added(table: pd.DataFrame, added: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the added figures at its end."""
     whole = table.reindex(range(len(table) + len(added)))
     for name in ("figure_id", "x_px0", "y_px0"):
         whole.loc[len(table) :, name] = added[name].to_numpy()
     whole.loc[len(table) :, "label_reviewed"] = added["label"].to_numpy(object)
+    whole.loc[len(table) :, "change"] = "added"
     for name in ("figure_id", "label_machine", "label_reviewed", "matched_by"):
         whole[name] = whole[name].astype(object).where(whole[name].notna(), None)
-    whole.insert(1, "change", _changes(whole))
     return whole
+
+
+def _notes(slide: str, corrected: Mapping[str, int], marked: list[str]) -> list[str]:
+    """Notes about what was drawn on figures."""
+    notes = []
+    if number := corrected["relabelled"]:
+        notes.append(f"{slide}: {number} figures are relabelled by a figure that was drawn on them")
+    if number := corrected["drawn twice"]:
+        notes.append(f"{slide}: {number} figures were drawn on a figure of the same class and count once")
+    if marked:
+        names = listed(dict.fromkeys(marked))
+        notes.append(f"{slide}: {len(marked)} figures are removed by what was drawn on them ({names})")
+    return notes
+
+
+def _close(table: pd.DataFrame, place: _Place) -> list[str]:
+    """A note about added figures that lie on each other."""
+    added = table[table["change"] == "added"]
+    if len(added) < 2:
+        return []
+    centres_um = _xy(added) * place.scale
+    apart = cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]
+    number = int((apart <= place.distance_um).sum())
+    near = f"within {place.distance_um:g} um of another added one, and all of them count"
+    return [f"{place.slide}: {number} added figures lie {near}"] if number else []
 
 
 def _matched(
@@ -336,16 +340,11 @@ def _xy(table: pd.DataFrame) -> NDArray[np.float64]:
     return table[["x_px0", "y_px0"]].to_numpy(np.float64)
 
 
-def _changes(table: pd.DataFrame) -> list[str]:
-    return [_change(*labels) for labels in zip(table["label_machine"], table["label_reviewed"], strict=True)]
-
-
-def _change(machine: str | None, reviewed: str | None) -> str:
-    if machine is None:
-        return "added"
-    if reviewed is None:
-        return "removed"
-    return "kept" if machine == reviewed else "relabelled"
+def _changes(table: pd.DataFrame) -> NDArray[np.object_]:
+    """(n,) what the review does to each of the ensemble's figures."""
+    same = (table["label_machine"] == table["label_reviewed"]).to_numpy(bool)
+    kept_or_not = np.where(same, "kept", "relabelled")
+    return np.where(table["label_reviewed"].isna(), "removed", kept_or_not).astype(object)
 
 
 def counted(table: pd.DataFrame, machine: Counts) -> Counts:
@@ -375,7 +374,7 @@ def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
     """Return how far ensemble and reviewer agree, over all tables from `compare` together.
 
     Returns:
-        Numbers of figures by change; `matched`, of which `by_id` and `by_distance`; `moved`;
+        Numbers of figures by change, also `unseen`; `matched`, of which `by_id` and `by_distance`; `moved`;
         `agreed`, the share of the matched figures with the same label, and Cohen's `kappa` (None if
         undefined); `confusion[label of the ensemble][label of the reviewer]` over the matched figures.
     """
@@ -388,8 +387,8 @@ def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
     agreed = sum(confusion[label][label] for label in LABELS)
     return {
         "machine": sum(ours is not None for _, ours, *_ in rows),
-        "reviewed": sum(theirs is not None for _, _, theirs, *_ in rows),
-        **{change: changes[change] for change in ("kept", *CHANGES)},
+        "reviewed": sum(theirs is not None and change != UNSEEN for change, _, theirs, *_ in rows),
+        **{change: changes[change] for change in ("kept", *CHANGES, UNSEEN)},
         "matched": matched,
         "by_id": matched_by["id"],
         "by_distance": matched_by["distance"],

@@ -223,6 +223,10 @@ def _start(batch: _Batch, earlier: Sequence[str]) -> None:
     left = batch.prepared.left()
     sources = {name: source for source, name in names.items()}
     batch.prepared.histories.leave_all(left, sources)
+    absent = {
+        names[source]: source for source in inputs.absent if names[source] not in batch.prepared.records
+    }
+    batch.prepared.histories.enter_absent(absent)
     remove_digests(batch.files.folder.folder)
     batch.ledger.open(
         batch.prepared.tasks,

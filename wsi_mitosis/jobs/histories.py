@@ -114,7 +114,7 @@ class Histories:
         Args:
             name: The slide.
             source: Its file.
-            status: Its state, which is `waiting` or `set_aside`.
+            status: Its state, which is `waiting`, `set_aside` or `no_detections`.
             reason: Why.
         """
         history = self.known.get(name)
@@ -139,6 +139,11 @@ class Histories:
         for name, (status, reason) in left.items():
             if status != "pending":
                 self._leave(name, sources[name], status, reason)
+
+    def enter_absent(self, slides: Mapping[str, SlideSource]) -> None:
+        """Enter slides without detections and without a result, so that their files are known later."""
+        for name, source in slides.items():
+            self._leave(name, source, "no_detections", "")
 
     def abandon(self) -> None:
         """Enter that the slides in hand are pending again; the run was stopped, and they are not to blame."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.results.folder import ResultFolder
+    from wsi_mitosis.io.results.recounts import Recounted
     from wsi_mitosis.io.slides import Slide
 
 FILE = "report.html"
@@ -91,7 +92,7 @@ class _Results:
         states: The states of its slides by name, sorted.
         rows: The rows of `summary.csv` by slide.
         run: The content of `run.json`; empty if it is missing or damaged.
-        recounted: The rows of `reviewed/summary.csv` by slide.
+        recounted: The reviewed slides of `reviewed/`.
         faults: Messages about results that cannot be used.
     """
 
@@ -99,7 +100,7 @@ class _Results:
     states: Mapping[str, SlideState]
     rows: Mapping[str, Mapping[str, Any]]
     run: Mapping[str, Any]
-    recounted: Mapping[str, Mapping[str, Any]]
+    recounted: Mapping[str, Recounted]
     faults: Sequence[str]
 
     @property
@@ -305,7 +306,11 @@ def _centres(figures: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 def _reviewed(results: _Results, slide: str) -> Reviewed | None:
     recounted = results.recounted.get(slide)
-    return None if recounted is None else Reviewed.of(results.rows[slide], recounted)
+    if recounted is None:
+        return None
+    assessed = results.states[slide].assessed
+    is_current = assessed is not None and assessed.key == recounted.assessment_key
+    return Reviewed.of(recounted.row, is_current=is_current)
 
 
 def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[str, str], ...]:

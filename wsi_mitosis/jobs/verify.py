@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from wsi_mitosis.core.recount import CHANGES, compare, reviewed_figures
+from wsi_mitosis.core.recount import CHANGES, compare
+from wsi_mitosis.core.reviews import placed_objects, reviewed_figures
 from wsi_mitosis.errors import InputError, WsiMitosisError
 from wsi_mitosis.io.detections.reviews import read_review
 from wsi_mitosis.io.digests import file_sha256
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.units import Frame
 
 STAGE = "verifying"
 Verdict = Literal["intact", "corrected", "changed", "missing"]
@@ -138,15 +140,12 @@ def _drawing(folder: ResultFiles, path: Path, record: SlideRecord) -> Finding:
 def _corrections(folder: ResultFiles, path: Path, record: SlideRecord) -> str:
     """Return the numbers of changed figures in words; empty if all figures are as they were."""
     provenance, scale = read_provenance(path) or {}, record.scale
-    review = reviewed_figures(
-        read_review(path),
-        record.name,
-        frame="slide" if provenance.get("frame") == "slide" else "qupath",
-        mpp=scale.mpp,
-        bounds=scale.bounds,
-        labels={},
-    )
-    table = compare(folder.figures(record.name), review, mpp=scale.mpp, distance_um=MATCH_UM)
+    frame: Frame = "slide" if provenance.get("frame") == "slide" else "qupath"
+    drawn = placed_objects(read_review(path).objects, frame=frame, mpp=scale.mpp, bounds=scale.bounds)
+    figures = folder.figures(record.name)
+    review = reviewed_figures(drawn, figures[figures["label"].notna()], record.name)
+    compared = compare(figures, review, slide=record.name, mpp=scale.mpp, distance_um=MATCH_UM)
+    table = compared.table
     numbers = {change: int((table["change"] == change).sum()) for change in CHANGES}
     return ", ".join(f"{number} {change}" for change, number in numbers.items() if number)
 

@@ -163,8 +163,13 @@ def _ids(features: Sequence[Mapping[str, Any]], counts: NDArray[np.intp]) -> lis
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:
     """Class and score of each feature."""
     scores = numbers([_score(feature) for feature in features], "score", path)
+    return {"score": scores, "detector_class": np.array([*classes_of(features), None], dtype=object)[:-1]}
+
+
+def classes_of(features: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Return the class of each feature; None without one."""
     _, classes = chosen_classes(_class_places(features))
-    return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
+    return [None] * len(features) if classes is None else list(classes)
 
 
 def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
@@ -219,8 +224,8 @@ def class_name(properties: Mapping[str, Any]) -> str | None:
     return text_or_none(next((name for name in stated if name is not None), joined))
 
 
-def _measurements(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """Measurements by name, which old versions of QuPath write as a list of {"name", "value"}."""
+def measurements_of(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """Return measurements by name; old versions of QuPath write them as a list of {"name", "value"}."""
     measurements = properties_of(feature).get("measurements")
     if isinstance(measurements, list):
         pairs = [item for item in measurements if isinstance(item, dict) and "name" in item]
@@ -243,7 +248,7 @@ def _score_name(names: Mapping[str, Any]) -> str | None:
 
 def _score(feature: Mapping[str, Any]) -> Any:
     """The score among the measurements, or else among the properties."""
-    for values in (_measurements(feature), properties_of(feature)):
+    for values in (measurements_of(feature), properties_of(feature)):
         name = _score_name(values)
         if name is not None:
             return values[name]
@@ -254,7 +259,7 @@ def _others(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
     """The measurements that are not the score, as columns."""
     records = []
     for feature in features:
-        measured = _measurements(feature)
+        measured = measurements_of(feature)
         score = _score_name(measured)
         records.append({name: value for name, value in measured.items() if name != score})
     return {

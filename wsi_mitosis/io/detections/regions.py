@@ -16,7 +16,7 @@ from wsi_mitosis.io.detections.geojson import class_name, features_of, propertie
 from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 _POLYGONS = ("Polygon", "MultiPolygon")
@@ -67,13 +67,23 @@ def read_regions(path: Path) -> RegionFile:
     if content.kind != "json" or "geojson" not in content.formats:
         raise fault("regions must be GeoJSON, and this is not", path, "Export the annotations from QuPath")
     features = features_of(content.data, path)
-    regions = tuple(_regions(features))
+    regions = regions_of(features, path)
     if not regions:
         raise fault("none of its objects is an area", path, "Draw regions as annotations and export them")
     return RegionFile(path, file_sha256(path), regions)
 
 
-def _regions(features: list[dict[str, Any]]) -> Iterator[Region]:
+def regions_of(features: Sequence[Mapping[str, Any]], path: Path) -> tuple[Region, ...]:
+    """Return the regions among features, px, in the file's own frame.
+
+    Args:
+        features: Features of GeoJSON.
+        path: The file, for messages.
+    """
+    return tuple(_regions(features))
+
+
+def _regions(features: Sequence[Mapping[str, Any]]) -> Iterator[Region]:
     for number, feature in enumerate(features, start=1):
         properties = properties_of(feature)
         name = class_name(properties) or ""

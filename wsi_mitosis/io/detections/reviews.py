@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from wsi_mitosis.errors import DetectionsError
-from wsi_mitosis.io.detections import find_files, read_detections
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.core import qupath
+from wsi_mitosis.errors import DetectionsError, listed
+from wsi_mitosis.io.detections.common import text_or_none
+from wsi_mitosis.io.detections.content import open_content
+from wsi_mitosis.io.detections.folder import find_files
+from wsi_mitosis.io.detections.geojson import classes_of, features_of, measurements_of, properties_of
+from wsi_mitosis.io.detections.shapes import not_used, read_shapes
+from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wsi_mitosis.io.detections.folder import FoundFiles
-    from wsi_mitosis.tables import Detections, SlideSource
+    from wsi_mitosis.io.detections.shapes import Shapes
+    from wsi_mitosis.tables import SlideSource
 
 STAGE = "reading the review"
 ENDINGS = (".geojson.gz", ".json.gz", ".geojson", ".json")
+
+
+@dataclass(frozen=True)
+class ReviewFile:
+    """The objects of a reviewed file.
+
+    Attributes:
+        path: The file.
+        sha256: Its digest.
+        objects: A row for each point or area, as `core.reviews.OBJECT_COLUMNS` describes; px, in the file's
+            own frame.
+        features: The features of the file.
+        unused: What of the file is not used, and why; empty if all of it is.
+    """
+
+    path: Path
+    sha256: str
+    objects: pd.DataFrame
+    features: Sequence[Mapping[str, Any]]
+    unused: str
 
 
 def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
@@ -35,26 +68,93 @@ def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
 
 
 def strangers(folder: Path, reviews: FoundFiles) -> tuple[str, ...]:
-    """Return the GeoJSON files of the folder and its subfolders that fit no slide, sorted."""
-    there = (path for path in folder.rglob("*") if not path.name.startswith(".") and _is_geojson(path))
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in there if path not in reviews.fitting))
+    """Return notes about the files of the folder and its subfolders that are not read."""
+    there = [path for path in sorted(folder.rglob("*")) if _is_visible(path, folder) and path.is_file()]
+    names = {path: path.relative_to(folder).as_posix() for path in there if path not in reviews.fitting}
+    others = [name for path, name in names.items() if not _is_geojson(path)]
+    unread = f"{listed(others)}: not GeoJSON by the ending, and not read" if others else ""
+    unknown = (
+        f"{name}: fits no slide, and is not counted" for path, name in names.items() if _is_geojson(path)
+    )
+    return (*unknown, *filter(None, [unread]))
 
 
-def read_review(path: Path) -> Detections:
+def read_review(path: Path) -> ReviewFile:
     """Read a GeoJSON file without converting anything.
 
     Raises:
         DetectionsError: if it cannot be read, or is not GeoJSON.
     """
-    review = read_detections(path)
-    if review.format not in {"geojson", "tiatoolbox"}:
+    content = open_content(path)
+    if content.kind != "json" or not {"geojson", "tiatoolbox"} & set(content.formats):
         raise DetectionsError(
-            f"this is {review.format}, not GeoJSON",
+            f"this is {content.formats[0]}, not GeoJSON",
             subject=path,
             stage=STAGE,
             remedy="Export the objects from QuPath as GeoJSON",
         )
-    return review
+    features = features_of(content.data, path)
+    shapes = read_shapes(features)
+    names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
+    unused = not_used({**shapes.unused, **shapes.partly}, names)
+    return ReviewFile(path, file_sha256(path), _objects(features, shapes), features, unused)
+
+
+def _objects(features: Sequence[Mapping[str, Any]], shapes: Shapes) -> pd.DataFrame:
+    rows, centres = shapes.feature, shapes.centres()
+    described = [properties_of(feature) for feature in features]
+    ids = [text_or_none(feature.get("id")) for feature in features]
+    kinds = [text_or_none(item.get("objectType")) or "annotation" for item in described]
+
+    def texts(values: Sequence[str | None]) -> pd.Series[Any]:
+        return pd.Series([values[row] for row in rows.tolist()], dtype=object)
+
+    return pd.DataFrame(
+        {
+            "feature": rows + 1,
+            # UUIDs are the same in upper and lower case
+            "object_id": texts([name and name.lower() for name in ids]),
+            "kind": texts(kinds),
+            "class": texts(classes_of(features)),
+            "x": centres[:, 0],
+            "y": centres[:, 1],
+            "extent": shapes.extent,
+            "whole_extent": _whole_extents(shapes),
+            **{column: measured[rows] for column, measured in _measured(features).items()},
+        }
+    )
+
+
+def _whole_extents(shapes: Shapes) -> NDArray[np.float64]:
+    """(m,) the longer side of the bounding box of all parts of a part's feature, px."""
+    import shapely
+
+    bounds = pd.DataFrame(shapely.bounds(shapes.parts).reshape(-1, 4)).groupby(shapes.feature)
+    low, high = bounds[[0, 1]].transform("min").to_numpy(), bounds[[2, 3]].transform("max").to_numpy()
+    sides: NDArray[np.float64] = (high - low).max(axis=1, initial=0)
+    return np.maximum(sides, shapes.extent)
+
+
+def _measured(features: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """The measurements that this program wrote, (n,) each; NaN where there is none or no number."""
+    found = {column: np.full(len(features), np.nan) for column in qupath.REVIEW_MEASUREMENTS}
+    for row, feature in enumerate(features):
+        measurements = measurements_of(feature)
+        for column, name in qupath.REVIEW_MEASUREMENTS.items():
+            found[column][row] = _number(measurements.get(name))
+    return found
+
+
+def _number(value: Any) -> float:
+    """A measurement, which QuPath writes as a number, or as text where it is not finite."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+def _is_visible(path: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _is_geojson(path: Path) -> bool:

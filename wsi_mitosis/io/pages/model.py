@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsi_mitosis.core.recount import CHANGES
+from wsi_mitosis.core.recount import CHANGES, UNSEEN
 from wsi_mitosis.tables import SUMMARY
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.pages.wording import Coordinates
 
 NUMERIC_COLUMNS = frozenset(column.name for column in SUMMARY if column.kind in {"integer", "number"})
-_FINGERPRINT = ("candidates", "classified", "atypical", "mean_agreement")
-"""Columns that two different results of a slide are unlikely to have in common."""
 
 
 class Bundle(NamedTuple):
@@ -69,9 +67,10 @@ class Reviewed:
     """The recount of a slide after its review.
 
     Attributes:
-        is_current: Whether the review is of the slide's present result.
+        is_current: Whether the review is of the slide's present figures, regions and options.
         numbers: NUMERIC_COLUMNS after the review.
-        changes: Number of figures that were relabelled, removed and added.
+        changes: Number of figures that were relabelled, removed and added, and of those that the reviewer
+            did not see.
     """
 
     is_current: bool
@@ -79,20 +78,18 @@ class Reviewed:
     changes: Mapping[str, int]
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], recounted: Mapping[str, Any]) -> Reviewed:
+    def of(cls, recounted: Mapping[str, Any], *, is_current: bool) -> Reviewed:
         """Take a slide's row of a recount.
 
-        The review is current if the machine's numbers in the recount are those in `summary.csv`.
-
         Args:
-            row: The slide's row of `summary.csv`; cells may be text.
             recounted: Its row of `reviewed/summary.csv`; cells may be text.
+            is_current: As above.
         """
-        same = all(_number(row.get(name)) == _number(recounted[f"machine_{name}"]) for name in _FINGERPRINT)
+        changes = {change: int(recounted.get(change) or 0) for change in (*CHANGES, UNSEEN)}
         return cls(
-            is_current=same and row.get("bundle_digest") == recounted["machine_bundle_digest"],
+            is_current=is_current,
             numbers=_numbers(recounted),
-            changes={change: int(recounted[change]) for change in CHANGES},
+            changes={change: number for change, number in changes.items() if number or change != UNSEEN},
         )
 
 

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from wsi_mitosis.core import qupath
+from wsi_mitosis.core.earlier import EarlierResult, EarlierResults
+from wsi_mitosis.core.moments import now
 from wsi_mitosis.core.states import SlideState, summary_rows
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.csv_files import read_rows, write_rows
 from wsi_mitosis.io.results.assessments import read_assessment, write_assessment
 from wsi_mitosis.io.results.dicom import is_of, write_dicom
+from wsi_mitosis.io.results.earlier import FOLDER as EARLIER
+from wsi_mitosis.io.results.earlier import add_earlier, read_earlier
 from wsi_mitosis.io.results.figures import read_figures, read_record, write_figures
 from wsi_mitosis.io.results.geojson import (
     geojson_paths,
@@ -69,9 +73,17 @@ class ResultFiles(RunFolder):
         """Return the path of a slide's assessment, whether it exists or not."""
         return self.folder / "assessments" / f"{slide}.json"
 
+    def earlier_path(self, slide: str) -> Path:
+        """Return the path of a slide's earlier results, whether it exists or not."""
+        return self.folder / EARLIER / f"{slide}.json"
+
     def dicom_path(self, slide: str) -> Path:
         """Return the path of a slide's DICOM annotations, whether they exist or not."""
         return self.folder / "dicom" / f"{slide}.dcm"
+
+    def earlier_results(self, slide: str) -> EarlierResults:
+        """Return the results that others have replaced, of which a reviewer may have exported the figures."""
+        return read_earlier(self.earlier_path(slide), slide)
 
     def records(self) -> dict[str, SlideRecord]:
         """Return the records of the finished slides by name, from the metadata of their tables.
@@ -163,7 +175,17 @@ class ResultFiles(RunFolder):
         return self.folder / qupath.GEOJSON_FOLDER / slide
 
 
-WRITTEN = ("assessments", "dicom", "figures", qupath.GEOJSON_FOLDER, "qupath", "reviewed", "states", LOG)
+WRITTEN = (
+    "assessments",
+    "dicom",
+    EARLIER,
+    "figures",
+    qupath.GEOJSON_FOLDER,
+    "qupath",
+    "reviewed",
+    "states",
+    LOG,
+)
 """What runs write below the output folder or append to. Other files there are replaced as a whole."""
 
 
@@ -191,6 +213,7 @@ class ResultFolder(ResultFiles, HeldFolder):
             drawing: How the slide is drawn.
         """
         record = assessed.record
+        self._remember(record)
         self.write_assessment(assessed)
         self._draw(figures, assessed, drawing)
         self.dicom_path(record.name).unlink(missing_ok=True)  # of an earlier result
@@ -237,6 +260,15 @@ class ResultFolder(ResultFiles, HeldFolder):
             write_rows(self.folder / "regions.csv", REGION_COLUMNS, regions)
         else:
             (self.folder / "regions.csv").unlink(missing_ok=True)
+
+    def _remember(self, record: SlideRecord) -> None:
+        """Keep which figures a result has that is about to be replaced by another one."""
+        path = self.figures_path(record.name)
+        earlier = read_record(path)
+        if earlier is None or earlier.name != record.name or earlier.key == record.key:
+            return
+        result = EarlierResult.of(earlier, read_figures(path), now())
+        add_earlier(self.earlier_path(record.name), record.name, result)
 
     def _draw(self, figures: pd.DataFrame, assessed: AssessedSlide, drawing: Drawing) -> None:
         write_slide_geojson(

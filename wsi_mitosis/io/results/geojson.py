@@ -48,12 +48,14 @@ class GeojsonStyle:
         origin_px0: (x, y) of the target frame's origin, level-0 px, slide frame.
         trained: Whether the bundle is trained; the classes of an untrained one begin with `Untrained`.
         provenance: A description of the result, written beside the features.
+        result_number: Which result of its slide each figure is of, as `qupath.result_number` gives it.
     """
 
     object_type: qupath.ObjectType
     origin_px0: tuple[int, int]
     trained: bool
     provenance: dict[str, Any]
+    result_number: int
 
 
 def write_geojson(
@@ -119,9 +121,10 @@ def write_slide_geojson(
     """
     scale = record.scale
     provenance = provenance_of(record, objects=objects, frame=frame, assessment_key=assessment_key)
-    style = GeojsonStyle(objects, scale.origin_px0(frame), record.model.trained, provenance)
+    number = qupath.result_number(record.key)
+    style = GeojsonStyle(objects, scale.origin_px0(frame), record.model.trained, provenance, number)
     spots = enumerate(assessment.hotspots, start=1)
-    named = [(qupath.hotspot_id(record.slide.digest, number), spot) for number, spot in spots]
+    named = [(qupath.hotspot_id(record.slide.digest, rank), spot) for rank, spot in spots]
     return write_geojson(stem, figures, scale.mpp, style, named)
 
 
@@ -212,22 +215,23 @@ def _figure_feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any
                 "name": qupath.figure_class(figure.label, trained=style.trained),
                 "color": qupath.FIGURE_COLOURS[figure.label],
             },
-            "measurements": _measurements(figure),
+            "measurements": _measurements(figure, style.result_number),
         },
     }
 
 
-def _measurements(figure: Any) -> dict[str, float]:
+def _measurements(figure: Any, result_number: int) -> dict[str, float]:
     """Return a figure's measurements; QuPath refuses a file in which one of them is not a finite number."""
     larger_side = max(figure.votes_atypical, figure.votes_cast - figure.votes_atypical)
     measurements = {
-        "Atypical probability": round(float(figure.p_atypical), 6),
-        "Atypical votes": int(figure.votes_atypical),
-        "Votes cast": int(figure.votes_cast),
+        qupath.PROBABILITY: round(float(figure.p_atypical), 6),
+        qupath.ATYPICAL_VOTES: int(figure.votes_atypical),
+        qupath.VOTES_CAST: int(figure.votes_cast),
         "Agreement": round(larger_side / figure.votes_cast, 6),
     }
     if math.isfinite(figure.detector_score):
         measurements["Detector score"] = float(figure.detector_score)
+    measurements[qupath.RESULT_NUMBER] = result_number
     return measurements
 
 

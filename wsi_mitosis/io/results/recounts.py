@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import write_text
@@ -20,8 +20,12 @@ FOLDER = "reviewed"
 """Where a recount is written, inside the folder of results."""
 DIGEST = "summary_sha256"
 """Member of `agreement.json`: the SHA-256 of `summary.csv`, from which the report takes its numbers."""
-_BESIDE = ("reviewed", "relabelled", "removed", "added")
-"""What a recount's summary says of a slide beside its numbers: whether there is a review, and its changes."""
+ASSESSMENT_KEY = "assessment_key"
+"""Member of each slide in `agreement.json`: the key of the assessment that was reviewed, which covers the
+slide's result, its figures, its regions and the options."""
+_BESIDE = ("reviewed", "relabelled", "removed", "added", "unseen")
+"""What a recount's summary says of a slide beside its numbers: whether there is a review, its changes, and
+how many figures the reviewer did not see."""
 RECOUNT_COLUMNS = (
     *SUMMARY_COLUMNS,
     *(f"machine_{name}" for name in SUMMARY_COLUMNS if name != "slide"),
@@ -32,8 +36,20 @@ REGION_COUNTS = ("mitoses", "atypical", "typical", "mitoses_per_mm2")
 RECOUNT_REGION_COLUMNS = (*REGION_COLUMNS, *(f"machine_{name}" for name in REGION_COUNTS), "reviewed")
 
 
-def read_recount(results: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of the reviewed slides in a folder of results; empty without a complete recount.
+class Recounted(NamedTuple):
+    """A reviewed slide of a recount.
+
+    Attributes:
+        row: Its row of `summary.csv`.
+        assessment_key: Key of the assessment that was reviewed; None if an earlier version did not state it.
+    """
+
+    row: dict[str, str]
+    assessment_key: str | None
+
+
+def read_recount(results: Path) -> dict[str, Recounted]:
+    """Return the reviewed slides of a folder of results; empty without a complete recount.
 
     Raises:
         OutputError: if the recount was edited or damaged. One of an earlier version states no digest.
@@ -42,9 +58,11 @@ def read_recount(results: Path) -> dict[str, dict[str, str]]:
     if not agreement.is_file() or not summary.is_file():
         return {}
     try:
-        stated = json.loads(agreement.read_text(encoding="utf-8")).get(DIGEST)
-        if stated in (None, file_sha256(summary)):  # it may be a list
-            return {row["slide"]: row for row in read_rows(summary) if row["reviewed"] == "true"}
+        stated = json.loads(agreement.read_text(encoding="utf-8"))
+        if stated.get(DIGEST) in (None, file_sha256(summary)):  # it may be a list
+            keys = {name: one.get(ASSESSMENT_KEY) for name, one in stated.get("slides", {}).items()}
+            rows = [row for row in read_rows(summary) if row["reviewed"] == "true"]
+            return {row["slide"]: Recounted(row, keys.get(row["slide"])) for row in rows}
     except (OSError, ValueError, AttributeError, KeyError, RecursionError, csv.Error):
         pass  # the message is the same
     raise OutputError(

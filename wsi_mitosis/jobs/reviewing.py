@@ -1,0 +1,414 @@
+"""The review of one slide: whose it is, what it changes, and the numbers after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsi_mitosis.core.assessments import AssessedSlide, Assessment, assess_places
+from wsi_mitosis.core.qupath import LEAST_REGION_UM, hotspot_id, is_hotspot_class, other_frame
+from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.recount import compare, counted, near_share
+from wsi_mitosis.core.review_identity import Evidence, check_not_transformed, what_was_shown
+from wsi_mitosis.core.reviews import STAGE as READING
+from wsi_mitosis.core.reviews import described_areas, placed_objects, reviewed_figures
+from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.errors import DetectionsError, SlideError
+from wsi_mitosis.io.detections.folder import only_file
+from wsi_mitosis.io.detections.regions import RegionFile, regions_of
+from wsi_mitosis.io.detections.reviews import read_review
+from wsi_mitosis.io.results.geojson import read_provenance
+from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.specs import AssessmentOptions
+from wsi_mitosis.tables import FIGURE_COLUMNS, MATCH_UM
+from wsi_mitosis.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from wsi_mitosis.core.recount import Comparison
+    from wsi_mitosis.core.regions import Region, RegionCount
+    from wsi_mitosis.core.review_identity import Shown
+    from wsi_mitosis.core.reviews import Review
+    from wsi_mitosis.core.states import SlideState
+    from wsi_mitosis.io.detections.reviews import ReviewFile
+    from wsi_mitosis.io.results.folder import ResultFolder
+    from wsi_mitosis.tables import ReviewLabel
+    from wsi_mitosis.units import Frame
+
+STAGE = "recounting"
+_SAME_AREA = 0.01
+"""Areas are the same if they differ by less than this share: QuPath rounds coordinates to 0.01 px."""
+
+
+@dataclass(frozen=True)
+class RecountOptions:
+    """How reviews are read.
+
+    Attributes:
+        distance_um: A reviewed object this near to a figure is that figure, unless its id says otherwise.
+        frame: Frame of the reviewed coordinates; None for the frame of the slide's GeoJSON.
+        labels: Meanings of further classes, by `core.classes.class_key`.
+        regions_from_review: Count in the regions that were drawn in the review.
+    """
+
+    distance_um: float = MATCH_UM
+    frame: Frame | None = None
+    labels: Mapping[str, ReviewLabel] = field(default_factory=dict)
+    regions_from_review: bool = False
+
+
+@dataclass(frozen=True)
+class SlideRecount:
+    """One reviewed slide.
+
+    Attributes:
+        record: The slide's record, with the ensemble's counts.
+        table: `core.recount.Comparison.table`.
+        state: The slide's state with the reviewed counts, hotspot and regions.
+        machine_regions: The ensemble's counts in the same regions.
+        path: The reviewed file.
+        sha256: Its digest.
+        frame: Frame that its coordinates were taken in.
+        assessment_key: Key of the assessment that was reviewed; empty for a slide without detections.
+        notes: What the user should know.
+    """
+
+    record: SlideRecord
+    table: pd.DataFrame
+    state: SlideState
+    machine_regions: tuple[RegionCount, ...]
+    path: Path
+    sha256: str
+    frame: Frame
+    assessment_key: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Slide:
+    """A slide before its review.
+
+    Attributes:
+        state: Its state.
+        record: Its record; one without figures for a slide without detections.
+        figures: FIGURE_COLUMNS without `geometry`, rows with a label.
+        assessed: Its assessment; an empty one without key for a slide without detections.
+        frame: Frame of its GeoJSON.
+    """
+
+    state: SlideState
+    record: SlideRecord
+    figures: pd.DataFrame
+    assessed: AssessedSlide
+    frame: Frame
+
+    @property
+    def regions(self) -> tuple[Region, ...] | None:
+        """Its regions; None for the whole slide."""
+        return self.assessed.assessment.regions
+
+    def hotspots(self) -> pd.DataFrame:
+        """Return id and centre of each hotspot: `figure_id`, and `x_px0`, `y_px0` in the slide frame."""
+        spots = self.assessed.assessment.hotspots
+        return pd.DataFrame(
+            {
+                "figure_id": [hotspot_id(self.record.slide.digest, rank + 1) for rank in range(len(spots))],
+                "x_px0": [spot.x_px0 + spot.width_px0 / 2 for spot in spots],
+                "y_px0": [spot.y_px0 + spot.height_px0 / 2 for spot in spots],
+            }
+        )
+
+
+def recount_slide(
+    folder: ResultFolder, state: SlideState, paths: Sequence[Path], options: RecountOptions
+) -> SlideRecount:
+    """Recount one slide as its reviewer left it.
+
+    Args:
+        folder: The output folder.
+        state: The slide's state.
+        paths: The files that are named after the slide.
+        options: How the review is read.
+
+    Raises:
+        InputError: if the review cannot be used: it is of another slide or result, it contradicts itself, or
+            an object does not say what it is.
+    """
+    path = only_file(paths, state.name, READING)
+    slide = _before_review(folder, state)
+    file, record = read_review(path), slide.record
+    frame = options.frame or slide.frame
+    evidence = _evidence(folder, slide, file, frame, options)
+    shown = what_was_shown(evidence, lambda ids: _slide_of(folder, ids, record.name))
+    check_not_transformed(evidence, slide.hotspots())
+    review = reviewed_figures(evidence.objects, slide.figures, record.name, labels=options.labels)
+    _check_inside(record, review)
+    compared = compare(
+        slide.figures,
+        review,
+        slide=record.name,
+        mpp=record.scale.mpp,
+        distance_um=options.distance_um,
+        seen=shown.ids,
+    )
+    regions, notes = _regions(slide, file, review, frame, options)
+    reviewed = _reviewed_state(slide, compared, regions)
+    reason = () if reviewed.no_hotspot is None else (f"{record.name}: no hotspot: {reviewed.no_hotspot}",)
+    return SlideRecount(
+        record=record,
+        table=compared.table,
+        state=reviewed,
+        machine_regions=_machine_regions(slide, regions),
+        path=path,
+        sha256=file.sha256,
+        frame=frame,
+        assessment_key=slide.assessed.key,
+        notes=(
+            *_unused(record.name, file),
+            *shown.notes,
+            *review.notes,
+            *compared.notes,
+            *_doubts(slide, file, evidence.objects, compared),
+            *_other_hotspots(slide, evidence.objects, shown),
+            *notes,
+            *reason,
+        ),
+    )
+
+
+# The slide before its review
+
+
+def _before_review(folder: ResultFolder, state: SlideState) -> _Slide:
+    if state.status == "no_detections":
+        return _without_detections(folder, state)
+    if state.status != "done" or state.record is None:
+        cause = f"its status after `classify` is {state.status}"
+    elif state.assessed is None:
+        cause = "its assessment is missing or damaged"
+    else:
+        figures = folder.figures(state.name)
+        classified = figures[figures["label"].notna()].reset_index(drop=True)
+        return _Slide(state, state.record, classified, state.assessed, folder.drawn_frame(state.name))
+    raise SlideError(cause, subject=state.name, stage=STAGE, remedy="Run `classify` again, then recount")
+
+
+def _without_detections(folder: ResultFolder, state: SlideState) -> _Slide:
+    """Open a slide that `classify` had no detections for: its review can only add figures."""
+    history, run = folder.histories().get(state.name), folder.run()
+    if history is None or not history.path:
+        cause = "it has no detections, and the folder does not say where it is"
+        raise SlideError(cause, subject=state.name, stage=STAGE, remedy="Run `classify` again, then recount")
+    parameters = run.get("parameters", {})
+    path, output = Path(history.path), parameters.get("output", {})
+    with open_slide(path, given_mpp=parameters.get("result", {}).get("mpp")) as slide:
+        scale = SlideScale(
+            size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source, bounds=slide.bounds
+        )
+        identity = SlideIdentity(name=state.name, path=str(path), digest=slide.identity)
+    model = ModelIdentity(
+        name=str(run.get("bundle")), digest=str(run.get("bundle_digest")), trained=run.get("trained") is True
+    )
+    record = SlideRecord(
+        slide=identity,
+        scale=scale,
+        model=model,
+        counts=Counts(candidates=0),
+        cost=Cost(seconds=0.0),
+        key="",
+        program=__version__,
+    )
+    names = AssessmentOptions.model_fields
+    options = AssessmentOptions.parse({k: v for k, v in output.items() if k in names}, "run.json")
+    assessed = AssessedSlide(use=model.use, key="", record=record, options=options, assessment=Assessment())
+    figures = pd.DataFrame({name: pd.Series(dtype=object) for name in FIGURE_COLUMNS if name != "geometry"})
+    frame: Frame = "slide" if output.get("geojson_frame") == "slide" else "qupath"
+    return _Slide(state, record, figures, assessed, frame)
+
+
+# Whose review it is
+
+
+def _evidence(
+    folder: ResultFolder, slide: _Slide, file: ReviewFile, frame: Frame, options: RecountOptions
+) -> Evidence:
+    scale = slide.record.scale
+
+    def placed(frame: Frame) -> pd.DataFrame:
+        return placed_objects(file.objects, frame=frame, mpp=scale.mpp, bounds=scale.bounds)
+
+    if options.frame is None and scale.bounds is not None and scale.bounds[:2] != (0, 0):
+        other = other_frame(frame)
+        _check_frame(slide, placed(frame), placed(other), other, options.distance_um)
+    earlier = folder.earlier_results(slide.record.name)
+    return Evidence(placed(frame), slide.figures, slide.record, earlier, options.distance_um)
+
+
+def _check_frame(
+    slide: _Slide, taken: pd.DataFrame, instead: pd.DataFrame, other: Frame, distance_um: float
+) -> None:
+    """Refuse coordinates that fit the figures better in the other frame."""
+    scale = np.array(slide.record.scale.mpp)
+    small = taken["extent_um"] <= LEAST_REGION_UM
+    machine, here, there = (
+        table[["x_px0", "y_px0"]].to_numpy(np.float64) * scale
+        for table in (slide.figures, taken[small], instead[small])
+    )
+    if near_share(machine, there, distance_um) > near_share(machine, here, distance_um):
+        raise DetectionsError(
+            f"its coordinates fit the figures in the frame '{other}', not in that of the slide's GeoJSON",
+            subject=slide.record.name,
+            stage=READING,
+            remedy=f"Give --frame {other}; the two differ by the corner of the slide's bounds",
+        )
+
+
+def _slide_of(folder: ResultFolder, ids: Collection[str], slide: str) -> str | None:
+    """Return the other slide of the folder that more than half of the ids are of; None if there is none."""
+    for name, record in folder.records().items():
+        if name == slide:
+            continue
+        hotspots = {hotspot_id(record.slide.digest, rank) for rank in range(1, 101)}
+        if 2 * len(set(ids) & ({*folder.figures(name)["figure_id"].dropna()} | hotspots)) > len(ids):
+            return name
+    return None
+
+
+def _check_inside(record: SlideRecord, review: Review) -> None:
+    """Refuse figures that do not lie on the slide."""
+    centres = review.figures[["x_px0", "y_px0"]].to_numpy(np.float64)
+    outside = ((centres < 0) | (centres >= np.array(record.scale.size_px0))).any(axis=1)
+    if outside.any():
+        x, y = centres[outside][0]
+        raise DetectionsError(
+            f"{outside.sum()} of its figures lie outside the slide, the first at ({x:.2f}, {y:.2f}) px",
+            subject=record.name,
+            stage=READING,
+            remedy="Check that the file is this slide's, or name its frame with --frame",
+        )
+
+
+# The numbers after it
+
+
+def _reviewed_state(slide: _Slide, compared: Comparison, regions: tuple[Region, ...] | None) -> SlideState:
+    """Return the slide's state with the counts, the hotspot and the regions of the reviewed figures."""
+    figures = compared.table[compared.table["label_reviewed"].notna()]
+    assessment = _assessed(slide, figures, "label_reviewed", regions)
+    record = slide.record.model_copy(update={"counts": counted(compared.table, slide.record.counts)})
+    assessed = slide.assessed.model_copy(update={"assessment": assessment})
+    return replace(slide.state, status="done", record=record, assessed=assessed, error="")
+
+
+def _machine_regions(slide: _Slide, regions: tuple[Region, ...] | None) -> tuple[RegionCount, ...]:
+    """Return what the ensemble's figures count in the regions."""
+    if regions == slide.regions:
+        return slide.assessed.assessment.region_counts
+    return _assessed(slide, slide.figures, "label", regions).region_counts
+
+
+def _assessed(
+    slide: _Slide, figures: pd.DataFrame, label: str, regions: tuple[Region, ...] | None
+) -> Assessment:
+    return assess_places(
+        figures["x_px0"].to_numpy(np.float64),
+        figures["y_px0"].to_numpy(np.float64),
+        (figures[label] == "atypical").to_numpy(bool),
+        slide.record.scale,
+        slide.assessed.options.model_copy(update={"hotspots": 1}),
+        regions,
+    )
+
+
+# Areas that were drawn
+
+
+def _regions(
+    slide: _Slide, file: ReviewFile, review: Review, frame: Frame, options: RecountOptions
+) -> tuple[tuple[Region, ...] | None, list[str]]:
+    """Return the regions to count in, and notes about those that were drawn in the review.
+
+    Regions that count take the place of the run's. Those that only cut out are cut out of the run's, or of
+    the whole slide.
+    """
+    before, name = slide.regions, slide.record.name
+    features = [file.features[number - 1] for number in review.areas]
+    if not features:
+        return before, []
+    found = regions_of(features, file.path)
+    drawn = RegionFile(file.path, file.sha256, found).placed(slide.record.scale.origin_px0(frame))
+    new = tuple(region for region in drawn if not any(_is_same(region, one) for one in before or ()))
+    if not new:
+        return before, []
+    classes = described_areas([region.class_name or None for region in new])
+    if not options.regions_from_review:
+        return before, [
+            f"{name}: {len(new)} areas that were drawn in the review ({classes}) have no effect. Pass "
+            "--regions-from-review to count in them, or to cut them out"
+        ]
+    note = f"{name}: counted in {len(new)} areas that were drawn in the review ({classes})"
+    if any(not region.excludes for region in drawn):
+        return drawn, [note]
+    return (*(before or ()), *new), [note.replace("counted in", "cut out")]
+
+
+def _is_same(one: Region, other: Region) -> bool:
+    """Whether two regions mean the same area."""
+    if one.excludes != other.excludes:
+        return False
+    both = one.geometry.union(other.geometry).area
+    return bool(one.geometry.symmetric_difference(other.geometry).area <= _SAME_AREA * both)
+
+
+# Doubts
+
+
+def _unused(slide: str, file: ReviewFile) -> list[str]:
+    return [f"{slide}: not used of the review: {file.unused}"] if file.unused else []
+
+
+def _doubts(slide: _Slide, file: ReviewFile, objects: pd.DataFrame, compared: Comparison) -> Iterator[str]:
+    """Yield warnings about what looks like a mistake and may not be one."""
+    name, table = slide.record.name, compared.table
+    changes = set(table["change"])
+    if changes == {"kept"} and read_provenance(file.path) is not None:  # QuPath's export loses the provenance
+        yield f"{name}: nothing was changed, and the file is not from QuPath: is it the reviewed one?"
+    if "removed" in changes:
+        yield from _doubts_on_removed(slide, objects, table)
+    if far := int((table["moved_um"] > LEAST_REGION_UM).sum()):
+        yield f"{name}: {far} figures were moved by more than {LEAST_REGION_UM:g} um, as their ids say"
+
+
+def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
+    name, removed = slide.record.name, int((table["change"] == "removed").sum())
+    hotspots = set(slide.hotspots()["figure_id"])
+    if table["label_reviewed"].isna().all():
+        yield f"{name}: the review has no figure; were all objects exported, not only some?"
+    elif table["matched_by"].isna().all():
+        yield f"{name}: no figure of the review is one of the ensemble's: is the file this slide's?"
+    elif hotspots and not hotspots & set(objects["object_id"]):
+        yield (
+            f"{name}: {removed} figures and the hotspot are not in the review. Were all objects exported, "
+            "not only selected ones?"
+        )
+
+
+def _other_hotspots(slide: _Slide, objects: pd.DataFrame, shown: Shown) -> list[str]:
+    """A note about hotspots in the review that this program did not draw there."""
+    drawn = objects[[name is not None and is_hotspot_class(name) for name in objects["class"]]]
+    if shown.ids is not None:  # those of an earlier result were elsewhere
+        drawn = drawn[~drawn["object_id"].isin(set(slide.hotspots()["figure_id"]))]
+    places = slide.hotspots()[["x_px0", "y_px0"]].to_numpy(np.float64)
+    there = drawn[["x_px0", "y_px0"]].to_numpy(np.float64)
+    others = sum(not (np.abs(places - place) <= 1).all(axis=1).any() for place in there)
+    if not others:
+        return []
+    return [
+        f"{slide.record.name}: {others} areas of the class 'Hotspot' are not as this program drew them. They "
+        "have no effect: the hotspot is found again among the reviewed figures"
+    ]
