@@ -142,7 +142,7 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
         *((f"  {name}: {_changed(one)}" for name, one in slides.items()) if verbose else ()),
         *(
             f"{label} figures: {sum(row[label] for row in reviewed)}, by the machine "
-            f"{sum(row[f'machine_{label}'] for row in reviewed)}"
+            f"{sum(row[f'machine_{label}'] or 0 for row in reviewed)}"
             for label in ("atypical", "typical")
         ),
         f"Cohen's kappa of ensemble and reviewer: {_kappa(agreement)}",

@@ -192,6 +192,14 @@ class _Place(NamedTuple):
         apart, rows = cKDTree(_xy(among) * self.scale).query(_xy(places) * self.scale)
         return np.where(apart <= self.distance_um, rows, -1)
 
+    def under(self, mark: Mapping[Any, Any], among: pd.DataFrame) -> list[int]:
+        """Return the positions in `among` of what lies under a mark: in its box, or near its centre."""
+        away = np.abs(_xy(among) - [mark["x_px0"], mark["y_px0"]])
+        inside = (away <= [mark["width"] / 2, mark["height"] / 2]).all(axis=1)
+        near = np.hypot(*(away * self.scale).T) <= self.distance_um
+        found: list[int] = np.flatnonzero(inside | near).tolist()
+        return found
+
     def contradiction(self, row: Mapping[Any, Any], what: str) -> DetectionsError:
         """Return the error for an object that contradicts another one at its place."""
         return DetectionsError(
@@ -243,15 +251,13 @@ def _remove_marked(table: pd.DataFrame, added: pd.DataFrame, marks: pd.DataFrame
         The class of the mark of each removed figure.
     """
     present = pd.concat([table[table["label_reviewed"].notna()], added.assign(label_machine=None)])
-    nearest = place.nearest(marks, present)
     classes = {}
-    for row, at in zip(marks.to_dict("records"), nearest.tolist(), strict=True):
-        if at < 0:
-            continue
-        if not _is_untouched(present.iloc[at]):
-            what = f"is of class '{row['class']}', and a figure that was reviewed lies under it"
-            raise place.contradiction(row, what)
-        classes[present.index[at]] = row["class"]
+    for row in marks.to_dict("records"):
+        for at in place.under(row, present):
+            if not _is_untouched(present.iloc[at]):
+                what = f"is of class '{row['class']}', and a figure that was reviewed lies under it"
+                raise place.contradiction(row, what)
+            classes[present.index[at]] = row["class"]
     for index in classes:
         table.at[index, "label_reviewed"] = table.at[index, "matched_by"] = None
         table.at[index, "moved_um"] = np.nan

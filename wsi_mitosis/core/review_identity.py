@@ -93,6 +93,7 @@ def what_was_shown(evidence: Evidence, slide_of: Callable[[Collection[str]], str
     _check_slide(evidence, slide_of)
     number = _result_number(evidence)
     if number == qupath.result_number(evidence.record.key):
+        _check_places(evidence, number)
         return Shown()
     if number is None:
         return _without_number(evidence)
@@ -151,6 +152,17 @@ def _result_number(evidence: Evidence) -> int | None:
     stated = evidence.objects["result"].dropna()
     numbers = Counter(int(number) for number in stated if np.isfinite(number))
     return max(numbers, key=lambda number: (numbers[number], number)) if numbers else None
+
+
+def _check_places(evidence: Evidence, number: int) -> None:
+    """Refuse figures of this result, by their number, most of which are not where it has figures."""
+    theirs = evidence.objects["result"] == number
+    lost = int(theirs.sum()) - len(_pairs(evidence, theirs).machine)
+    if 2 * lost > theirs.sum():
+        raise evidence.refusal(
+            f"{lost} of its {theirs.sum()} figures are of this result, and do not lie where this result has them",
+            "Export the objects from the slide itself, not from a downsampled or cropped image of it",
+        )
 
 
 def _of_earlier_result(evidence: Evidence, earlier: EarlierResult) -> Shown:
@@ -249,9 +261,11 @@ class _Pairs(NamedTuple):
     differ: int
 
 
-def _pairs(evidence: Evidence) -> _Pairs:
+def _pairs(evidence: Evidence, among: pd.Series[bool] | None = None) -> _Pairs:
+    """Pair the ensemble's figures with the review's objects of a figure's size, or with some of them."""
     objects, machine = evidence.objects, evidence.machine
-    objects = objects[objects["extent_um"] <= qupath.LEAST_REGION_UM]
+    small = objects["extent_um"] <= qupath.LEAST_REGION_UM
+    objects = objects[small if among is None else small & among]
     ids = objects["object_id"].to_numpy(object).copy()
     ids[objects["object_id"].duplicated().to_numpy()] = None
     scale = np.array(evidence.record.scale.mpp)
@@ -273,13 +287,16 @@ def _pairs(evidence: Evidence) -> _Pairs:
     )
 
 
-def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> None:
+def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> tuple[str, ...]:
     """Refuse a review all of whose figures were moved by one factor or one shift.
 
     Args:
         evidence: The review and the present result.
         hotspots: The present hotspots: `figure_id`, `x_px0`, `y_px0` (centre). They help where a slide has a
             single figure: they are locked in QuPath.
+
+    Returns:
+        A note if all were moved by one shift that is shorter than the distance of figures that are the same.
 
     Raises:
         DetectionsError: if it was. It names the factor and the shift.
@@ -289,13 +306,16 @@ def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> None:
         more_here, more_there = _same_ids(evidence, hotspots)
         here, there = np.concatenate([here, more_here]), np.concatenate([there, more_there])
     if len(here) < 2:
-        return
-    reach_px = evidence.distance_um / np.array(evidence.record.scale.mpp)
-    away = np.hypot(*((there - here) / reach_px).T)
-    if np.quantile(away, _FEW) <= 1:
-        return
+        return ()
     shift = np.median(there - here, axis=0)
-    if _fits(there, here + shift):
+    is_shift = _fits(there, here + shift) and np.abs(shift).max() > _LOOSE_PX
+    away_um = np.hypot(*((there - here) * evidence.record.scale.mpp).T)
+    if np.quantile(away_um, _FEW) <= evidence.distance_um:
+        moved = (
+            f"all figures of the review lie ({shift[0]:.1f}, {shift[1]:.1f}) px beside those of the result"
+        )
+        return (f"{evidence.slide}: {moved}",) if is_shift else ()
+    if is_shift:
         cause = f"they were all moved by ({shift[0]:.1f}, {shift[1]:.1f}) px"
         raise _transformed(evidence, len(here), cause, "cropped")
     factor, rest = _scaling(here, there)
@@ -303,6 +323,7 @@ def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> None:
         moved = "" if np.abs(rest).max() < 1 else f" and moved by ({rest[0]:.1f}, {rest[1]:.1f}) px"
         cause = f"their coordinates were all multiplied by {factor:.4g}{moved}"
         raise _transformed(evidence, len(here), cause, "downsampled")
+    return ()
 
 
 _FEW = 0.1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STAGE = "reading the review"
 OBJECT_COLUMNS = (
-    *("feature", "object_id", "kind", "class", "x", "y", "extent", "whole_extent"),
+    *("feature", "object_id", "kind", "class", "x", "y", "width", "height", "extent", "whole_extent"),
     *qupath.REVIEW_MEASUREMENTS,
 )
 """The columns of a reviewed file's objects, a row for each point or area:
@@ -32,7 +32,8 @@ object_id              str or None    its id, in lower case
 kind                   str            QuPath's type of object, such as "annotation"
 class                  str or None    its class
 x, y                   float64        its centre, px, in the file's own frame
-extent                 float64        the longer side of its bounding box, px; 0 for a point
+width, height          float64        the sides of its bounding box, px; 0 for a point
+extent                 float64        the longer one of them
 whole_extent           float64        the same of all parts of its feature
 p_atypical, result     float64        measurements that this program wrote; NaN without
 """
@@ -46,7 +47,7 @@ class Review:
         figures: A row per figure in the order of the file: `figure_id` (str or None), `x_px0`, `y_px0`
             (float64, slide frame), `label` ("atypical" or "typical"), `feature` (number, from 1).
         marks: What the reviewer drew to say that there is no figure: the same columns without `label`, and
-            `class`.
+            `class`, `width` and `height` (px).
         areas: Numbers of the features, from 1, that are areas and may be regions.
         notes: What the user should know about the file.
     """
@@ -109,7 +110,9 @@ def reviewed_figures(
     _check_decided(small, slide)
     each, copies = _without_copies(small, machine, slide)
     figures = each[each["label"] != "none"]
-    figures, others = _once(figures, slide, _place_keys(figures))
+    is_drawn = ~figures["figure_id"].isin(set(machine["figure_id"].dropna()))
+    drawn, others = _once(figures[is_drawn], slide, _place_keys(figures[is_drawn]))
+    figures = pd.concat([figures[~is_drawn], drawn]).sort_index()
     copies += others
     notes = _notes_on_areas(areas, figures, slide)
     if copies:
@@ -241,7 +244,8 @@ def _marks(objects: pd.DataFrame, machine: pd.DataFrame) -> pd.DataFrame:
         & ~objects["figure_id"].isin(set(machine["figure_id"].dropna()))
         & ~objects["class"].map(lambda name: qupath.is_hotspot_class(str(name).partition(":")[0]))
     )
-    return objects.loc[is_mark, ["figure_id", "x_px0", "y_px0", "class", "feature"]].reset_index(drop=True)
+    columns = ["figure_id", "x_px0", "y_px0", "class", "feature", "width", "height"]
+    return objects.loc[is_mark, columns].reset_index(drop=True)
 
 
 def described_areas(classes: list[str | None]) -> str:

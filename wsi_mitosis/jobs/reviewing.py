@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_mitosis.core.assessments import AssessedSlide, Assessment, assess_places
+from wsi_mitosis.core.classes import label_of_class
 from wsi_mitosis.core.qupath import LEAST_REGION_UM, hotspot_id, is_hotspot_class, other_frame
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.recount import compare, counted, near_share
@@ -143,9 +144,10 @@ def recount_slide(
     slide = _before_review(folder, state)
     file, record = read_review(path), slide.record
     frame = options.frame or slide.frame
+    _check_whole(record.name, file, options)
     evidence = _evidence(folder, slide, file, frame, options)
+    beside = check_not_transformed(evidence, slide.hotspots())
     shown = what_was_shown(evidence, lambda ids: _slide_of(folder, ids, record.name))
-    check_not_transformed(evidence, slide.hotspots())
     review = reviewed_figures(evidence.objects, slide.figures, record.name, labels=options.labels)
     _check_inside(record, review)
     compared = compare(
@@ -171,6 +173,7 @@ def recount_slide(
         notes=(
             *_unused(record.name, file),
             *shown.notes,
+            *beside,
             *review.notes,
             *compared.notes,
             *_doubts(slide, file, evidence.objects, compared),
@@ -277,6 +280,23 @@ def _slide_of(folder: ResultFolder, ids: Collection[str], slide: str) -> str | N
         if 2 * len(set(ids) & ({*folder.figures(name)["figure_id"].dropna()} | hotspots)) > len(ids):
             return name
     return None
+
+
+def _check_whole(slide: str, file: ReviewFile, options: RecountOptions) -> None:
+    """Refuse figures, and regions that are to be counted in, whose geometry cannot be used."""
+    lost = [
+        number
+        for number, name in zip(file.broken, file.broken_classes, strict=True)
+        if options.regions_from_review
+        or (name is not None and label_of_class(name, options.labels) in {"atypical", "typical"})
+    ]
+    if lost:
+        raise DetectionsError(
+            f"a part of the review cannot be used: {file.unused}",
+            subject=slide,
+            stage=READING,
+            remedy="Delete these objects in QuPath, or draw them again",
+        )
 
 
 def _check_inside(record: SlideRecord, review: Review) -> None:

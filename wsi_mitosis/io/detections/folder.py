@@ -193,7 +193,13 @@ def _none_fits(
     folder: Path, sources: Sequence[SlideSource], endings: Sequence[str], files: Sequence[_Named]
 ) -> DetectionsError:
     names = sorted({file.path.name for file in files})
-    found = f"the folder has {listed(names)}" if names else "the folder has no detections files"
+    others = sorted(p.name for p in _entries(folder) if p.is_file() and not p.name.startswith("."))
+    if names:
+        found = f"the folder has {listed(names)}"
+    elif others:
+        found = f"the folder has {listed(others)}, of other endings than are read"
+    else:
+        found = "the folder has no files"
     slides = listed(source.relative for source in sources)
     plain = next(ending for ending in endings if not ending.endswith(".gz"))
     cause = f"no file is named after one of the slides {slides}; {found}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from wsi_mitosis.core import qupath
 from wsi_mitosis.errors import DetectionsError, listed
@@ -14,7 +15,7 @@ from wsi_mitosis.io.detections.common import text_or_none
 from wsi_mitosis.io.detections.content import open_content
 from wsi_mitosis.io.detections.folder import find_files
 from wsi_mitosis.io.detections.geojson import classes_of, features_of, measurements_of, properties_of
-from wsi_mitosis.io.detections.shapes import not_used, read_shapes
+from wsi_mitosis.io.detections.shapes import LINE, LINES_INSIDE, not_used, read_shapes
 from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class ReviewFile:
             own frame.
         features: The features of the file.
         unused: What of the file is not used, and why; empty if all of it is.
+        broken: Numbers, from 1, of the features whose geometry cannot be used, though it is no line.
+        broken_classes: Their classes.
     """
 
     path: Path
@@ -49,6 +52,8 @@ class ReviewFile:
     objects: pd.DataFrame
     features: Sequence[Mapping[str, Any]]
     unused: str
+    broken: tuple[int, ...]
+    broken_classes: tuple[str | None, ...]
 
 
 def find_reviews(folder: Path, sources: Sequence[SlideSource]) -> FoundFiles:
@@ -96,12 +101,26 @@ def read_review(path: Path) -> ReviewFile:
     features = features_of(content.data, path)
     shapes = read_shapes(features)
     names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
-    unused = not_used({**shapes.unused, **shapes.partly}, names)
-    return ReviewFile(path, file_sha256(path), _objects(features, shapes), features, unused)
+    unused = {**shapes.unused, **shapes.partly}
+    broken = [row for row, reason in unused.items() if reason not in {LINE, LINES_INSIDE}]
+    classes = classes_of(features)
+    return ReviewFile(
+        path=path,
+        sha256=file_sha256(path),
+        objects=_objects(features, classes, shapes),
+        features=features,
+        unused=not_used(unused, names) if unused else "",
+        broken=tuple(row + 1 for row in broken),
+        broken_classes=tuple(classes[row] for row in broken),
+    )
 
 
-def _objects(features: Sequence[Mapping[str, Any]], shapes: Shapes) -> pd.DataFrame:
+def _objects(
+    features: Sequence[Mapping[str, Any]], classes: Sequence[str | None], shapes: Shapes
+) -> pd.DataFrame:
     rows, centres = shapes.feature, shapes.centres()
+    bounds = shapely.bounds(shapes.parts).reshape(-1, 4)
+    sides = bounds[:, 2:] - bounds[:, :2]
     described = [properties_of(feature) for feature in features]
     ids = [text_or_none(feature.get("id")) for feature in features]
     kinds = [text_or_none(item.get("objectType")) or "annotation" for item in described]
@@ -115,22 +134,22 @@ def _objects(features: Sequence[Mapping[str, Any]], shapes: Shapes) -> pd.DataFr
             # UUIDs are the same in upper and lower case
             "object_id": texts([name and name.lower() for name in ids]),
             "kind": texts(kinds),
-            "class": texts(classes_of(features)),
+            "class": texts(classes),
             "x": centres[:, 0],
             "y": centres[:, 1],
+            "width": sides[:, 0],
+            "height": sides[:, 1],
             "extent": shapes.extent,
-            "whole_extent": _whole_extents(shapes),
+            "whole_extent": _whole_extents(bounds, shapes),
             **{column: measured[rows] for column, measured in _measured(features).items()},
         }
     )
 
 
-def _whole_extents(shapes: Shapes) -> NDArray[np.float64]:
+def _whole_extents(bounds: NDArray[np.float64], shapes: Shapes) -> NDArray[np.float64]:
     """(m,) the longer side of the bounding box of all parts of a part's feature, px."""
-    import shapely
-
-    bounds = pd.DataFrame(shapely.bounds(shapes.parts).reshape(-1, 4)).groupby(shapes.feature)
-    low, high = bounds[[0, 1]].transform("min").to_numpy(), bounds[[2, 3]].transform("max").to_numpy()
+    whole = pd.DataFrame(bounds).groupby(shapes.feature)
+    low, high = whole[[0, 1]].transform("min").to_numpy(), whole[[2, 3]].transform("max").to_numpy()
     sides: NDArray[np.float64] = (high - low).max(axis=1, initial=0)
     return np.maximum(sides, shapes.extent)
 
