@@ -155,12 +155,16 @@ def _result_number(evidence: Evidence) -> int | None:
 
 
 def _check_places(evidence: Evidence, number: int) -> None:
-    """Refuse figures of this result, by their number, most of which are not where it has figures."""
+    """Refuse figures of this result, by their number, most of which are not where it has figures.
+
+    Copies of a figure, which have its probability, count as one with it.
+    """
     theirs = evidence.objects["result"] == number
-    lost = int(theirs.sum()) - len(_pairs(evidence, theirs).machine)
-    if 2 * lost > theirs.sum():
+    probabilities = evidence.objects["p_atypical"]
+    stated, found = set(probabilities[theirs]), set(probabilities.loc[_pairs(evidence, theirs).rows])
+    if 2 * len(stated - found) > len(stated):
         raise evidence.refusal(
-            f"{lost} of its {theirs.sum()} figures are of this result, and do not lie where this result has them",
+            f"its {theirs.sum()} figures are of this result, and do not lie where it has figures",
             "Export the objects from the slide itself, not from a downsampled or cropped image of it",
         )
 
@@ -250,12 +254,14 @@ class _Pairs(NamedTuple):
 
     Attributes:
         machine: Rows of the ensemble's figures, (k,).
+        rows: Labels of the rows of their objects, (k,).
         classes: Classes of their objects, (k,).
         compared: How many of them state a probability.
         differ: How many of these state another one than the ensemble's.
     """
 
     machine: NDArray[np.intp]
+    rows: pd.Index
     classes: list[Any]
     compared: int
     differ: int
@@ -281,6 +287,7 @@ def _pairs(evidence: Evidence, among: pd.Series[bool] | None = None) -> _Pairs:
     stated = np.isfinite(theirs)
     return _Pairs(
         match.machine,
+        objects.index[match.reviewed],
         objects["class"].to_numpy(object)[match.reviewed].tolist(),
         int(stated.sum()),
         int((apart[stated] > _SAME_P).sum()),
@@ -311,10 +318,8 @@ def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> tuple[s
     is_shift = _fits(there, here + shift) and np.abs(shift).max() > _LOOSE_PX
     away_um = np.hypot(*((there - here) * evidence.record.scale.mpp).T)
     if np.quantile(away_um, _FEW) <= evidence.distance_um:
-        moved = (
-            f"all figures of the review lie ({shift[0]:.1f}, {shift[1]:.1f}) px beside those of the result"
-        )
-        return (f"{evidence.slide}: {moved}",) if is_shift else ()
+        beside = f"all figures lie ({shift[0]:.1f}, {shift[1]:.1f}) px beside where they were exported"
+        return (f"{evidence.slide}: {beside}",) if is_shift else ()
     if is_shift:
         cause = f"they were all moved by ({shift[0]:.1f}, {shift[1]:.1f}) px"
         raise _transformed(evidence, len(here), cause, "cropped")
