@@ -12,6 +12,7 @@ from wsi_mitosis.io.detections.reviews import read_review
 from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.digests import FILE as DIGESTS
 from wsi_mitosis.io.results.digests import read_digests
+from wsi_mitosis.io.results.earlier import read_earlier
 from wsi_mitosis.io.results.folder import ResultFiles
 from wsi_mitosis.io.results.geojson import read_provenance, read_sealed_provenance
 from wsi_mitosis.io.results.recounts import FOLDER as REVIEWED
@@ -110,6 +111,9 @@ def _of_slide(folder: ResultFiles, slide: str, record: SlideRecord | None) -> It
     if record is None:
         return
     yield _found(folder, assessment, is_intact=folder.assessed(record) is not None)
+    earlier = folder.earlier_path(slide)
+    if earlier.exists():
+        yield _found(folder, earlier, is_intact=read_earlier(earlier) is not None)
     drawn = folder.geojson_files(slide)
     if not drawn:
         yield Finding(f"geojson/{slide}.geojson", "missing")

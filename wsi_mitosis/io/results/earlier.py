@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from wsi_mitosis.core.earlier import EarlierResult, EarlierResults
-from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.results.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,18 +16,18 @@ FOLDER = "earlier"
 """Where the files are, inside the output folder."""
 
 
-def read_earlier(path: Path, slide: str) -> EarlierResults:
-    """Read a slide's earlier results; none if the file is missing, damaged or of another slide.
+def read_earlier(path: Path) -> EarlierResults | None:
+    """Read a slide's earlier results; None if the file is missing, damaged or edited.
 
     A review of an earlier result is then refused, because nothing tells what its reviewer saw.
     """
     try:
-        found = EarlierResults.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return EarlierResults(slide=slide)
-    return found if found.slide == slide else EarlierResults(slide=slide)
+        return EarlierResults.model_validate(read_sealed(path))
+    except ValidationError:
+        return None
 
 
 def add_earlier(path: Path, slide: str, result: EarlierResult) -> None:
     """Add a result to a slide's earlier ones."""
-    write_text(path, read_earlier(path, slide).followed_by(result).model_dump_json() + "\n")
+    earlier = read_earlier(path) or EarlierResults(slide=slide)
+    write_sealed(path, earlier.followed_by(result).model_dump(mode="json"))

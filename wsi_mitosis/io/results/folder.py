@@ -83,7 +83,8 @@ class ResultFiles(RunFolder):
 
     def earlier_results(self, slide: str) -> EarlierResults:
         """Return the results that others have replaced, of which a reviewer may have exported the figures."""
-        return read_earlier(self.earlier_path(slide), slide)
+        found = read_earlier(self.earlier_path(slide))
+        return found if found is not None and found.slide == slide else EarlierResults(slide=slide)
 
     def records(self) -> dict[str, SlideRecord]:
         """Return the records of the finished slides by name, from the metadata of their tables.
