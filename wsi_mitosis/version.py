@@ -8,5 +8,5 @@ RESULT_VERSION = 2
 DETECTION_VERSION = 2
 """The same for candidates."""
 
-ASSESSMENT_VERSION = 1
+ASSESSMENT_VERSION = 2
 """The same for assessments: raised when the same figures would give another one."""

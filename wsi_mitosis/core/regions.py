@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from wsi_mitosis.core.qupath import is_ignored_class
+from wsi_mitosis.core.classes import is_cut_out, words
+from wsi_mitosis.errors import EXAMPLES, DetectionsError, listed
 from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.units import Mpp
+    from wsi_mitosis.units import Frame, Mpp
 
 ALL_REGIONS = "all regions"
-EXCLUDING = frozenset({"artefact", "artifact", "background", "exclude", "excluded", "ignore", "necrosis"})
-"""Classes whose regions are cut out of the others, in upper or lower case, beside QuPath's ignored ones."""
+"""Name of the row of all regions together, which no region has."""
+LEAST_SHARE_OFF = 0.01
+"""From this share of a region's area outside the slide on, a note states it."""
 
 _UM2_PER_MM2 = 1e6
 
@@ -42,8 +44,8 @@ class Region:
 
     @property
     def excludes(self) -> bool:
-        """Whether it is cut out of the others, because QuPath ignores its class or EXCLUDING has it."""
-        return is_ignored_class(self.class_name) or self.class_name.casefold() in EXCLUDING
+        """Whether it is cut out of the others, as `is_cut_out` says of its class."""
+        return is_cut_out(self.class_name)
 
     def as_json(self) -> dict[str, Any]:
         """Return the region as plain data, with its geometry as GeoJSON. Nothing is rounded."""
@@ -59,6 +61,98 @@ class Region:
 
         geometry = shapely.from_geojson(json.dumps(data["geometry"]))
         return cls(data["region"], data["class"], geometry)
+
+
+def named_apart(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Return the regions under names that tell the rows of `regions.csv` apart.
+
+    The first region of a name keeps it, and others become `<name> (2)`, `<name> (3)`, ... One that is called
+    ALL_REGIONS, in any spelling, becomes `<name> (drawn)`. A region that is cut out has no row and keeps its
+    name.
+    """
+    taken = {region.name for region in regions}
+    used: set[str] = set()
+    named = []
+    for region in regions:
+        name = region.name
+        if not region.excludes:
+            if words(name) == ALL_REGIONS:
+                name = f"{name} (drawn)"
+            if name in used:
+                name = _next_name(name, taken)
+            taken.add(name)
+            used.add(name)
+        named.append(replace(region, name=name))
+    return tuple(named)
+
+
+def _next_name(name: str, taken: set[str]) -> str:
+    number = 2
+    while f"{name} ({number})" in taken:
+        number += 1
+    return f"{name} ({number})"
+
+
+def check_on_slide(
+    regions: Sequence[Region],
+    *,
+    size_px0: tuple[int, int],
+    origin_px0: tuple[int, int],
+    frame: Frame,
+    name: str,
+) -> None:
+    """Check that a part of every region lies on the slide.
+
+    Args:
+        regions: Level-0 px, slide frame.
+        size_px0: (width, height) of level 0, px.
+        origin_px0: (x, y) of the origin of the frame that they were read in, level-0 px, slide frame.
+        frame: That frame.
+        name: The slide, for the message.
+
+    Raises:
+        DetectionsError: if a region lies wholly outside the slide.
+    """
+    off = [region for region, share in _shares_off(regions, size_px0) if share >= 1]
+    if not off:
+        return
+    left, top, right, bottom = off[0].geometry.bounds
+    width, height = size_px0
+    begins = f", which begins at {origin_px0}" if origin_px0 != (0, 0) else ""
+    others = f"; so do {listed(region.name for region in off[1:])}" if len(off) > 1 else ""
+    raise DetectionsError(
+        f"region '{off[0].name}' lies wholly outside the slide, which has {width} x {height} px: it spans "
+        f"x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f} px at level 0 of the slide (read in "
+        f"frame {frame}{begins}){others}",
+        subject=name,
+        stage="placing regions",
+        remedy="Check that the regions are of this slide and in pixels at level 0, and their frame "
+        "(--geojson-frame)",
+    )
+
+
+def cut_off_note(regions: Sequence[Region], size_px0: tuple[int, int], name: str) -> str | None:
+    """Return a note on regions of which LEAST_SHARE_OFF or more lies outside the slide; None without any.
+
+    Args:
+        regions: Level-0 px, slide frame.
+        size_px0: (width, height) of level 0, px.
+        name: The slide.
+    """
+    off = [(r.name, share) for r, share in _shares_off(regions, size_px0) if share >= LEAST_SHARE_OFF]
+    if not off:
+        return None
+    shown = [f"{max(1, min(99, round(100 * share)))}% of region '{name}'" for name, share in off[:EXAMPLES]]
+    more = f" and parts of {len(off) - EXAMPLES} more" if len(off) > EXAMPLES else ""
+    return f"{name}: outside the slide, and cut off: {', '.join(shown)}{more}"
+
+
+def _shares_off(regions: Sequence[Region], size_px0: tuple[int, int]) -> list[tuple[Region, float]]:
+    """Each region with the share of its area that lies outside the slide, 0 to 1."""
+    import shapely
+
+    slide = shapely.box(0, 0, *size_px0)
+    return [(r, 1 - r.geometry.intersection(slide).area / r.geometry.area) for r in regions]
 
 
 class RegionCount(Spec):

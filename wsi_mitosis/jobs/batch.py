@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from wsi_mitosis.jobs.slide_result import SlideResult
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.inputs import Inputs, Searched
@@ -158,8 +160,19 @@ def _run(
     tasks, fail_fast = prepared.tasks, spec.output.fail_fast
     with ledger.closing(lambda: _finish(batch, earlier)):
         _start(batch, notes)
-        process(tasks, lambda t: execute(t, bundle, spec, ledger), files.write, ledger, fail_fast=fail_fast)
+        write = partial(_write_slide, files, ledger)
+        process(tasks, lambda t: execute(t, bundle, spec, ledger), write, ledger, fail_fast=fail_fast)
     return result
+
+
+def _write_slide(
+    files: SlideFiles, ledger: Ledger, outcome: SlideOutcome[SlideResult]
+) -> tuple[SlideRecord, Mapping[str, float]]:
+    """Write a slide's files, and warn of its regions; see `SlideFiles.write`."""
+    record, stages = files.write(outcome)
+    if (note := files.note(record)) is not None:
+        ledger.warn(note)
+    return record, stages
 
 
 def _earlier(folder: ResultFolder) -> tuple[dict[str, SlideState], list[str]]:

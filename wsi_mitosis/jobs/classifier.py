@@ -13,7 +13,9 @@ from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepar
 from wsi_mitosis.core.figures import figures_table, included, table_digest
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.moments import now
+from wsi_mitosis.core.qupath import frame_origin
 from wsi_mitosis.core.records import Cost, ModelIdentity, Origin, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.regions import check_on_slide
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.io.detections.regions import RegionFile
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
     from wsi_mitosis.jobs.plan import ClassifyTask
@@ -102,6 +105,7 @@ class Classifier:
         known_key: str | None = None,
         on_patches: Callable[[int], None] | None = None,
         batch_divisor: int = 1,
+        regions: RegionFile | None = None,
     ) -> SlideResult | None:
         """Classify the candidates of one slide.
 
@@ -113,12 +117,13 @@ class Classifier:
             on_patches: Called with the number of patches that were classified since the last call. It is
                 called with 0 when the slide is open and when the weights of a member are read.
             batch_divisor: Batches are smaller by this factor. No label depends on it.
+            regions: Its regions, of which a part must lie on the slide. No label depends on them.
 
         Returns:
             The result; None if the existing one has the same key.
 
         Raises:
-            InputError: if the candidates cannot be used.
+            InputError: if the candidates or the regions cannot be used.
             SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
         started = perf_counter()
@@ -127,6 +132,7 @@ class Classifier:
             open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide,
         ):
             opened = perf_counter()
+            _check_regions(name, slide, regions)
             candidates = self._candidates(name, slide, detections)
             key = self._key(slide, candidates)
             if key == known_key:
@@ -304,8 +310,17 @@ def classify_task(
             known_key=task.known_key,
             on_patches=on_patches,
             batch_divisor=task.batch_divisor,
+            regions=task.regions,
         ),
     )
+
+
+def _check_regions(name: str, slide: Slide, regions: RegionFile | None) -> None:
+    if regions is None:
+        return
+    origin = frame_origin(regions.frame, slide.bounds)
+    placed, size = regions.placed(origin), slide.size_px0
+    check_on_slide(placed, size_px0=size, origin_px0=origin, frame=regions.frame, name=name)
 
 
 def _scale(slide: Slide) -> SlideScale:

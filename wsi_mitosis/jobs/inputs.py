@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
-from wsi_mitosis.io.detections.folder import only_file
-from wsi_mitosis.io.detections.regions import RegionFile, read_regions
+from wsi_mitosis.io.detections.folder import ENDINGS, only_file
+from wsi_mitosis.io.detections.regions import STAGE as READING_REGIONS
+from wsi_mitosis.io.detections.regions import RegionFile, read_regions, region_note
 from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.slides import find_slides
 
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from wsi_mitosis.io.detections.folder import FoundFiles
     from wsi_mitosis.io.slides import FoundSlides
     from wsi_mitosis.specs import ClassifySpec
     from wsi_mitosis.tables import Detections, SlideSource
+    from wsi_mitosis.units import Frame
 
 
 STAGE = "reading detections"
 PLACEHOLDERS = ("{stem}", "{name}", "{folder}")
 """What a path of detections may hold of its slide: the file name without its ending, the file name, and the
 absolute path of the folder."""
+REGION_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".txt")
+"""The endings of files that a folder of regions is searched for; a table of a slide is refused by name."""
 PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
@@ -139,7 +144,9 @@ def read_inputs(spec: ClassifySpec, searched: Searched | None = None) -> Inputs:
         read = _from_search(spec, searched, found.sources)
     read = read.without(found.faults)
     read = replace(read, unusable=frozenset(found.faults), notes=(*notes_of(found), *read.notes))
-    return read if spec.output.regions is None else _with_regions(read, Path(spec.output.regions))
+    if (regions := spec.output.regions) is None:
+        return read
+    return _with_regions(read, Path(regions), spec.output.geojson_frame)
 
 
 def _reader(detections: str) -> Callable[[ClassifySpec, Path, Sequence[SlideSource]], Inputs]:
@@ -290,33 +297,75 @@ def _shared(path: Path, source: SlideSource) -> DetectionsError:
     )
 
 
-def _with_regions(read: Inputs, path: Path) -> Inputs:
+def _with_regions(read: Inputs, path: Path, frame: Frame) -> Inputs:
     """Return the inputs with their regions; a slide whose own regions cannot be read fails alone."""
     if not path.exists():
-        raise DetectionsError("no such file or folder", subject=path, stage="reading regions")
+        raise DetectionsError("no such file or folder", subject=path, stage=READING_REGIONS)
     # whose regions they are must not depend on which slides are complete tonight
     sources = [*read.detections, *read.failures, *read.left]
-    if not path.is_dir():
-        if len(sources) > 1:
-            raise DetectionsError(
-                f"one file of regions, and {len(sources)} slides: it does not say whose they are",
-                subject=path,
-                stage="reading regions",
-                remedy="Give a folder with one file per slide, named after it",
-            )
-        return replace(read, regions=dict.fromkeys(read.detections, read_regions(path)))
-    files = find_files(path, [*sources, *read.absent])
-    regions, failures = {}, {s: str(error) for s, error in files.refused.items() if s in read.detections}
+    if path.is_dir():
+        return _with_regions_of_folder(read, path, frame, sources)
+    if len(sources) > 1:
+        raise DetectionsError(
+            f"one file of regions, and {len(sources)} slides: it does not say whose they are",
+            subject=path,
+            stage=READING_REGIONS,
+            remedy="Give a folder with one file per slide, named after it",
+        )
+    file = read_regions(path, frame)
+    return replace(
+        read,
+        regions=dict.fromkeys(read.detections, file),
+        notes=(*read.notes, region_note([file]), *file.notes),
+    )
+
+
+def _with_regions_of_folder(
+    read: Inputs, folder: Path, frame: Frame, sources: Sequence[SlideSource]
+) -> Inputs:
+    try:
+        files = find_files(folder, [*sources, *read.absent], endings=REGION_ENDINGS)
+    except DetectionsError as error:
+        raise _of_regions(error) from error
+    regions: dict[SlideSource, RegionFile] = {}
+    failures = {s: str(_of_regions(e)) for s, e in files.refused.items() if s in read.detections}
     for source in [source for source in read.detections if source not in failures]:
         try:
             if paths := files.of_slide[source]:
-                regions[source] = read_regions(only_file(paths, source.relative, "reading regions"))
+                regions[source] = read_regions(only_file(paths, source.relative, READING_REGIONS), frame)
         except DetectionsError as error:
             failures[source] = str(error)
-    lacking = len(read.detections) - len(regions) - len(failures)
-    note = f"{path.name}: no regions for {lacking} of the slides, which are read as a whole"
-    notes = (*read.notes, note) if lacking else read.notes
-    return replace(read.without(failures), regions=regions, notes=notes)
+    lacking = [source for source in read.detections if source not in regions and source not in failures]
+    notes = [region_note(regions.values())] if regions else []
+    notes += [note for file in regions.values() for note in file.notes]
+    notes += _unread_regions(folder, files, lacking)
+    return replace(read.without(failures), regions=regions, notes=(*read.notes, *notes))
+
+
+def _of_regions(error: DetectionsError) -> DetectionsError:
+    """Return the error of a search for files, as one of regions."""
+    return DetectionsError(error.cause, subject=error.subject, stage=READING_REGIONS, remedy=error.remedy)
+
+
+def _unread_regions(folder: Path, files: FoundFiles, lacking: Sequence[SlideSource]) -> list[str]:
+    """Return notes about slides without regions, and about files that may have been meant for them."""
+    notes = []
+    folders = {folder, *(path.parent for path in files.fitting)}
+    visible = [path for each in folders for path in sorted(each.iterdir()) if _is_visible_file(path)]
+    others = [path.name for path in visible if not path.name.lower().endswith(REGION_ENDINGS)]
+    if lacking:
+        strangers = [path.name for path in visible if path not in files.fitting and path.name not in others]
+        fits = f". These files there fit no slide of this run: {listed(strangers)}" if strangers else ""
+        slides = listed(source.relative for source in lacking)
+        number = f"{len(lacking)} of the slides, which are read as a whole"
+        notes.append(f"{folder.name}: no regions for {number}: {slides}{fits}")
+    if others:
+        notes.append(f"{folder.name}: not read as regions, because of their endings: {listed(others)}")
+    return notes
+
+
+def _is_visible_file(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_file()
 
 
 def _described(path: Path, detections: Detections) -> dict[str, str]:

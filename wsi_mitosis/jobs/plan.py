@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.io.detections.regions import RegionFile
     from wsi_mitosis.tables import Detections, SlideSource
 
 Reason = Literal["new", "overwrite", "check"]
@@ -57,9 +58,11 @@ class ClassifyTask(SlideTask):
 
     Attributes:
         detections: Its candidates.
+        regions: Its regions, which must lie on it; None without any. The result does not depend on them.
     """
 
     detections: Detections
+    regions: RegionFile | None = field(default=None, kw_only=True)
 
     @property
     def candidates(self) -> int:
@@ -68,10 +71,11 @@ class ClassifyTask(SlideTask):
 
     @property
     def depends_on(self) -> str:
-        """Its candidates and its pixel size in the list of slides."""
+        """Its candidates, its pixel size in the list of slides, and its regions, for which it may fail."""
         found = self.detections
         where = f"{found.units} {found.frame} {found.class_rule} {self.source.mpp}"
-        return f"{table_digest(found.table)} {where}"
+        drawn = "" if self.regions is None else f" {self.regions.sha256} {self.regions.frame}"
+        return f"{table_digest(found.table)} {where}{drawn}"
 
 
 def plan_classification(
@@ -80,6 +84,7 @@ def plan_classification(
     records: Mapping[str, SlideRecord],
     *,
     overwrite: bool,
+    regions: Mapping[SlideSource, RegionFile] | None = None,
 ) -> list[ClassifyTask]:
     """Return the slides to classify, largest first: by number of candidates, then by file size.
 
@@ -88,9 +93,17 @@ def plan_classification(
         names: Name in the output folder by slide.
         records: Records of the folder's finished slides, by name.
         overwrite: Compute every slide again.
+        regions: Regions by slide.
     """
+    drawn = regions or {}
     tasks = [
-        ClassifyTask(source, names[source], *_known(records.get(names[source]), overwrite), found)
+        ClassifyTask(
+            source,
+            names[source],
+            *_known(records.get(names[source]), overwrite),
+            found,
+            regions=drawn.get(source),
+        )
         for source, found in detections.items()
     ]
     return sorted(tasks, key=lambda t: (len(t.detections.table), size_bytes(t.source)), reverse=True)

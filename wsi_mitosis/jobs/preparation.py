@@ -63,7 +63,9 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
     histories = Histories(folder, spec.retries, basis, inputs.own_files)
     inputs = _with_kept(inputs, names, records)
     inputs = inputs.without({}, _waiting(spec, inputs, names, histories))
-    tasks = plan_classification(inputs.detections, names, records, overwrite=spec.output.overwrite)
+    tasks = plan_classification(
+        inputs.detections, names, records, overwrite=spec.output.overwrite, regions=inputs.regions
+    )
     aside = {
         task.source: Left("set_aside", reason)
         for task in tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.assessments import AssessedSlide, assess, assessment_key
+from wsi_mitosis.core.regions import cut_off_note
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.io.results.folder import Drawing
 from wsi_mitosis.io.slides.dicom import is_dicom
@@ -84,6 +85,11 @@ class SlideFiles:
         self.records[record.name] = record
         return record, record.cost.stages
 
+    def note(self, record: SlideRecord) -> str | None:
+        """Return a note on regions of a slide that lie partly outside it; None without any."""
+        regions = self._placed_regions(record)
+        return None if regions is None else cut_off_note(regions, record.scale.size_px0, record.name)
+
     def states(self, result: RunResult, earlier: Mapping[str, SlideState]) -> list[SlideState]:
         """Return the state of every slide of the folder.
 
@@ -124,7 +130,7 @@ class SlideFiles:
         """The slide's regions in its own frame; None for the whole slide."""
         if (regions := self._regions.get(record.name)) is None:
             return None
-        return regions.placed(record.scale.origin_px0(self._output.geojson_frame))
+        return regions.placed(record.scale.origin_px0(regions.frame))
 
     def _drawing(self, name: str) -> Drawing:
         return Drawing(
