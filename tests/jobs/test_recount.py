@@ -20,7 +20,8 @@ from wsi_mitosis.io.results.recounts import RECOUNT_COLUMNS, RECOUNT_REGION_COLU
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 
-NEW_ID = "0f0c2c1e-6f0b-5c1e-9a52-1d5f0f6f2a10"
+NEW_ID = "0f0c2c1e-6f0b-4c1e-9a52-1d5f0f6f2a10"
+"""As QuPath gives them, version 4; those of this program are of version 5."""
 HOTSPOT = {"hotspot_area": 0.005, "hotspots": 1}
 Feature = dict[str, Any]
 
@@ -196,6 +197,7 @@ def test_doubts_are_told(results: Path, tmp_path: Path) -> None:
     (tmp_path / "rev/a.tiff.geojson").write_bytes(own)
     _write(tmp_path / "rev", "b", [])
     result = recount(results, tmp_path / "rev")
+    assert result.errors == {}
     told = result.warnings
     assert any("a.tiff: nothing was changed" in warning for warning in told)
     assert any("b.tiff: the review has no figure" in warning for warning in told)
@@ -203,11 +205,21 @@ def test_doubts_are_told(results: Path, tmp_path: Path) -> None:
     row = next(row for row in result.rows if row["slide"] == "b.tiff")
     assert (row["hotspot_mitoses"], row["seconds"]) == (None, None)
     assert row["machine_hotspot_mitoses"]
-    over = _point(CANDIDATES[0][0] + 4, CANDIDATES[0][1], "NMF")
-    _write(tmp_path / "over", "a", [*_figures(results, "a.tiff"), over])
-    assert any(
-        "1 added figures lie within" in warning for warning in recount(results, tmp_path / "over").warnings
-    )
+
+
+def test_what_is_drawn_on_a_figure_corrects_it_by_name(results: Path, tmp_path: Path) -> None:
+    figures = _figures(results, "a.tiff")
+    x, y = CANDIDATES[0]
+    for label, change in (
+        ("atypical", {"atypical": 0, "typical": 1}),
+        ("typical", {"atypical": 1, "typical": 0}),
+    ):
+        _write(tmp_path / label, "a", [*figures, _point(x + 4, y, label)])
+        result = recount(results, tmp_path / label)
+        relabelled = change[_class(figures[0])]
+        assert (result.agreement["relabelled"], result.agreement["added"]) == (relabelled, 0)
+        drawn = "are relabelled by a figure" if relabelled else "of the same class and count once"
+        assert any(drawn in warning for warning in result.warnings)
 
 
 def test_an_added_figure_without_an_id_is_called_by_its_place(results: Path, tmp_path: Path) -> None:
@@ -354,5 +366,10 @@ def test_a_slide_with_bounds_comes_back_in_the_frame_it_was_drawn_in(
     assert f"Give --frame {other}" in recount(tmp_path / "out", tmp_path / "rev").errors["s.scn"]
     told = recount(tmp_path / "out", tmp_path / "rev", frame=other)  # type: ignore[arg-type]
     assert told.agreement["kept"] == 2
+    obeyed = recount(tmp_path / "out", tmp_path / "rev", frame=frame)  # type: ignore[arg-type]
+    assert "do not lie where it has figures" in obeyed.errors["s.scn"]
+    for figure in figures:
+        del figure["properties"]["measurements"]  # nothing else tells that they are these figures
+    _write(tmp_path / "rev", "s.scn", figures)
     obeyed = recount(tmp_path / "out", tmp_path / "rev", frame=frame)  # type: ignore[arg-type]
     assert (obeyed.agreement["removed"], obeyed.agreement["added"]) == (2, 2)

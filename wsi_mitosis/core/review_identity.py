@@ -106,7 +106,7 @@ def what_was_shown(evidence: Evidence, slide_of: Callable[[Collection[str]], str
 def _check_slide(evidence: Evidence, slide_of: Callable[[Collection[str]], str | None]) -> None:
     """Refuse a review most of whose figures have ids of another slide."""
     objects, digest = evidence.objects, evidence.record.slide.digest
-    made = objects[[_is_ours(name) for name in objects["object_id"]]]
+    made = objects[objects["object_id"].map(_is_ours).astype(bool)]
     hotspots = {qupath.hotspot_id(digest, rank) for rank in range(1, _MOST_HOTSPOTS + 1)}
     known = {*evidence.machine["figure_id"], *hotspots}
     known.update(name for one in evidence.earlier.results for name in (*one.atypical, *one.typical))
@@ -206,8 +206,8 @@ def _of_unknown_result(evidence: Evidence) -> Shown:
         return Shown()
     why = "with other probabilities" if 2 * pairs.differ > pairs.compared else "with other figures or labels"
     raise evidence.refusal(
-        f"it was exported from another result, {why}: from another run, another slide, or labels of another "
-        f"bundle than {evidence.record.model.name}",
+        f"it was exported from another result of this slide, {why}: another run, or another bundle than "
+        f"{evidence.record.model.name}",
         _EXPORT_AGAIN,
     )
 

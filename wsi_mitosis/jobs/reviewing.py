@@ -420,7 +420,7 @@ def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame
 
 def _other_hotspots(slide: _Slide, objects: pd.DataFrame, shown: Shown) -> list[str]:
     """A note about hotspots in the review that this program did not draw there."""
-    drawn = objects[[name is not None and is_hotspot_class(name) for name in objects["class"]]]
+    drawn = objects[objects["class"].map(lambda name: is_hotspot_class(str(name))).astype(bool)]
     if shown.ids is not None:  # those of an earlier result were elsewhere
         drawn = drawn[~drawn["object_id"].isin(set(slide.hotspots()["figure_id"]))]
     places = slide.hotspots()[["x_px0", "y_px0"]].to_numpy(np.float64)
