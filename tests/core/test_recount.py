@@ -11,25 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from tests.review_files import MPP, Drawn, figures_table, objects_of
 from wsi_mitosis.core.qupath import FIGURE_UM
 from wsi_mitosis.core.recount import (
     LABELS,
-    Review,
+    Comparison,
     agreement_of,
     cohens_kappa,
     compare,
     counted,
-    drawn_over,
     match_figures,
     near_share,
-    reviewed_figures,
 )
+from wsi_mitosis.core.reviews import Review, reviewed_figures
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.errors import DetectionsError
-from wsi_mitosis.tables import MATCH_UM, Detections
-from wsi_mitosis.units import Bounds, Mpp
+from wsi_mitosis.tables import MATCH_UM
 
-MPP = Mpp(0.25, 0.5)
 REACH_UM = 6.0
 
 # whole numbers, so that ties and exact distances are common
@@ -124,118 +122,10 @@ def test_the_default_distance_is_the_radius_of_the_circle_that_is_drawn() -> Non
     assert MATCH_UM == FIGURE_UM / 2
 
 
-# Objects
-
-
-def _objects(*rows: tuple[str | None, float, float, str | None, float]) -> Detections:
-    """Rows of id, x, y, class, extent in px."""
-    names = ["id", "x", "y", "detector_class", "extent"]
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    table = pd.DataFrame(
-        {
-            name: pd.Series(list(values), dtype=object if name in {"id", "detector_class"} else float)
-            for name, values in zip(names, columns, strict=True)
-        }
-    )
-    return Detections(table, "px", "qupath", "qupath", "geojson")
-
-
-def _review(*rows: tuple[str | None, float, float, str | None, float], **options) -> Review:
-    return reviewed_figures(
-        _objects(*rows), "a.svs", **{"frame": "slide", "mpp": MPP, "bounds": None, **options}
-    )
-
-
-def test_figures_are_what_is_left_of_the_objects() -> None:
-    found = _review(
-        ("ABC", 1.0, 2.0, "Mitosis: Atypical", 50.0),
-        ("b", 3.0, 4.0, "Ignore*", 50.0),
-        ("c", 5.0, 6.0, "Hotspot", 5000.0),
-        ("d", 7.0, 8.0, None, 5000.0),
-        ("e", 9.0, 10.0, "Tumor", 5000.0),
-        (None, 11.0, 12.0, "NMF", math.nan),
-    )
-    assert found.figures["figure_id"].to_list() == ["abc", None]
-    assert found.figures["label"].to_list() == ["atypical", "typical"]
-    assert found.figures[["x_px0", "y_px0"]].to_numpy().tolist() == [[1, 2], [11, 12]]
-    assert len(found.notes) == 1
-    assert "2 areas over 50 um" in found.notes[0]
-    assert "'Tumor', no class" in found.notes[0]
-
-
-def test_50_um_is_still_a_figure_in_the_mean_pixel_size() -> None:
-    edge_px = 50 / MPP.mean
-    assert len(_review(("a", 0.0, 0.0, "AMF", edge_px)).figures) == 1
-    assert len(_review(("a", 0.0, 0.0, "AMF", edge_px + 0.1)).figures) == 0
-
-
-@pytest.mark.parametrize(
-    ("rows", "cause"),
-    [
-        ([("a", 1.0, 2.0, None, 5.0)], r"object a at \(1.00, 2.00\) px of the slide has no class"),
-        ([("a", 1.0, 2.0, "Tumor", 5.0)], "unknown class 'Tumor'"),
-        ([(None, 1.0, 2.0, None, 5.0), ("b", 3.0, 2.0, None, 5.0)], "an object at .* and so are 1 more"),
-        ([("a", math.nan, math.nan, "AMF", math.nan)], "object a .* no geometry"),
-        (
-            [("a", 1.0, 2.0, "AMF", 5.0), ("A", 1.0, 2.0, "NMF", 5.0)],
-            "object a .* has a copy",
-        ),
-        (
-            [("a", 1.0, 2.0, "AMF", 5.0), ("b", 1.001, 2.0, "NMF", 5.0)],
-            "object a .* has a copy",
-        ),
-        (
-            [("a", 1.0, 2.0, "AMF", 5.0), ("a", 1.0, 2.0, "Ignore*", 5.0)],
-            "object a .* has a copy",
-        ),
-    ],
-)
-def test_an_object_that_does_not_say_what_it_is_is_named(rows: list, cause: str) -> None:
-    with pytest.raises(DetectionsError, match=cause) as error:
-        _review(*rows)
-    assert error.value.subject == "a.svs"
-    assert error.value.remedy
-
-
-def test_copies_of_an_object_count_once() -> None:
-    found = _review(
-        ("a", 1.0, 2.0, "AMF", 5.0), ("a", 1.0, 2.0, "AMF", 5.0), ("new", 1.0, 2.0, "Atypical", 5.0)
-    )
-    assert found.figures["figure_id"].to_list() == ["a"]
-    assert found.notes == ("a.svs: 2 objects of the review are copies of others and are counted once",)
-
-
-def test_a_place_in_qupaths_frame_starts_at_the_corner_of_the_bounds() -> None:
-    bounds = Bounds(700, 300, 5000, 5000)
-    row = ("a", 1.0, 2.0, "AMF", 5.0)
-    there = _review(row, frame="qupath", bounds=bounds).figures
-    assert there[["x_px0", "y_px0"]].to_numpy().tolist() == [[701, 302]]
-    assert _review(row, frame="slide", bounds=bounds).figures["x_px0"].to_list() == [1]
-
-
-def test_no_objects_are_no_figures() -> None:
-    assert _review().figures.empty
-
-
 # Both sides
 
 
-def _figures(*rows: tuple[str | None, float, float, str | None]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "figure_id": pd.Series([row[0] for row in rows], dtype="str"),
-            "x_px0": [float(row[1]) for row in rows],
-            "y_px0": [float(row[2]) for row in rows],
-            "label": pd.Series([row[3] for row in rows], dtype="str"),
-            "votes_atypical": pd.array(
-                [None if row[3] is None else 4 if row[3] == "atypical" else 0 for row in rows], dtype="Int16"
-            ),
-            "votes_cast": pd.array([None if row[3] is None else 5 for row in rows], dtype="Int16"),
-        }
-    )
-
-
-MACHINE = _figures(
+MACHINE = figures_table(
     ("k", 100, 100, "atypical"),
     (None, 900, 900, None),
     ("r", 200, 100, "atypical"),
@@ -243,19 +133,32 @@ MACHINE = _figures(
     ("n", 400, 100, "typical"),
 )
 REVIEWED = (
-    ("k", 100.01, 100.0, "Mitosis: Atypical", 50.0),
-    ("r", 230.0, 100.0, "Mitosis: Typical", 50.0),
-    (None, 404.0, 102.0, "NMF", math.nan),
-    ("new", 900.0, 900.0, "AMF", math.nan),
+    Drawn(100.01, 100.0, "Mitosis: Atypical", "k"),
+    Drawn(230.0, 100.0, "Mitosis: Typical", "r"),
+    Drawn(404.0, 102.0, "NMF", extent=0),
+    Drawn(900.0, 900.0, "AMF", "new", extent=0),
 )
 
 
-def _compared(*rows: tuple) -> pd.DataFrame:
-    return compare(MACHINE, _review(*(rows or REVIEWED)), mpp=MPP, distance_um=REACH_UM)
+def _review(machine: pd.DataFrame, *drawn: Drawn) -> Review:
+    return reviewed_figures(objects_of(*drawn), machine, "a.svs")
+
+
+def _compare(
+    *drawn: Drawn, machine: pd.DataFrame = MACHINE, distance_um: float = REACH_UM, **options
+) -> Comparison:
+    review = _review(machine, *drawn)
+    return compare(machine, review, slide="a.svs", mpp=MPP, distance_um=distance_um, **options)
+
+
+def _changes(found: Comparison) -> dict[str, str]:
+    return found.table.set_index("figure_id")["change"].to_dict()
 
 
 def test_every_figure_of_either_side_has_its_row() -> None:
-    table = _compared().set_index("figure_id")
+    found = _compare(*REVIEWED)
+    table = found.table.set_index("figure_id")
+    assert found.notes == ()
     assert table["change"].to_dict() == {
         "k": "kept", "r": "relabelled", "x": "removed", "n": "kept", "new": "added"
     }  # fmt: skip
@@ -270,26 +173,27 @@ def test_every_figure_of_either_side_has_its_row() -> None:
 
 
 def test_reviewed_numbers() -> None:
-    counts = counted(_compared(), Counts(candidates=5, excluded=1))
+    counts = counted(_compare(*REVIEWED).table, Counts(candidates=5, excluded=1))
     assert (counts.candidates, counts.classified, counts.excluded) == (6, 4, 2)
     assert (counts.atypical, counts.typical) == (2, 2)
     assert counts.mean_agreement == pytest.approx((0.8 + 0.8 + 1.0) / 3)
 
 
 def test_agreement_is_over_the_matched_figures() -> None:
-    told = agreement_of([_compared(), _compared()])
-    assert told["confusion"] == {
+    table = _compare(*REVIEWED).table
+    found = agreement_of([table, table])
+    assert found["confusion"] == {
         "atypical": {"atypical": 2, "typical": 2},
         "typical": {"atypical": 0, "typical": 2},
     }
-    assert (told["machine"], told["reviewed"], told["matched"]) == (8, 8, 6)
-    assert (told["kept"], told["relabelled"], told["removed"], told["added"]) == (4, 2, 2, 2)
-    assert (told["by_id"], told["by_distance"], told["moved"]) == (4, 2, 4)
-    assert told["agreed"] == pytest.approx(4 / 6)
+    assert (found["machine"], found["reviewed"], found["matched"]) == (8, 8, 6)
+    assert (found["kept"], found["relabelled"], found["removed"], found["added"]) == (4, 2, 2, 2)
+    assert (found["by_id"], found["by_distance"], found["moved"], found["unseen"]) == (4, 2, 4, 0)
+    assert found["agreed"] == pytest.approx(4 / 6)
 
 
 def test_nothing_is_left_of_an_empty_review() -> None:
-    table = compare(MACHINE, _review(), mpp=MPP, distance_um=REACH_UM)
+    table = _compare().table
     assert set(table["change"]) == {"removed"}
     counts = counted(table, Counts(candidates=5, excluded=1))
     assert (counts.classified, counts.excluded, counts.mean_agreement) == (0, 5, None)
@@ -297,9 +201,10 @@ def test_nothing_is_left_of_an_empty_review() -> None:
 
 
 def test_a_slide_without_figures_can_get_some() -> None:
-    table = compare(MACHINE.iloc[:0], _review(*REVIEWED), mpp=MPP, distance_um=REACH_UM)
+    table = _compare(*REVIEWED, machine=MACHINE.iloc[:0]).table
     assert set(table["change"]) == {"added"}
     assert agreement_of([table])["machine"] == 0
+    assert agreement_of([table])["reviewed"] == 4
 
 
 labelled = st.tuples(point, st.sampled_from(LABELS))
@@ -310,14 +215,12 @@ labelled = st.tuples(point, st.sampled_from(LABELS))
     st.lists(labelled, max_size=10, unique_by=lambda row: row[0]),
 )
 def test_nothing_is_lost(machine: list, reviewed: list) -> None:
-    ours = _figures(*((f"m{i}", x, y, label) for i, ((x, y), label) in enumerate(machine)))
-    theirs = _review(
-        *((f"r{i}", float(x), float(y), label, math.nan) for i, ((x, y), label) in enumerate(reviewed))
-    )
-    table = compare(ours, theirs, mpp=MPP, distance_um=2.0)
-    told, counts = agreement_of([table]), counted(table, Counts(candidates=len(machine)))
-    assert told["kept"] + told["relabelled"] + told["removed"] == told["machine"] == len(machine)
-    assert told["kept"] + told["relabelled"] + told["added"] == told["reviewed"] == len(reviewed)
+    ours = figures_table(*((f"m{i}", 50 * x, 50 * y, label) for i, ((x, y), label) in enumerate(machine)))
+    drawn = [Drawn(50 * x, 50 * y, label, f"r{i}") for i, ((x, y), label) in enumerate(reviewed)]
+    table = _compare(*drawn, machine=ours, distance_um=2.0).table
+    found, counts = agreement_of([table]), counted(table, Counts(candidates=len(machine)))
+    assert found["kept"] + found["relabelled"] + found["removed"] == found["machine"] == len(machine)
+    assert found["kept"] + found["relabelled"] + found["added"] == found["reviewed"] == len(reviewed)
     assert counts.classified == len(reviewed)
     assert counts.candidates == counts.classified + counts.excluded
     assert counts.atypical == sum(label == "atypical" for _, label in reviewed)
@@ -334,14 +237,165 @@ def test_kappa_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
         assert found == pytest.approx(cohen_kappa_score(ours, theirs))
 
 
-def test_added_figures_on_another_one_are_told() -> None:
-    on = ("drawn", 100.0, 110.0, "NMF", math.nan)  # 5 um below k
-    assert drawn_over(_compared(*REVIEWED, on), mpp=MPP, distance_um=REACH_UM) == 1
-    assert drawn_over(_compared(*REVIEWED, on), mpp=MPP, distance_um=4.0) == 0
-    assert drawn_over(_compared(), mpp=MPP, distance_um=REACH_UM) == 0
-
-
 def test_the_share_of_reviewed_figures_near_one_of_the_machines() -> None:
     here, there = np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([[1.0, 0.0], [2.0, 0.0], [50.0, 0.0]])
     assert near_share(here, there, 2.0) == pytest.approx(2 / 3)
     assert near_share(here[:0], there, 2.0) == near_share(here, there[:0], 2.0) == 0
+
+
+# What is drawn on figures
+
+UNTOUCHED = (
+    Drawn(100, 100, "Mitosis: Atypical", "k"),
+    Drawn(200, 100, "Mitosis: Atypical", "r"),
+    Drawn(300, 100, "Mitosis: Typical", "x"),
+    Drawn(400, 100, "Mitosis: Typical", "n"),
+)
+KEPT = dict.fromkeys("krxn", "kept")
+NEAR = (100.0, 110.0)  # 5 um below k
+
+
+def test_a_figure_of_another_class_that_is_drawn_on_one_relabels_it() -> None:
+    found = _compare(*UNTOUCHED, Drawn(*NEAR, "NMF", "drawn"))
+    assert _changes(found) == KEPT | {"k": "relabelled"}
+    row = found.table.iloc[0]
+    assert (row["label_machine"], row["label_reviewed"], row["matched_by"]) == ("atypical", "typical", "id")
+    assert (row["x_px0"], row["y_px0"], row["moved_um"]) == (100, 100, 0)
+    assert found.notes == ("a.svs: 1 figures are relabelled by a figure that was drawn on them",)
+
+
+def test_a_figure_of_the_same_class_that_is_drawn_on_one_counts_once() -> None:
+    found = _compare(*UNTOUCHED, Drawn(*NEAR, "AMF", "drawn"))
+    assert _changes(found) == KEPT
+    assert found.notes == ("a.svs: 1 figures were drawn on a figure of the same class and count once",)
+
+
+def test_beyond_the_distance_a_figure_is_added() -> None:
+    found = _compare(*UNTOUCHED, Drawn(*NEAR, "NMF", "drawn"), distance_um=4.9)
+    assert _changes(found) == KEPT | {"drawn": "added"}
+    assert found.notes == ()
+    assert _changes(_compare(*UNTOUCHED, Drawn(*NEAR, "NMF", "drawn"), distance_um=5.0))["k"] == "relabelled"
+
+
+@pytest.mark.parametrize(
+    ("on", "label"),
+    [
+        (Drawn(100, 100, "Mitosis: Typical", "k"), "AMF"),  # relabelled before
+        (Drawn(102, 100, "Mitosis: Atypical", "k"), "NMF"),  # moved before
+        (Drawn(100, 100, "Mitosis: Typical", "k"), "Non-mitotic figure"),
+        (Drawn(102, 100, "Mitosis: Atypical", "k"), "Imposter"),
+    ],
+)
+def test_a_figure_that_was_changed_is_not_changed_again_by_what_lies_on_it(on: Drawn, label: str) -> None:
+    cause = r"feature 5 at \(100.00, 110.00\) px of the slide is .* reviewed.* lies under it"
+    with pytest.raises(DetectionsError, match=cause) as error:
+        _compare(on, *UNTOUCHED[1:], Drawn(*NEAR, label, "drawn"))
+    assert error.value.subject == "a.svs"
+    assert error.value.remedy == "Delete one of the two in QuPath"
+
+
+def test_what_is_drawn_on_a_changed_figure_and_agrees_with_it_counts_once() -> None:
+    found = _compare(Drawn(100, 100, "NMF", "k"), *UNTOUCHED[1:], Drawn(*NEAR, "NMF", "drawn"))
+    assert _changes(found) == KEPT | {"k": "relabelled"}
+    assert found.notes == ("a.svs: 1 figures were drawn on a figure of the same class and count once",)
+
+
+def test_two_that_are_drawn_on_one_figure_must_agree() -> None:
+    two = Drawn(*NEAR, "NMF", "drawn"), Drawn(100, 90, "Typical", "more")
+    found = _compare(*UNTOUCHED, *two)
+    assert _changes(found) == KEPT | {"k": "relabelled"}
+    assert [note.split(": ")[1][:30] for note in found.notes] == [
+        "1 figures are relabelled by a figure"[:30],
+        "1 figures were drawn on a figure"[:30],
+    ]
+    for other in (Drawn(100, 90, "AMF", "more"), Drawn(100, 90, "Imposter")):
+        with pytest.raises(DetectionsError, match=r"feature 6 .* lies under it"):
+            _compare(*UNTOUCHED, two[0], other)
+
+
+@pytest.mark.parametrize("name", ["Non-mitotic figure", "Ignore*", "hard negative"])
+def test_a_look_alike_that_is_drawn_on_a_figure_removes_it(name: str) -> None:
+    found = _compare(*UNTOUCHED, Drawn(*NEAR, name), Drawn(700, 700, name))
+    assert _changes(found) == KEPT | {"k": "removed"}
+    row = found.table.iloc[0]
+    assert (row["label_machine"], row["label_reviewed"], row["matched_by"]) == ("atypical", None, None)
+    assert math.isnan(row["moved_um"])
+    assert found.notes == (f"a.svs: 1 figures are removed by what was drawn on them ('{name}')",)
+    assert agreement_of([found.table])["matched"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mark", "distance_um", "removed"),
+    [
+        (Drawn(*NEAR, "Imposter", extent=0), 5.0, "k"),
+        (Drawn(*NEAR, "Imposter", extent=0), 4.9, ""),  # beyond the distance
+        (Drawn(*NEAR, "Imposter", extent=20), 4.9, "k"),  # k is on its edge
+        (Drawn(*NEAR, "Imposter", extent=19), 4.9, ""),
+        (Drawn(110, 100, "Imposter", extent=20, height=0), 0.1, "k"),
+        (Drawn(110, 100, "Imposter", extent=18, height=90), 0.1, ""),  # k is beside it
+        (Drawn(150, 100, "Imposter", extent=120), 0.1, "kr"),  # it covers both
+    ],
+)
+def test_what_lies_in_a_mark_or_near_its_centre_is_removed(
+    mark: Drawn, distance_um: float, removed: str
+) -> None:
+    found = _compare(*UNTOUCHED, mark, distance_um=distance_um)
+    assert _changes(found) == KEPT | dict.fromkeys(removed, "removed")
+    assert bool(found.notes) == bool(removed)
+
+
+def test_the_nearest_figure_is_relabelled() -> None:
+    near = figures_table(("k", 100, 100, "atypical"), ("l", 110, 100, "atypical"))
+    drawn = Drawn(100, 100, "AMF", "k"), Drawn(110, 100, "AMF", "l"), Drawn(108, 100, "NMF", "m")
+    assert _changes(_compare(*drawn, machine=near)) == {"k": "kept", "l": "relabelled"}
+
+
+def test_two_marks_on_one_figure_remove_one() -> None:
+    found = _compare(*UNTOUCHED, Drawn(*NEAR, "Imposter"), Drawn(100, 95, "Ignore*"))
+    assert _changes(found) == KEPT | {"k": "removed"}
+    assert "1 figures are removed" in found.notes[0]
+
+
+def test_a_look_alike_on_an_added_figure_contradicts_it() -> None:
+    with pytest.raises(DetectionsError, match=r"feature 6 .* is of class 'Imposter'"):
+        _compare(*UNTOUCHED, Drawn(700, 700, "AMF", "new"), Drawn(702, 700, "Imposter"))
+
+
+def test_added_figures_that_lie_on_each_other_all_count_and_are_named() -> None:
+    three = Drawn(700, 700, "AMF", "a"), Drawn(710, 700, "NMF", "b"), Drawn(900, 700, "NMF", "c")
+    found = _compare(*UNTOUCHED, *three)
+    assert _changes(found) == KEPT | dict.fromkeys("abc", "added")
+    assert found.notes == (
+        "a.svs: 2 added figures lie within 6 um of another added one, and all of them count",
+    )
+    assert _compare(*UNTOUCHED, *three[1:]).notes == _compare(*UNTOUCHED, three[0]).notes == ()
+
+
+# What its reviewer did not see
+
+
+def test_figures_that_were_not_seen_keep_their_label() -> None:
+    found = _compare(*UNTOUCHED[:2], seen={"k", "x"})
+    assert _changes(found) == {"k": "kept", "r": "kept", "x": "removed", "n": "unseen"}
+    row = found.table.iloc[3]
+    assert (row["label_reviewed"], row["matched_by"]) == ("typical", None)
+    assert math.isnan(row["moved_um"])
+    counts = counted(found.table, Counts(candidates=5, excluded=1))
+    assert (counts.classified, counts.typical, counts.excluded) == (3, 1, 2)
+    assert counts.mean_agreement == pytest.approx((0.8 + 0.8 + 1.0) / 3)
+    agreement = agreement_of([found.table])
+    assert (agreement["unseen"], agreement["reviewed"], agreement["matched"]) == (1, 2, 2)
+    assert (agreement["moved"], agreement["machine"]) == (0, 4)
+    assert agreement["confusion"]["typical"] == {"atypical": 0, "typical": 0}
+
+
+def test_what_is_drawn_on_a_figure_that_was_not_seen_counts() -> None:
+    drawn = Drawn(402, 100, "AMF", "drawn")  # within the distance: it is this figure
+    assert _changes(_compare(*UNTOUCHED[:3], drawn, seen={"k", "r", "x"})) == KEPT | {"n": "relabelled"}
+    mark = Drawn(402, 100, "Imposter")
+    assert _changes(_compare(*UNTOUCHED[:3], mark, seen={"k", "r", "x"})) == KEPT | {"n": "removed"}
+
+
+def test_all_are_seen_unless_it_is_said() -> None:
+    assert _changes(_compare(seen=None)) == dict.fromkeys("krxn", "removed")
+    assert _changes(_compare(seen=set())) == dict.fromkeys("krxn", "unseen")

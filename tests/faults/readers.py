@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tests import detection_files
 from tests.dataset_files import amibr_row, crop, midog25_row, random_images, store, write_csv
@@ -135,10 +136,13 @@ def _read_regions(path: Path) -> Any:
 
 
 def _read_review(path: Path) -> Any:
-    from wsi_mitosis.core.recount import reviewed_figures
+    from wsi_mitosis.core.reviews import placed_objects, reviewed_figures
     from wsi_mitosis.io.detections.reviews import read_review
 
-    return reviewed_figures, read_review(path)
+    drawn = placed_objects(read_review(path).objects, frame="slide", mpp=Mpp(0.25, 0.25), bounds=None)
+    machine = pd.DataFrame({"figure_id": ["c1"], "x_px0": [10.0], "y_px0": [20.0]})
+    labels: dict[str, Any] = {"mitosis": "atypical", "mitotic figure": "typical"}
+    return reviewed_figures(drawn, machine, SLIDE, labels=labels)
 
 
 def _slide_lists(folder: Path) -> list[Path]:

@@ -183,6 +183,11 @@ def test_a_review_is_told_beside_the_machines_numbers_while_it_is_of_this_result
     agreement = json.loads((pair / "reviewed/agreement.json").read_text())
     agreement["summary_sha256"] = hashlib.sha256(rewritten.encode()).hexdigest()
     (pair / "reviewed/agreement.json").write_text(json.dumps(agreement))
+    report(pair)
+    assert "After review" in told(section(page_of(pair), 1))
+
+    agreement["slides"]["a.tiff"]["assessment_key"] = "e" * 64
+    (pair / "reviewed/agreement.json").write_text(json.dumps(agreement))
     assert report(pair).notes == ()
     first = told(section(page_of(pair), 1))
     assert "After review" not in first

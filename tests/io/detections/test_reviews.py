@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from wsi_mitosis.core.recount import reviewed_figures
+from tests.review_files import figures_table
+from wsi_mitosis.core.reviews import OBJECT_COLUMNS, placed_objects, reviewed_figures
 from wsi_mitosis.errors import DetectionsError, OutputError
-from wsi_mitosis.io.detections.reviews import find_reviews, read_review, strangers
+from wsi_mitosis.io.detections.reviews import ReviewFile, find_reviews, read_review, strangers
 from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.recounts import write_recount
 from wsi_mitosis.tables import SlideSource
@@ -43,8 +44,9 @@ def _feature(more: str = "") -> str:
 def test_every_form_that_qupath_writes_is_read(tmp_path: Path, text: str, *, packed: bool) -> None:
     path = tmp_path / ("a.geojson.gz" if packed else "a.geojson")
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    found = reviewed_figures(read_review(path), "a", frame="qupath", mpp=Mpp(0.25, 0.25), bounds=None)
-    assert found.figures.to_numpy().tolist() == [[ID, 20.0, 30.0, "atypical"]]
+    drawn = placed_objects(read_review(path).objects, frame="qupath", mpp=Mpp(0.25, 0.25), bounds=None)
+    found = reviewed_figures(drawn, figures_table(), "a")
+    assert found.figures.to_numpy().tolist() == [[ID, 20.0, 30.0, "atypical", 1]]
 
 
 def test_a_table_is_no_review(tmp_path: Path) -> None:
@@ -64,7 +66,13 @@ def test_only_geojson_is_looked_at_and_what_fits_no_slide_is_named(tmp_path: Pat
         "b.svs": ["b.json.gz"],
         "d.svs": [],
     }
-    assert strangers(tmp_path, found) == ("c.geojson",)
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "d.svs.geojson").write_text("[]")
+    assert strangers(tmp_path, found) == (
+        "c.geojson: fits no slide, and is not counted",
+        "deeper/d.svs.geojson: fits no slide, and is not counted",
+        "'a.csv': not GeoJSON by the ending, and not read",
+    )
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
@@ -84,3 +92,69 @@ def test_the_agreement_stands_only_beside_tables_of_its_own(tmp_path: Path) -> N
     with pytest.raises(OutputError, match="cannot be written"):
         write_recount(tmp_path / "r", [], [], [], {"kappa": 0.5})
     assert not (tmp_path / "r/agreement.json").exists()
+
+
+# Objects
+
+POINT = {"type": "Point", "coordinates": [5, 6]}
+SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]]}
+FAR = {"type": "Polygon", "coordinates": [[[100, 0], [110, 0], [110, 30], [100, 30], [100, 0]]]}
+LINE = {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}
+
+
+def _read(tmp_path: Path, *features: dict) -> ReviewFile:
+    (tmp_path / "a.geojson").write_text(json.dumps([{"type": "Feature", **one} for one in features]))
+    return read_review(tmp_path / "a.geojson")
+
+
+def test_each_part_of_an_object_is_a_row(tmp_path: Path) -> None:
+    several = {"type": "GeometryCollection", "geometries": [POINT, SQUARE, FAR]}
+    found = _read(tmp_path, {"id": "X", "geometry": POINT}, {"id": "Y", "geometry": several})
+    objects = found.objects
+    assert tuple(objects) == OBJECT_COLUMNS
+    assert objects["feature"].tolist() == [1, 2, 2, 2]
+    assert objects["object_id"].tolist() == ["x", "y", "y", "y"]
+    assert objects[["x", "y"]].to_numpy().tolist() == [[5, 6], [5, 6], [20, 10], [105, 15]]
+    assert objects[["width", "height"]].to_numpy().tolist() == [[0, 0], [0, 0], [40, 20], [10, 30]]
+    assert objects["extent"].tolist() == [0, 0, 40, 30]
+    assert objects["whole_extent"].tolist() == [0, 110, 110, 110]
+    assert (found.unused, found.broken) == ("", ())
+
+
+def test_what_an_object_says_of_itself(tmp_path: Path) -> None:
+    classified = {"objectType": "detection", "classification": {"names": ["Mitosis", "Typical"]}}
+    measured = {"measurements": {"Atypical probability": 0.25, "Result number": 77, "Other": 3}}
+    listed = {"measurements": [{"name": "Result number", "value": 78}]}
+    texts = {"measurements": {"Atypical probability": "NaN", "Result number": "no number"}}
+    rows = [classified | measured, listed, texts, {}, {"classification": None}]
+    objects = _read(tmp_path, *({"geometry": POINT, "properties": row} for row in rows)).objects
+    assert objects["kind"].tolist() == ["detection", *["annotation"] * 4]
+    assert objects["class"].tolist() == ["Mitosis: Typical", None, None, None, None]
+    assert objects["object_id"].tolist() == [None] * 5
+    assert objects["p_atypical"].fillna(-1).tolist() == [0.25, -1, -1, -1, -1]
+    assert objects["result"].fillna(-1).tolist() == [77, 78, -1, -1, -1]
+
+
+def test_what_is_not_used_is_named_and_a_line_is_not_broken(tmp_path: Path) -> None:
+    figure = {"properties": {"classification": {"name": "AMF"}}}
+    found = _read(
+        tmp_path,
+        {"id": "kept", "geometry": POINT, **figure},
+        {"id": "gone", "geometry": None, **figure},
+        {"id": "arrow", "geometry": LINE},
+        {"geometry": {"type": "GeometryCollection", "geometries": [POINT, LINE]}, **figure},
+        {"geometry": {"type": "Point", "coordinates": ["x", 1]}},
+    )
+    assert found.unused == (
+        "feature 2 'gone' (it has no geometry); "
+        "feature 3 'arrow' (it is a line, which is neither a place nor an area); "
+        "feature 4 (the lines in it); feature 5 (its coordinates are not all finite numbers)"
+    )
+    assert (found.broken, found.broken_classes) == ((2, 5), ("AMF", None))
+    assert found.objects["feature"].tolist() == [1, 4]
+
+
+def test_a_review_without_objects_has_none(tmp_path: Path) -> None:
+    found = _read(tmp_path)
+    assert tuple(found.objects) == OBJECT_COLUMNS
+    assert (len(found.objects), found.features, found.unused, found.broken) == (0, [], "", ())

@@ -37,15 +37,16 @@ def test_bundles_are_counted_and_untrained_ones_come_first() -> None:
     assert [(b.name, b.trained, b.slides) for b in bundles_of(rows)] == [("zzz", False, 1), ("nano", True, 2)]
 
 
+@pytest.mark.parametrize("is_current", [True, False])
 @pytest.mark.parametrize(
-    ("changes", "is_current"),
-    [({}, True), ({"machine_atypical": "16"}, False), ({"machine_bundle_digest": "e" * 64}, False)],
+    ("unseen", "shown"),
+    [({"unseen": "3"}, {"unseen": 3}), ({"unseen": "0"}, {}), ({"unseen": ""}, {}), ({}, {})],
 )
-def test_a_review_is_current_if_it_is_of_the_same_result(changes: dict[str, str], is_current: bool) -> None:
-    names = ("candidates", "classified", "atypical", "mean_agreement", "bundle_digest")
-    machine = {f"machine_{name}": ROW.get(name, "") for name in names}
+def test_a_review_has_its_numbers_and_its_changes(
+    unseen: dict[str, str], shown: dict[str, int], is_current: bool
+) -> None:
     counts = {"classified": "80", "relabelled": "1", "removed": "2", "added": "0"}
-    reviewed = Reviewed.of(ROW, {**ROW, **machine, **counts, **changes})
+    reviewed = Reviewed.of({**ROW, **counts, **unseen}, is_current=is_current)
     assert reviewed.is_current == is_current
     assert reviewed.numbers["classified"] == 80
-    assert dict(reviewed.changes) == {"relabelled": 1, "removed": 2, "added": 0}
+    assert dict(reviewed.changes) == {"relabelled": 1, "removed": 2, "added": 0, **shown}

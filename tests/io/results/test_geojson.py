@@ -25,13 +25,14 @@ from wsi_mitosis.io.results.geojson import (
 from wsi_mitosis.units import Mpp
 
 QUARTER = Mpp(0.25, 0.25)
+RESULT = 2**24 - 1  # the largest number of a result
 PROVENANCE = {"bundle": "nano µ", "bundle_digest": "ab" * 32, "trained": True, "note": 'a "quoted"\nline'}
 
 
 def style(
     object_type: ObjectType = "detection", origin: tuple[int, int] = (0, 0), *, trained: bool = True
 ) -> GeojsonStyle:
-    return GeojsonStyle(object_type, origin, trained, PROVENANCE)
+    return GeojsonStyle(object_type, origin, trained, PROVENANCE, RESULT)
 
 
 def figures(number: int) -> pd.DataFrame:
@@ -129,6 +130,7 @@ def test_one_figure_reads_as_documented(tmp_path: Path) -> None:
                 "Votes cast": 5,
                 "Agreement": 1.0,
                 "Detector score": 0.874,
+                "Result number": 16777215,
             },
         },
     }
