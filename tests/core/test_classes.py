@@ -68,9 +68,18 @@ LOOK_ALIKES += [
     *("not a true mitosis", "false mitosis", "Mitosis: Negative", "mitosis_false", "mitosislookalike"),
     *("geen mitose", "não mitose", "pas de mitose", "ikke mitose", "не митоз", "非有丝分裂", "假阳性"),
     *("Tumor: Negative", "easy negative", "FP", "MLF", "non-MFs", "MF-neg", "faux positif", "decoy"),
+    "non-mitotic normal nucleus",
     *("apoptotic body", "pyknotic nucleus", "artefact", "background"),
 ]
-FIGURES += ["figura mitótica", "metaphase", "有丝分裂", "possible mitosis", "MF"]
+FIGURES += [
+    "not a typical mitosis",
+    "Non-typical mitosis",
+    "figura mitótica",
+    "metaphase",
+    "有丝分裂",
+    "possible mitosis",
+    "MF",
+]
 
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)

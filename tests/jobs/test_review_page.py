@@ -168,7 +168,7 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         "counted as added",
         with_more_before,
     ),
-    "another run": ("it was exported from another result of this slide", of_another_run),
+    "another run": ("it was exported from another result, with other figures or labels", of_another_run),
     "no measurements": (
         "it does not say whether it was exported before",
         lambda r: without(with_fewer_before(r), "measurements"),

@@ -46,7 +46,7 @@ _AS_A_CLASS = re.compile(
     re.VERBOSE,
 )
 """Names of classes that are not mitotic figures; in other texts the same words may mean something else."""
-_NEGATED_KIND = re.compile(rf"\b({_NEGATIONS})\ (a?typical|(ab)?normal)")
+_NEGATED_KIND = re.compile(rf"\b({_NEGATIONS})\ (an?\ |the\ )?(a?typical|(ab)?normal)")
 """`not typical` may be an atypical figure or none at all."""
 _CUT_OUT = re.compile(
     r"(?<!\bnon\ )(?<!\bno\ )(?<!\bnot\ )(?<!\bwithout\ )"
@@ -76,15 +76,13 @@ def words(name: str) -> str:
 
 def is_look_alike(name: str) -> bool:
     """Return whether a class is of objects that only look like mitotic figures."""
-    text = words(name)
-    if _NEGATED_KIND.search(text):
-        return False
-    return _PLAINLY.search(text) is not None or _AS_A_CLASS.search(text) is not None
+    return is_plainly_look_alike(name) or _AS_A_CLASS.search(words(name)) is not None
 
 
 def is_plainly_look_alike(text: str) -> bool:
     """Return whether any text, such as a comment, states that an object is not a mitotic figure."""
-    return _PLAINLY.search(words(text)) is not None
+    plain = words(text)
+    return _PLAINLY.search(plain) is not None and _NEGATED_KIND.search(plain) is None
 
 
 def is_mitotic(name: str) -> bool:

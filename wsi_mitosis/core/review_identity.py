@@ -206,8 +206,8 @@ def _of_unknown_result(evidence: Evidence) -> Shown:
         return Shown()
     why = "with other probabilities" if 2 * pairs.differ > pairs.compared else "with other figures or labels"
     raise evidence.refusal(
-        f"it was exported from another result of this slide, {why}: another run, or another bundle than "
-        f"{evidence.record.model.name}",
+        f"it was exported from another result, {why}: from another run, another slide, or labels of another "
+        f"bundle than {evidence.record.model.name}",
         _EXPORT_AGAIN,
     )
 

@@ -163,13 +163,20 @@ def _ids(features: Sequence[Mapping[str, Any]], counts: NDArray[np.intp]) -> lis
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:
     """Class and score of each feature."""
     scores = numbers([_score(feature) for feature in features], "score", path)
-    return {"score": scores, "detector_class": np.array([*classes_of(features), None], dtype=object)[:-1]}
-
-
-def classes_of(features: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Return the class of each feature; None without one."""
     _, classes = chosen_classes(_class_places(features))
-    return [None] * len(features) if classes is None else list(classes)
+    return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
+
+
+def own_classes(features: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Return the class of each feature: QuPath's, or else of a property named like a class; None without.
+
+    Names and descriptions are ignored: what a reviewer writes about a figure is not its class.
+    """
+    return [
+        class_name(properties)
+        or next((_text_of(value) for key, value in properties.items() if names_classes(key)), None)
+        for properties in map(properties_of, features)
+    ]
 
 
 def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:

@@ -14,7 +14,7 @@ from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections.common import text_or_none
 from wsi_mitosis.io.detections.content import open_content
 from wsi_mitosis.io.detections.folder import find_files
-from wsi_mitosis.io.detections.geojson import classes_of, features_of, measurements_of, properties_of
+from wsi_mitosis.io.detections.geojson import features_of, measurements_of, own_classes, properties_of
 from wsi_mitosis.io.detections.shapes import LINE, LINES_INSIDE, not_used, read_shapes
 from wsi_mitosis.io.digests import file_sha256
 
@@ -103,7 +103,7 @@ def read_review(path: Path) -> ReviewFile:
     names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
     unused = {**shapes.unused, **shapes.partly}
     broken = [row for row, reason in unused.items() if reason not in {LINE, LINES_INSIDE}]
-    classes = classes_of(features)
+    classes = own_classes(features)
     return ReviewFile(
         path=path,
         sha256=file_sha256(path),
