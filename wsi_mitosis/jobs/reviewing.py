@@ -14,13 +14,14 @@ from wsi_mitosis.core.classes import label_of_class
 from wsi_mitosis.core.qupath import LEAST_REGION_UM, hotspot_id, is_hotspot_class, other_frame
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.recount import compare, counted, near_share
+from wsi_mitosis.core.regions import check_on_slide, cut_off_note
 from wsi_mitosis.core.review_identity import Evidence, check_not_transformed, what_was_shown
 from wsi_mitosis.core.reviews import STAGE as READING
 from wsi_mitosis.core.reviews import described_areas, placed_objects, reviewed_figures
 from wsi_mitosis.core.summary import Counts
-from wsi_mitosis.errors import DetectionsError, SlideError
+from wsi_mitosis.errors import DetectionsError, SlideError, listed
 from wsi_mitosis.io.detections.folder import only_file
-from wsi_mitosis.io.detections.regions import RegionFile, regions_of
+from wsi_mitosis.io.detections.regions import RegionFile, region_note, regions_of
 from wsi_mitosis.io.detections.reviews import read_review
 from wsi_mitosis.io.results.geojson import read_provenance
 from wsi_mitosis.io.slides import open_slide
@@ -356,25 +357,42 @@ def _regions(
     Regions that count take the place of the run's. Those that only cut out are cut out of the run's, or of
     the whole slide.
     """
-    before, name = slide.regions, slide.record.name
-    features = [file.features[number - 1] for number in review.areas]
-    if not features:
+    before, name, scale = slide.regions, slide.record.name, slide.record.scale
+    if not review.areas:
         return before, []
-    found = regions_of(features, file.path)
-    drawn = RegionFile(file.path, file.sha256, found).placed(slide.record.scale.origin_px0(frame))
-    new = tuple(region for region in drawn if not any(_is_same(region, one) for one in before or ()))
-    if not new:
+    found = regions_of(file.features, file.path, [number - 1 for number in review.areas])
+    origin = scale.origin_px0(frame)
+    drawn = RegionFile(file.path, file.sha256, found, frame).placed(origin)
+    new = [region for region in drawn if not any(_is_same(region, one) for one in before or ())]
+    gone = [one for one in before or () if not any(_is_same(region, one) for region in drawn)]
+    if not new and (not gone or len(gone) == len(before or ())):
         return before, []
-    classes = described_areas([region.class_name or None for region in new])
     if not options.regions_from_review:
-        return before, [
-            f"{name}: {len(new)} areas that were drawn in the review ({classes}) have no effect. Pass "
+        return before, [f"{name}: {note}" for note in _without_effect(new, gone)]
+    check_on_slide(new, size_px0=scale.size_px0, origin_px0=origin, frame=frame, name=name)
+    counts = any(not region.excludes for region in drawn)
+    regions = drawn if counts else (*(before or ()), *new)
+    note = region_note([RegionFile(file.path, file.sha256, drawn if counts else tuple(new))])
+    return regions, [
+        f"{name}: drawn in the review: {note.removeprefix('regions: ')}",
+        *filter(None, [cut_off_note(new, scale.size_px0, name)]),
+    ]
+
+
+def _without_effect(new: Sequence[Region], gone: Sequence[Region]) -> Iterator[str]:
+    """Yield notes about changes of regions that nobody asked for."""
+    if new:
+        classes = described_areas([region.class_name or None for region in new])
+        yield (
+            f"{len(new)} areas that were drawn in the review ({classes}) have no effect. Pass "
             "--regions-from-review to count in them, or to cut them out"
-        ]
-    note = f"{name}: counted in {len(new)} areas that were drawn in the review ({classes})"
-    if any(not region.excludes for region in drawn):
-        return drawn, [note]
-    return (*(before or ()), *new), [note.replace("counted in", "cut out")]
+        )
+    if gone:
+        names = listed(region.name for region in gone)
+        yield (
+            f"the regions {names} of the run are not in the review, or were changed. They count as before; "
+            "--regions-from-review takes those of the review"
+        )
 
 
 def _is_same(one: Region, other: Region) -> bool:

@@ -300,8 +300,8 @@ def test_one_note_states_the_part_of_each_class(tmp_path: Path) -> None:
 
 def test_features_that_are_parsed_already_give_their_regions(tmp_path: Path) -> None:
     cell = feature(objectType="cell")
-    (region,) = regions_of([cell, feature(classification={"name": "Tumor"})], tmp_path / "a.geojson")
+    (region,) = regions_of([cell, feature(classification={"name": "Tumor"})], tmp_path / "a.geojson", [0, 1])
     assert (region.name, region.class_name, region.geometry.area) == ("Region 2", "Tumor", 100)
-    assert regions_of([cell], tmp_path / "a.geojson") == ()
+    assert regions_of([cell], tmp_path / "a.geojson", [0]) == ()
     with pytest.raises(DetectionsError, match=r"a\.geojson: .*feature 1 \(it has no geometry\)"):
-        regions_of([{**feature(), "geometry": None}], tmp_path / "a.geojson")
+        regions_of([{**feature(), "geometry": None}], tmp_path / "a.geojson", [0])

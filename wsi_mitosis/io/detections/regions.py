@@ -19,7 +19,7 @@ from wsi_mitosis.io.detections.shapes import LINE, LINES_INSIDE, area_of, kinds_
 from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from wsi_mitosis.io.detections.shapes import Shapes
@@ -101,17 +101,20 @@ def read_regions(path: Path, frame: Frame = "qupath") -> RegionFile:
     )
 
 
-def regions_of(features: Sequence[Mapping[str, Any]], path: Path) -> tuple[Region, ...]:
-    """Return the regions among features, in the file's own frame, px.
+def regions_of(
+    features: Sequence[Mapping[str, Any]], path: Path, rows: Collection[int]
+) -> tuple[Region, ...]:
+    """Return the regions among some features, in the file's own frame, px.
 
     Args:
-        features: Features of GeoJSON.
+        features: All features of a GeoJSON file.
         path: The file, for messages.
+        rows: Indices of the features that may be regions.
 
     Raises:
-        DetectionsError: if an annotation has no area that can be read.
+        DetectionsError: if an annotation among them has no area that can be read.
     """
-    return _drawn(features, path).regions
+    return named_apart(_drawn(features, path, rows).regions)
 
 
 def region_note(files: Iterable[RegionFile]) -> str:
@@ -169,8 +172,8 @@ def _features(path: Path) -> list[dict[str, Any]]:
     raise _fault("regions must be GeoJSON, and this is not", path, "Export the annotations from QuPath")
 
 
-def _drawn(features: Sequence[Mapping[str, Any]], path: Path) -> _Drawn:
-    """Return the regions among features and what the others are.
+def _drawn(features: Sequence[Mapping[str, Any]], path: Path, rows: Collection[int] | None = None) -> _Drawn:
+    """Return the regions among features, or some of them, and what the others are.
 
     Raises:
         DetectionsError: if an annotation has no area that can be read. The others are not counted without it.
@@ -178,7 +181,8 @@ def _drawn(features: Sequence[Mapping[str, Any]], path: Path) -> _Drawn:
     shapes = read_shapes(features)
     others = {row: kind for row, feature in enumerate(features) if (kind := _other_object(feature))}
     others |= {row: kind for row, kind in _other_shapes(features, shapes).items() if row not in others}
-    remaining = [row for row in range(len(features)) if row not in others]
+    wanted = range(len(features)) if rows is None else rows
+    remaining = [row for row in wanted if row not in others]
     names = {row: text_or_none(properties_of(features[row]).get("name")) for row in remaining}
     areas = set(shapes.feature[shapes.is_area].tolist())
     faults = {row: reason for row in remaining if (reason := _fault_of(row, shapes, areas))}
