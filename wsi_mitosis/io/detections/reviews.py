@@ -90,15 +90,7 @@ def read_review(path: Path) -> ReviewFile:
     Raises:
         DetectionsError: if it cannot be read, or is not GeoJSON.
     """
-    content = open_content(path)
-    if content.kind != "json" or not {"geojson", "tiatoolbox"} & set(content.formats):
-        raise DetectionsError(
-            f"this is {content.formats[0]}, not GeoJSON",
-            subject=path,
-            stage=STAGE,
-            remedy="Export the objects from QuPath as GeoJSON",
-        )
-    features = features_of(content.data, path)
+    features = _features(path)
     shapes = read_shapes(features)
     names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
     unused = {**shapes.unused, **shapes.partly}
@@ -112,6 +104,19 @@ def read_review(path: Path) -> ReviewFile:
         unused=not_used(unused, names) if unused else "",
         broken=tuple(row + 1 for row in broken),
         broken_classes=tuple(classes[row] for row in broken),
+    )
+
+
+def _features(path: Path) -> list[dict[str, Any]]:
+    remedy = "Export the objects from QuPath as GeoJSON"
+    try:
+        content = open_content(path)
+        if content.kind == "json" and {"geojson", "tiatoolbox"} & set(content.formats):
+            return features_of(content.data, path)
+    except DetectionsError as error:
+        raise DetectionsError(error.cause, subject=path, stage=STAGE, remedy=remedy) from error
+    raise DetectionsError(
+        f"this is {content.formats[0]}, not GeoJSON", subject=path, stage=STAGE, remedy=remedy
     )
 
 

@@ -153,7 +153,7 @@ def _is_plain(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
     """(n,) which shapes are points or polygons that need no repair."""
     kinds = shapely.get_type_id(shapes)
     simple = (kinds == shapely.GeometryType.POINT) | (kinds == shapely.GeometryType.POLYGON)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         bounded = np.isfinite(shapely.bounds(shapes)).all(axis=1)
         bounded &= (np.abs(shapely.bounds(shapes)) < _MOST_PX).all(axis=1)
         whole = (kinds == shapely.GeometryType.POINT) | (shapely.area(shapes) > 0)
