@@ -64,10 +64,14 @@ def objects_of(
         }
         for number, one in enumerate(drawn, start=1)
     ]
-    texts = dict.fromkeys(("object_id", "kind", "class"), object)
-    numbers = dict.fromkeys([name for name in OBJECT_COLUMNS if name not in texts], float)
-    table = pd.DataFrame(rows, columns=list(OBJECT_COLUMNS)).astype({**numbers, **texts, "feature": int})
-    return placed_objects(table, frame=frame, mpp=mpp, bounds=bounds)
+    texts = ("object_id", "kind", "class")
+    table = pd.DataFrame(
+        {
+            name: pd.Series([row[name] for row in rows], dtype=object if name in texts else float)
+            for name in OBJECT_COLUMNS
+        }
+    )
+    return placed_objects(table.astype({"feature": int}), frame=frame, mpp=mpp, bounds=bounds)
 
 
 def figures_table(*rows: tuple[str | None, float, float, str | None]) -> pd.DataFrame:

@@ -352,11 +352,14 @@ def _fits(there: NDArray[np.float64], expected: NDArray[np.float64]) -> bool:
 
 def _scaling(here: NDArray[np.float64], there: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Return the factor and the shift, (2,), that lead from `here` to `there`; a few moves do not matter."""
-    mine, theirs = here - np.median(here, axis=0), there - np.median(there, axis=0)
-    spread = np.abs(mine).sum(axis=1)
+    # From pairs, because one place that was moved changes only the pairs that it belongs to. Distant ones are
+    # more exact: the two of a pair are half of all places apart in their order.
+    order = np.argsort(here.sum(axis=1), kind="stable")
+    mine, theirs = (each[order] - np.roll(each[order], len(order) // 2, axis=0) for each in (here, there))
+    apart = np.abs(mine).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        factors = np.abs(theirs).sum(axis=1) / spread
-    factor = float(np.median(factors[spread > 0])) if (spread > 0).any() else np.nan
+        factors = np.abs(theirs).sum(axis=1) / apart
+    factor = float(np.median(factors[apart > 0])) if (apart > 0).any() else np.nan
     return factor, np.median(there - here * factor, axis=0)
 
 
