@@ -526,6 +526,7 @@ def test_parquet_without_coordinates(tmp_path: Path) -> None:
         ({"type": "MultiPolygon", "coordinates": [[ring(9, 0)]]}, (9, 0), BOX_PX),
         ({"type": "GeometryCollection", "geometries": [polygon(5, 5)]}, (5, 5), BOX_PX),
         ({"type": "Polygon", "coordinates": [[[7, 1], [7, 1], [7, 1], [7, 1]]]}, (7, 1), math.nan),
+        ({"type": "Polygon", "coordinates": [[[7, 1], [97, 1], [7, 1]]]}, (52, 1), 90),
         ({"type": "Polygon", "coordinates": [[[0, 0], [8, 4], [8, 0], [0, 4], [0, 0]]]}, (4, 2), 8),
         # triangles of areas 24.3 and 10.8, whose middles are at (7.2, 4.2) and (1.2, 3.2)
         ({"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [9, 0], [0, 6], [0, 0]]]}, (5.3538, 3.8923), 9),

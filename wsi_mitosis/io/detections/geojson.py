@@ -116,7 +116,7 @@ def _placed(shapes: Shapes, number: int) -> tuple[NDArray[np.intp], dict[str, ND
     order = np.argsort(owners, kind="stable")
     nowhere = np.full((len(lost), 2), np.nan)
     x, y = np.concatenate([shapes.centres(), nowhere])[order].T
-    extent = np.concatenate([np.where(shapes.is_area, shapes.extent, np.nan), nowhere[:, 0]])[order]
+    extent = np.concatenate([np.where(shapes.extent > 0, shapes.extent, np.nan), nowhere[:, 0]])[order]
     return np.bincount(owners, minlength=number), {"x": x, "y": y, "extent": extent}
 
 
