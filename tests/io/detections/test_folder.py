@@ -161,7 +161,7 @@ def test_a_slides_other_names_count(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_fits_no_slide(tmp_path: Path) -> None:
-    with pytest.raises(DetectionsError, match=r"'a\.svs'; the folder has no detections files"):
+    with pytest.raises(DetectionsError, match=r"'a\.svs'; the folder has no files"):
         find_files(tmp_path, [source("a.svs")])
     touch(tmp_path, "b.csv", "c.png")
     expected = r"named after one of the slides 'a\.svs'; the folder has 'b\.csv'"
