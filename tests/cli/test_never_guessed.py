@@ -46,6 +46,7 @@ class Odd:
     message: str | None = None
     slides: tuple[str, ...] = ("a.tiff",)
     detections: str = "d.csv"
+    regions: str | None = None
 
 
 def plain(folder: Path, name: str = "a.tiff", image: np.ndarray = IMAGE, **options) -> None:
@@ -121,6 +122,28 @@ def many(folder: Path) -> None:
     (folder / "empty.tiff").touch()
 
 
+def regions(folder: Path, *drawn: tuple[dict | None, str, str], name: str = "r.geojson") -> None:
+    """A slide with its figures, and annotations of a geometry, a name and a class each."""
+    table(folder, rows())
+    features = [
+        {
+            "type": "Feature",
+            "geometry": geometry,
+            "properties": {"objectType": "annotation", "name": title, "classification": {"name": class_}},
+        }
+        for geometry, title, class_ in drawn
+    ]
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def box(left: float, top: float, right: float, bottom: float) -> dict:
+    corners = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    return {"type": "Polygon", "coordinates": [corners]}
+
+
+LEFT = box(0, 0, 160, 320)
+EMPTY = {"type": "Polygon", "coordinates": []}
 german = [(x + FAR[0], y + FAR[1]) for x, y in ((238, 96), (57, 138))]
 ODD = {
     "thousands in a tab table": Odd(
@@ -256,6 +279,86 @@ ODD = {
         message="a.tiff: matching detections to slides: no row is named after this slide, but 'a.svs' is",
         slides=("a.tiff", "b.tiff"),
     ),
+    "a region without an area": Odd(
+        lambda f: regions(f, (LEFT, "left", "Tumor"), (EMPTY, "right", "Tumor")),
+        2,
+        message="r.geojson: reading regions: no region can be made of feature 2 'right' (its geometry is "
+        "empty). Draw it again as a closed area or delete it in QuPath, and export the annotations again",
+        regions="r.geojson",
+    ),
+    "a region that crosses itself": Odd(
+        lambda f: regions(f, ({"type": "Polygon", "coordinates": [eight()]}, "bow tie", "Tumor")),
+        points=POINTS,
+        message="r.geojson: check the outline of feature 1 'bow tie' (where it crosses itself, every second "
+        "area is a hole)",
+        regions="r.geojson",
+    ),
+    "objects that are no regions": Odd(
+        lambda f: regions(
+            f,
+            (LEFT, "left", "Tumor"),
+            (LEFT, "Hotspot 1", "Hotspot"),
+            ({"type": "Point", "coordinates": [9, 9]}, "here", "Tumor"),
+        ),
+        points=POINTS,
+        message="r.geojson: not regions: feature 2 (of class Hotspot); feature 3 (point)",
+        regions="r.geojson",
+    ),
+    "regions of several classes": Odd(
+        lambda f: regions(
+            f,
+            *[(LEFT, f"T{n}", "Tumor") for n in range(3)],
+            (LEFT, "n", "Tumor: Necrosis"),
+            *[(LEFT, f"r{n}", "Region*") for n in range(2)],
+            (LEFT, "Hotspot 1", "Hotspot"),
+        ),
+        points=POINTS,
+        message="regions: counted: Tumor (3); cut out: Region* (2), Tumor: Necrosis (1); not regions: 1 of "
+        "class Hotspot",
+        regions="r.geojson",
+    ),
+    "a file without regions": Odd(
+        lambda f: regions(f, ({"type": "LineString", "coordinates": [[0, 0], [9, 9]]}, "arrow", "Tumor")),
+        2,
+        message="r.geojson: reading regions: none of its objects is a region: feature 1 (line)",
+        regions="r.geojson",
+    ),
+    "all regions cut out": Odd(
+        lambda f: regions(f, (LEFT, "left", "Ignore*")),
+        points=POINTS,
+        message="r.geojson: all its regions are cut out, so that what counts is the rest of the slide",
+        regions="r.geojson",
+    ),
+    "a region of another slide": Odd(
+        lambda f: regions(f, (LEFT, "left", "Tumor"), (box(5000, 5000, 5640, 5640), "far", "Tumor")),
+        1,
+        message="a.tiff: placing regions: region 'far' (x 5000 to 5640, y 5000 to 5640 px at level 0, read "
+        "in frame qupath) lies wholly outside the slide, which has 320 x 320 px. Check that the regions are "
+        "of this slide and in pixels at level 0, and their frame (--geojson-frame)",
+        regions="r.geojson",
+    ),
+    "a region across the edge": Odd(
+        lambda f: regions(f, (box(160, 0, 480, 320), "right", "Tumor")),
+        points=POINTS,
+        message="a.tiff: outside the slide, and cut off: 50% of region 'right'",
+        regions="r.geojson",
+    ),
+    "a region with the name of the total": Odd(
+        lambda f: regions(f, (LEFT, "All regions", "Tumor"), (LEFT, "a", "Tumor"), (LEFT, "a", "Tumor")),
+        points=POINTS,
+        message="r.geojson: regions whose names are taken are listed under others: 'feature 1 as All regions "
+        "(drawn)', 'feature 3 as a (2)'",
+        regions="r.geojson",
+    ),
+    "other files among the regions": Odd(
+        lambda f: (
+            regions(f, (LEFT, "left", "Tumor"), name="r/a.geojson"),
+            (f / "r" / "a.xml").write_text("<a/>"),
+        ),
+        points=POINTS,
+        message="r: not read as regions, because of their endings: 'a.xml'",
+        regions="r",
+    ),
     "transparent pixels": Odd(
         lambda f: table(
             f,
@@ -308,6 +411,8 @@ ODD = {
 def classified(folder: Path, odd: Odd, bundle: Path) -> tuple[int, str, pd.DataFrame]:
     """Exit status, what was printed, and the figures."""
     arguments = ["classify", *odd.slides, "--detections", odd.detections, "--model", str(bundle)]
+    if odd.regions is not None:
+        arguments += ["--regions", odd.regions]
     result = CliRunner().invoke(main, [*arguments, "--out", "out", "--workers", "0", "--no-report"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     tables = [pd.read_parquet(path) for path in (folder / "out").glob("figures/*.parquet")]

@@ -8,9 +8,17 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.regions import Region, count_regions, inside_regions
+from wsi_mitosis.core.regions import (
+    Region,
+    check_on_slide,
+    count_regions,
+    cut_off_note,
+    inside_regions,
+    named_apart,
+)
+from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.tables import REGION_COLUMNS
-from wsi_mitosis.units import Mpp
+from wsi_mitosis.units import Bounds, Mpp
 
 SLIDE = (1000, 800)
 UM = Mpp(1, 1)
@@ -135,3 +143,78 @@ def test_boxes_equal_plain_comparisons(
     expected = [sum(within(box, *place) for place in left) for box in including]
     total = sum(not including or any(within(box, *place) for box in including) for place in left)
     assert [row[1] for row in counted(regions, places)] == [*expected, total]
+
+
+def boxes_called(**boxes: tuple[float, float, float, float]) -> list[Region]:
+    return [region(shapely.box(*box), name=name) for name, box in boxes.items()]
+
+
+def test_a_region_on_the_slide_passes_however_little_of_it() -> None:
+    regions = boxes_called(
+        inside=(10, 10, 20, 20), corner=(999, 799, 2000, 2000), around=(-9, -9, 2000, 2000)
+    )
+    check_on_slide(regions, size_px0=SLIDE, bounds=None, frame="qupath", name="a.svs")
+    check_on_slide([], size_px0=SLIDE, bounds=None, frame="qupath", name="a.svs")
+
+
+@pytest.mark.parametrize(
+    "box", [(5000, 5000, 5640, 5640), (1000, 0, 1100, 800), (-50, 10, 0, 20), (10, 800, 20, 900)]
+)
+@pytest.mark.parametrize("class_name", ["Tumor", "Necrosis"])
+def test_a_region_off_the_slide_is_refused_beside_good_ones(box: tuple[int, ...], class_name: str) -> None:
+    regions = [*boxes_called(good=(0, 0, 99, 99)), region(shapely.box(*box), class_name, "far")]
+    left, top, right, bottom = box
+    spanned = rf"x {left} to {right}, y {top} to {bottom} px at level 0, read in frame slide"
+    message = (
+        rf"a\.svs: placing regions: region 'far' \({spanned}\) lies wholly outside the slide, which has "
+        r"1000 x 800 px\. Check that the regions are of this slide and in pixels at level 0, and their frame"
+    )
+    with pytest.raises(DetectionsError, match=message):
+        check_on_slide(regions, size_px0=SLIDE, bounds=None, frame="slide", name="a.svs")
+
+
+def test_a_region_off_what_was_scanned_is_refused() -> None:
+    regions = boxes_called(a=(0, 0, 300, 500), b=(250, 200, 310, 300), c=(901, 0, 902, 1))
+    bounds = Bounds(300, 160, 600, 500)
+    message = r"region 'a' .* 1000 x 800 px, of which x 300 to 900, y 160 to 660 px was scanned; so do 'c'"
+    with pytest.raises(DetectionsError, match=message):
+        check_on_slide(regions, size_px0=SLIDE, bounds=bounds, frame="qupath", name="a.scn")
+
+
+def test_what_is_cut_off_is_noted_from_a_hundredth_on() -> None:
+    inside, least = (0, 0, 100, 100), (-1, 0, 99, 100)
+    assert cut_off_note(boxes_called(a=inside, b=(-0.9, 0, 99.1, 100)), SLIDE, "a.svs") is None
+    assert cut_off_note(boxes_called(a=inside, b=least), SLIDE, "a.svs") == (
+        "a.svs: outside the slide, and cut off: 1% of region 'b'"
+    )
+    many = boxes_called(a=least, b=(950, 0, 1050, 10), c=(999.99, 0, 1999, 9), d=least, e=least)
+    assert cut_off_note(many, SLIDE, "a.svs") == (
+        "a.svs: outside the slide, and cut off: 1% of region 'a', 50% of region 'b', 99% of region 'c' "
+        "and parts of 2 more"
+    )
+
+
+@pytest.mark.parametrize("name", ["all regions", "All Regions", "ALL_REGIONS", " all  regions "])
+def test_no_region_takes_the_name_of_the_total(name: str) -> None:
+    (named,) = named_apart([region(None, name=name)])
+    assert named.name == f"{name} (drawn)"
+
+
+def test_regions_of_one_name_are_told_apart() -> None:
+    names = ["a", "a", "A", "a (2)", "b", "a"]
+    assert [one.name for one in named_apart([region(None, name=name) for name in names])] == [
+        *("a", "a (3)", "A", "a (2)", "b", "a (4)")
+    ]
+    cut_out = [region(None, "Ignore*", "a"), region(None, "Ignore*", "a"), region(None, name="a")]
+    assert [one.name for one in named_apart(cut_out)] == ["a", "a", "a"]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "a (2)", "a (3)", "all regions", "all regions (drawn)", "All regions"]))
+)
+def test_names_are_distinct_and_few_change(names: list[str]) -> None:
+    named = [one.name for one in named_apart([region(None, name=name) for name in names])]
+    assert len(set(named)) == len(named)
+    for at, name in enumerate(names):
+        if name not in names[:at] and name.casefold() != "all regions":
+            assert named[at] == name

@@ -329,9 +329,17 @@ def test_regions_are_counted_in_the_frame_that_qupath_has(tmp_path: Path, small_
     assert [float(r["area_mm2"]) for r in counted] == pytest.approx(np.array([1e4, 35200, 35200]) * 0.0625e-6)
     assert float(counted[2]["mitoses_per_mm2"]) == pytest.approx(2 / 0.0022)
     assert summary(out)["a.scn"]["classified"] == "3"
-    in_slide_frame = SMALL | {"regions": str(drawn), "geojson_frame": "slide"}
+    whole = regions_file(tmp_path / "b.geojson", (310, 170, 360, 210))
+    in_slide_frame = SMALL | {"regions": str(whole), "geojson_frame": "slide"}
     run([slide], detections, out, small_bundle, output=in_slide_frame)
-    assert [r["mitoses"] for r in rows(out / "regions.csv")] == ["0", "0", "0"]
+    assert [r["mitoses"] for r in rows(out / "regions.csv")] == ["1", "1"]
+    drawn = regions_file(tmp_path / "c.geojson", (0, 0, 220, 160))
+    result = run([slide], detections, out, small_bundle, output=in_slide_frame | {"regions": str(drawn)})
+    assert result.errors["a.scn"].startswith(
+        "a.scn: placing regions: region 'box 0' (x 0 to 220, y 0 to 160 px at level 0, read in frame slide) "
+        "lies wholly outside the slide, which has 1200 x 900 px, of which x 300 to 900, y 160 to 660 px was "
+        "scanned"
+    )
 
 
 def test_bad_regions_of_a_folder_fail_their_slide_alone(
@@ -355,6 +363,164 @@ def test_slides_without_regions_in_the_folder_are_told_of(
     assert any("no regions for 1 of the slides" in warning for warning in result.warnings)
     assert {r["slide"] for r in rows(out / "regions.csv")} == {"a.tiff"}
     assert [summary(out)[name]["hotspot_mitoses"] for name in ("a.tiff", "b.tiff")] == ["1", "2"]
+
+
+def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("inference")
+
+    monkeypatch.setattr(Classifier, "_predict", never)
+
+
+def test_a_region_off_its_slide_fails_it_before_any_inference(
+    pair: tuple[list[Path], Path, Path],
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slides, detections, out = pair
+    no_inference(monkeypatch)
+    drawn = regions_file(tmp_path / "r.geojson", (0, 0, 300, 500), (5000, 5000, 5600, 5500))
+    result = run(slides[:1], detections, out, small_bundle, output={"regions": str(drawn)})
+    assert (result.exit_status, result.statuses) == (1, {"a.tiff": "failed"})
+    assert result.errors["a.tiff"].startswith(
+        "a.tiff: placing regions: region 'box 1' (x 5000 to 5600, y 5000 to 5500 px at level 0, read in "
+        "frame qupath) lies wholly outside the slide, which has 600 x 500 px."
+    )
+    assert not (out / "regions.csv").exists()
+
+
+def test_a_finished_slide_fails_by_its_regions_and_keeps_its_result_for_better_ones(
+    pair: tuple[list[Path], Path, Path],
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slides, detections, out = pair
+    folder = tmp_path / "regions"
+    for name in ("a", "b"):
+        regions_file(folder / f"{name}.geojson", (0, 0, 300, 500))
+    output = {"regions": str(folder)}
+    run(slides, detections, out, small_bundle, output=output)
+    no_inference(monkeypatch)
+    regions_file(folder / "a.geojson", (5000, 5000, 5600, 5500))
+    result = run(slides, detections, out, small_bundle, output=output)
+    assert (result.statuses, result.kept) == ({"a.tiff": "failed", "b.tiff": "done"}, {"b.tiff"})
+    assert {row["slide"] for row in rows(out / "regions.csv")} == {"b.tiff"}
+    regions_file(folder / "a.geojson", (0, 0, 600, 500))
+    result = run(slides, detections, out, small_bundle, output=output)
+    assert (result.exit_status, result.kept) == (0, {"a.tiff", "b.tiff"})
+    counted = {(row["slide"], row["region"]): row["mitoses"] for row in rows(out / "regions.csv")}
+    assert counted["a.tiff", "box 0"] == "5"
+
+
+def test_a_slide_that_was_set_aside_for_its_regions_is_tried_with_others(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    drawn = regions_file(tmp_path / "r.geojson", (5000, 5000, 5600, 5500))
+    arguments: dict[str, Any] = {"output": {"regions": str(drawn)}, "retries": {"max_failures": 1}}
+    assert run(slides[:1], detections, out, small_bundle, **arguments).statuses == {"a.tiff": "failed"}
+    assert run(slides[:1], detections, out, small_bundle, **arguments).statuses == {"a.tiff": "set_aside"}
+    regions_file(tmp_path / "r.geojson", (0, 0, 300, 500))
+    assert run(slides[:1], detections, out, small_bundle, **arguments).statuses == {"a.tiff": "done"}
+
+
+def test_a_region_across_the_edge_is_cut_off_and_noted_each_time(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    drawn = regions_file(tmp_path / "r.geojson", (500, 0, 700, 500), (0, 0, 300, 500))
+    note = "a.tiff: outside the slide, and cut off: 50% of region 'box 0'"
+    for _ in range(2):
+        result = run(slides[:1], detections, out, small_bundle, output={"regions": str(drawn)})
+        assert result.exit_status == 0
+        assert result.warnings.count(note) == 1
+        assert note in json.loads((out / "run.json").read_text())["warnings"]
+    assert float(rows(out / "regions.csv")[0]["area_mm2"]) == pytest.approx(100 * 500 * 0.0625e-6)
+    whole = run(slides[:1], detections, out, small_bundle)
+    assert not any("cut off" in warning for warning in whole.warnings)
+
+
+def test_one_note_of_a_run_states_what_its_classes_are(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    regions_file(tmp_path / "regions/a.tiff - Series 0.geojson", (0, 0, 300, 500), (0, 0, 600, 500))
+    regions_file(tmp_path / "regions/b.geojson", (0, 0, 300, 500), class_name="Region*")
+    result = run(slides, detections, out, small_bundle, output={"regions": str(tmp_path / "regions")})
+    assert result.exit_status == 0
+    stated = json.loads((out / "run.json").read_text())["warnings"]
+    assert [text for text in stated if text.startswith("regions: ")] == [
+        "regions: counted: Tumor (2); cut out: Region* (1)"
+    ]
+    assert "b.geojson: all its regions are cut out, so that what counts is the rest of the slide" in stated
+    counted = {(row["slide"], row["region"]): row["mitoses"] for row in rows(out / "regions.csv")}
+    assert counted == {
+        ("a.tiff", "box 0"): "3",
+        ("a.tiff", "box 1"): "5",
+        ("a.tiff", "all regions"): "5",
+        ("b.tiff", "all regions"): "2",
+    }
+
+
+def test_files_that_are_not_read_as_regions_are_named(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    folder = tmp_path / "regions"
+    regions_file(folder / "a.geojson", (0, 0, 300, 500))
+    regions_file(folder / "another slide.geojson", (0, 0, 300, 500))
+    for name in ("b.xml", "b.txt", "b.zip", "b.qpdata", ".hidden.xml"):
+        (folder / name).touch()
+    result = run(slides, detections, out, small_bundle, output={"regions": str(folder)})
+    unread = "regions: not read as regions, because of their endings: 'b.qpdata', 'b.txt', 'b.xml' and 1 more"
+    assert unread in result.warnings
+    lacking = (
+        "regions: no regions for 1 of the slides, which are read as a whole: 'b.tiff'. These files there fit "
+        "no slide of this run: 'another slide.geojson'"
+    )
+    assert lacking in result.warnings
+    regions_file(folder / "b.geojson", (0, 0, 300, 500))
+    result = run(slides, detections, out, small_bundle, output={"regions": str(folder)})
+    assert unread in result.warnings
+    assert not any("another slide" in warning for warning in result.warnings)  # a folder of many runs
+
+
+@pytest.mark.parametrize("name", ["b.csv", "b.tiff.tsv", "b_detections.csv"])
+def test_a_table_in_place_of_regions_fails_its_slide(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    slides, detections, out = pair
+    folder = tmp_path / "regions"
+    regions_file(folder / "a.geojson", (0, 0, 300, 500))
+    (folder / name).write_text("x,y\n1,2\n")
+    result = run(slides, detections, out, small_bundle, output={"regions": str(folder)})
+    assert result.statuses == {"a.tiff": "done", "b.tiff": "failed"}
+    assert f"{name}: reading regions: regions must be GeoJSON, and this is not" in result.errors["b.tiff"]
+
+
+def test_a_folder_without_regions_of_the_slides_says_that_it_is_of_regions(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    regions_file(tmp_path / "regions/other.geojson", (0, 0, 300, 500))
+    asked = spec(slides, detections, out, small_bundle, output={"regions": str(tmp_path / "regions")})
+    with pytest.raises(DetectionsError, match="reading regions: no file is named after one of the slides"):
+        classify_batch(asked, Silent())
+
+
+def test_regions_are_no_part_of_a_results_key(
+    pair: tuple[list[Path], Path, Path], small_bundle: Path, tmp_path: Path
+) -> None:
+    slides, detections, out = pair
+    keys = set()
+    for box in ((0, 0, 300, 500), (0, 0, 600, 500)):
+        drawn = regions_file(tmp_path / "r.geojson", box)
+        output = {"regions": str(drawn), "overwrite": True}
+        run(slides[:1], detections, out, small_bundle, output=output)
+        keys.add(json.loads((out / "assessments/a.tiff.json").read_text())["record"]["key"])
+    assert len(keys) == 1
 
 
 @pytest.mark.parametrize("content", [None, "{", ""])

@@ -140,7 +140,7 @@ def test_a_drawn_region_off_the_slide_or_without_an_area_is_refused(
 ) -> None:
     out = classified(tmp_path, small_bundle)
     told = reviewed(out, [area((5000, 5000, 5300, 5300), "Tumor", "far")], regions_from_review=True)
-    assert "region 'far' lies wholly outside the slide" in told.errors["a.tiff"]
+    assert "px at level 0, read in frame qupath) lies wholly outside the slide" in told.errors["a.tiff"]
     endless = area(LEFT, "Tumor")
     endless["geometry"]["coordinates"][0][1] = [float("inf"), 0]
     told = reviewed(out, [endless, area(RIGHT, "Tumor")], regions_from_review=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.units import Frame, Mpp
+    from wsi_mitosis.units import Bounds, Frame, Mpp
 
 ALL_REGIONS = "all regions"
 """Name of the row of all regions together, which no region has."""
@@ -78,10 +78,10 @@ def named_apart(regions: Sequence[Region]) -> tuple[Region, ...]:
         if not region.excludes:
             if words(name) == ALL_REGIONS:
                 name = f"{name} (drawn)"
-            if name in used:
+            if name in used or (name != region.name and name in taken):
                 name = _next_name(name, taken)
-            taken.add(name)
             used.add(name)
+            taken.add(name)
         named.append(replace(region, name=name))
     return tuple(named)
 
@@ -97,7 +97,7 @@ def check_on_slide(
     regions: Sequence[Region],
     *,
     size_px0: tuple[int, int],
-    origin_px0: tuple[int, int],
+    bounds: Bounds | None,
     frame: Frame,
     name: str,
 ) -> None:
@@ -106,29 +106,41 @@ def check_on_slide(
     Args:
         regions: Level-0 px, slide frame.
         size_px0: (width, height) of level 0, px.
-        origin_px0: (x, y) of the origin of the frame that they were read in, level-0 px, slide frame.
-        frame: That frame.
+        bounds: What was scanned, level-0 px, slide frame; None if the slide does not state it.
+        frame: The frame that the regions were read in.
         name: The slide, for the message.
 
     Raises:
-        DetectionsError: if a region lies wholly outside the slide.
+        DetectionsError: if a region lies wholly outside the slide, or outside what was scanned of it.
     """
-    off = [region for region, share in _shares_off(regions, size_px0) if share >= 1]
-    if not off:
-        return
-    left, top, right, bottom = off[0].geometry.bounds
+    import shapely
+
+    left, top, width, height = (0, 0, *size_px0) if bounds is None else bounds
+    scanned = shapely.box(left, top, left + width, top + height)
+    off = [region for region in regions if region.geometry.intersection(scanned).area == 0]
+    if off:
+        raise _off_slide(off, size_px0, scanned if bounds is not None else None, frame, name)
+
+
+def _off_slide(
+    off: Sequence[Region], size_px0: tuple[int, int], scanned: Any, frame: Frame, name: str
+) -> DetectionsError:
     width, height = size_px0
-    begins = f", which begins at {origin_px0}" if origin_px0 != (0, 0) else ""
+    part = f", of which {_spanned(scanned)} was scanned" if scanned is not None else ""
     others = f"; so do {listed(region.name for region in off[1:])}" if len(off) > 1 else ""
-    raise DetectionsError(
-        f"region '{off[0].name}' lies wholly outside the slide, which has {width} x {height} px: it spans "
-        f"x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f} px at level 0 of the slide (read in "
-        f"frame {frame}{begins}){others}",
+    return DetectionsError(
+        f"region '{off[0].name}' ({_spanned(off[0].geometry)} at level 0, read in frame {frame}) lies wholly "
+        f"outside the slide, which has {width} x {height} px{part}{others}",
         subject=name,
         stage="placing regions",
         remedy="Check that the regions are of this slide and in pixels at level 0, and their frame "
         "(--geojson-frame)",
     )
+
+
+def _spanned(geometry: Any) -> str:
+    left, top, right, bottom = geometry.bounds
+    return f"x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} px"
 
 
 def cut_off_note(regions: Sequence[Region], size_px0: tuple[int, int], name: str) -> str | None:
@@ -139,20 +151,21 @@ def cut_off_note(regions: Sequence[Region], size_px0: tuple[int, int], name: str
         size_px0: (width, height) of level 0, px.
         name: The slide.
     """
-    off = [(r.name, share) for r, share in _shares_off(regions, size_px0) if share >= LEAST_SHARE_OFF]
+    import shapely
+
+    slide = shapely.box(0, 0, *size_px0)
+    shares = [(r.name, 1 - r.geometry.intersection(slide).area / r.geometry.area) for r in regions]
+    off = [(region, share) for region, share in shares if share >= LEAST_SHARE_OFF]
     if not off:
         return None
-    shown = [f"{max(1, min(99, round(100 * share)))}% of region '{name}'" for name, share in off[:EXAMPLES]]
+    shown = [f"{_percent(share)}% of region '{region}'" for region, share in off[:EXAMPLES]]
     more = f" and parts of {len(off) - EXAMPLES} more" if len(off) > EXAMPLES else ""
     return f"{name}: outside the slide, and cut off: {', '.join(shown)}{more}"
 
 
-def _shares_off(regions: Sequence[Region], size_px0: tuple[int, int]) -> list[tuple[Region, float]]:
-    """Each region with the share of its area that lies outside the slide, 0 to 1."""
-    import shapely
-
-    slide = shapely.box(0, 0, *size_px0)
-    return [(r, 1 - r.geometry.intersection(slide).area / r.geometry.area) for r in regions]
+def _percent(share: float) -> int:
+    """A share that is neither none nor all, in percent."""
+    return max(1, min(99, round(100 * share)))
 
 
 class RegionCount(Spec):

@@ -318,9 +318,9 @@ def classify_task(
 def _check_regions(name: str, slide: Slide, regions: RegionFile | None) -> None:
     if regions is None:
         return
-    origin = frame_origin(regions.frame, slide.bounds)
-    placed, size = regions.placed(origin), slide.size_px0
-    check_on_slide(placed, size_px0=size, origin_px0=origin, frame=regions.frame, name=name)
+    frame, bounds = regions.frame, slide.bounds
+    placed = regions.placed(frame_origin(frame, bounds))
+    check_on_slide(placed, size_px0=slide.size_px0, bounds=bounds, frame=frame, name=name)
 
 
 def _scale(slide: Slide) -> SlideScale:

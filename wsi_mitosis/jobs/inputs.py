@@ -350,7 +350,7 @@ def _of_regions(error: DetectionsError) -> DetectionsError:
 def _unread_regions(folder: Path, files: FoundFiles, lacking: Sequence[SlideSource]) -> list[str]:
     """Return notes about slides without regions, and about files that may have been meant for them."""
     notes = []
-    folders = {folder, *(path.parent for path in files.fitting)}
+    folders = sorted({folder, *(path.parent for path in files.fitting)})
     visible = [path for each in folders for path in sorted(each.iterdir()) if _is_visible_file(path)]
     others = [path.name for path in visible if not path.name.lower().endswith(REGION_ENDINGS)]
     if lacking:

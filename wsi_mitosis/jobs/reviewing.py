@@ -369,7 +369,7 @@ def _regions(
         return before, []
     if not options.regions_from_review:
         return before, [f"{name}: {note}" for note in _without_effect(new, gone)]
-    check_on_slide(new, size_px0=scale.size_px0, origin_px0=origin, frame=frame, name=name)
+    check_on_slide(new, size_px0=scale.size_px0, bounds=scale.bounds, frame=frame, name=name)
     counts = any(not region.excludes for region in drawn)
     regions = drawn if counts else (*(before or ()), *new)
     note = region_note([RegionFile(file.path, file.sha256, drawn if counts else tuple(new))])

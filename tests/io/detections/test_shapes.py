@@ -75,6 +75,15 @@ def test_points_and_areas(geometry: dict, areas: list[float], centres: list) -> 
     assert (found.unused, found.partly) == ({}, {})
 
 
+def test_features_whose_rings_cross_are_known() -> None:
+    outside = polygon(RING, moved(RING, 50))
+    flat = polygon([[0, 0], [4, 4], [8, 8], [0, 0]])
+    crossing = multipolygon([RING], [moved(BOW_TIE, 20)])
+    found = read(polygon(RING[:-1]), polygon(BOW_TIE), flat, crossing, outside, POINT)
+    assert found.crossing == {1, 3, 4}
+    assert read(polygon(RING), POINT).crossing == frozenset()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STAGE = "reading regions"
 NO_AREA = "it has no area"
 _NO_CLASS = "no class"
+_CROSSING = "where it crosses itself, every second area is a hole"
 _OBJECT_TYPES = {"detection": "detection", "cell": "cell", "tile": "tile", "tmacore": "TMA core"}
 _TYPES_ELSEWHERE = {
     **{name: name for name in ("annotation", *_OBJECT_TYPES)},
@@ -87,7 +88,7 @@ def read_regions(path: Path, frame: Frame = "qupath") -> RegionFile:
     features = _features(path)
     drawn = _drawn(features, path)
     if not drawn.regions:
-        found = f"none of its {len(features)} objects is a region: {not_used(drawn.others)}"
+        found = f"none of its objects is a region: {not_used(drawn.others)}"
         cause = found if features else "it has no objects"
         raise _fault(cause, path, "Draw regions as annotations in QuPath, and export them")
     regions = named_apart(drawn.regions)
@@ -150,12 +151,14 @@ class _Drawn:
         rows: The index of each region's feature.
         others: The kind of each feature that is no region, by its index.
         partly: What of a region is not used, by the index of its feature.
+        crossing: Indices of the features of regions whose rings cross.
     """
 
     regions: tuple[Region, ...]
     rows: tuple[int, ...]
     others: Mapping[int, str]
     partly: Mapping[int, str]
+    crossing: frozenset[int]
 
 
 def _fault(cause: str, path: Path, remedy: str | None) -> DetectionsError:
@@ -193,7 +196,8 @@ def _drawn(features: Sequence[Mapping[str, Any]], path: Path, rows: Collection[i
             "Draw it again as a closed area or delete it in QuPath, and export the annotations again",
         )
     regions = tuple(_region(features[row], names[row] or f"Region {row + 1}") for row in remaining)
-    return _Drawn(regions, tuple(remaining), others, dict(_parts_not_used(features, shapes, remaining)))
+    partly = dict(_parts_not_used(features, shapes, remaining))
+    return _Drawn(regions, tuple(remaining), others, partly, shapes.crossing.intersection(remaining))
 
 
 def _region(feature: Mapping[str, Any], name: str) -> Region:
@@ -269,9 +273,12 @@ def _parts_not_used(
 def _notes(drawn: _Drawn, regions: Sequence[Region], path: Path) -> Iterator[str]:
     if drawn.others:
         yield f"{path.name}: not regions: {not_used(drawn.others)}"
+    names = {row: region.name for row, region in zip(drawn.rows, drawn.regions, strict=True)}
     if drawn.partly:
-        names = {row: region.name for row, region in zip(drawn.rows, drawn.regions, strict=True)}
         yield f"{path.name}: used in part, without {not_used(drawn.partly, names)}"
+    if drawn.crossing:
+        crossing = not_used(dict.fromkeys(drawn.crossing, _CROSSING), names)
+        yield f"{path.name}: check the outline of {crossing}"
     renamed = [
         f"feature {row + 1} as {after.name}"
         for row, before, after in zip(drawn.rows, drawn.regions, regions, strict=True)

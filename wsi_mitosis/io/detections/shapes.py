@@ -52,6 +52,7 @@ class Shapes:
         extent: (m,) the longer side of the bounding box that the part was drawn in, px; 0 for a Point.
         unused: Why a feature has no part, by its index.
         partly: What of a feature has no part, by its index, if other parts of it have.
+        crossing: Indices of features with an area whose rings crossed themselves or each other.
     """
 
     parts: NDArray[np.object_]
@@ -59,6 +60,7 @@ class Shapes:
     extent: NDArray[np.float64]
     unused: Mapping[int, str]
     partly: Mapping[int, str]
+    crossing: frozenset[int] = frozenset()
 
     @property
     def is_area(self) -> NDArray[np.bool_]:
@@ -84,7 +86,7 @@ def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
     parts: list[Any] = []
     owners: list[int] = []
     extents: list[float] = []
-    unused, partly = {}, {}
+    unused, partly, crossing = {}, {}, set()
     for row, (shape, geometry) in enumerate(zip(shapes, geometries, strict=True)):
         found, fault = ([shape], None) if plain[row] else _parts(geometry)
         if fault is not None and not found:
@@ -93,6 +95,8 @@ def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
             partly[row] = LINES_INSIDE if fault == LINE else f"a part of it, because {fault}"
         for part in found:
             area, extent = (part, _extent(part)) if plain[row] else _area_or_place(part)
+            if area.geom_type != "Point" and not part.is_valid:
+                crossing.add(row)
             parts.append(area)
             owners.append(row)
             extents.append(extent)
@@ -102,6 +106,7 @@ def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
         np.array(extents, dtype=np.float64),
         unused,
         partly,
+        frozenset(crossing),
     )
 
 
