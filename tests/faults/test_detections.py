@@ -212,13 +212,16 @@ def test_a_malformed_detections_file_is_refused_by_name(tmp_path: Path, case: st
 
 OTHERS: dict[str, tuple[str, str, Content, type[InputError], str]] = {
     "regions, a table": ("regions", "a.geojson", text(CSV), DetectionsError, "must be GeoJSON"),
-    "regions, only points": ("regions", "a.geojson", features(feature(POINT)), DetectionsError, "is an area"),
+    "regions, only points": (
+        *("regions", "a.geojson", features(feature(POINT)), DetectionsError),
+        "none of its objects is a region: feature 1 (point)",
+    ),
     "regions, rings of words": (
         "regions",
         "a.geojson",
         features(feature({"type": "Polygon", "coordinates": [["a", "b"]]})),
         DetectionsError,
-        "is an area",
+        "no region can be made of feature 1 (its coordinates are not all finite numbers)",
     ),
     "a review that is a table": ("reviews", "a.geojson", text(CSV), DetectionsError, "not GeoJSON"),
     "a review, cut off": ("reviews", "a.geojson", b'[{"geometry": ', DetectionsError, "not valid JSON"),

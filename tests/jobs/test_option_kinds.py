@@ -217,7 +217,8 @@ def test_every_option_has_a_case_and_one_kind() -> None:
 
 def test_the_frame_moves_regions_that_were_drawn_in_it(inputs: Path, tmp_path: Path) -> None:
     """`geojson_frame` draws; where regions are placed by it, they are other regions, which are assessed."""
-    regions = {"regions": str(inputs / "regions.geojson")} | OURS
+    drawn = regions_file(tmp_path / "regions.geojson", (0, 0, 400, 400))  # on the slide in both frames
+    regions = {"regions": str(drawn)} | OURS
     arguments = ([inputs / "s.scn"], inputs / "s.csv", tmp_path / "out", inputs / "bundle")
     run(*arguments, output=regions)
     before = written(tmp_path / "out", "s.scn")
