@@ -150,7 +150,10 @@ def test_more_than_half_of_the_ids_decide(strange: int, is_refused: bool) -> Non
     if is_refused:
         _refused("3 of 5 ids", drawn)
     else:
-        assert _shown(drawn) == (None, ())
+        note = (
+            "a.svs: 2 of 4 ids in it are of none of this slide's figures. Are their objects of another slide?"
+        )
+        assert _shown(drawn) == (None, (note,))
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,9 @@ def test_a_result_before_more_candidates_showed_fewer_figures() -> None:
     shown, notes = _shown(_export(old, number=result_number("e" * 64)), earlier=[_earlier(old)])
     assert shown == set(old["figure_id"])
     assert notes == (
-        "a.svs: exported before 2026-02-03T04:05:06+00:00, when the slide was classified again: its reviewer "
-        "never saw 1 of the figures. They keep the ensemble's label, unless the review has something at their "
-        "place",
+        "a.svs: exported before 2026-02-03T04:05:06+00:00, when the slide was classified again: its "
+        "reviewer never saw 1 of the figures. They keep the ensemble's label, unless the review has "
+        "something at their place",
     )
 
 

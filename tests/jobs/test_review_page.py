@@ -157,6 +157,10 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         "its figures",
         of_another_scan,
     ),
+    "one figure of another slide": (
+        "a.tiff: 1 of 6 ids in it are of none of this slide's figures. Are their objects of another slide?",
+        lambda r: [*r.objects(), r.objects("b.tiff")[0]],
+    ),
     "bundle": ("it was exported from labels of the bundle other", with_another_bundle),
     "more since": (
         "its reviewer never saw 1 of the figures. They keep the ensemble's label, unless the review has "

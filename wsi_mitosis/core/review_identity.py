@@ -90,7 +90,13 @@ def what_was_shown(evidence: Evidence, slide_of: Callable[[Collection[str]], str
         DetectionsError: if most of the review's figures are of another slide, of another bundle, or of a
             result that this folder does not know.
     """
-    _check_slide(evidence, slide_of)
+    strange = _check_slide(evidence, slide_of)
+    shown = _what_result_showed(evidence)
+    return shown._replace(notes=(*strange, *shown.notes))
+
+
+def _what_result_showed(evidence: Evidence) -> Shown:
+    """Find out of which result of the slide a review is, and refuse one of another bundle."""
     number = _result_number(evidence)
     if number == qupath.result_number(evidence.record.key):
         _check_places(evidence, number)
@@ -103,17 +109,20 @@ def what_was_shown(evidence: Evidence, slide_of: Callable[[Collection[str]], str
     return _of_earlier_result(evidence, earlier)
 
 
-def _check_slide(evidence: Evidence, slide_of: Callable[[Collection[str]], str | None]) -> None:
-    """Refuse a review most of whose figures have ids of another slide."""
+def _check_slide(evidence: Evidence, slide_of: Callable[[Collection[str]], str | None]) -> tuple[str, ...]:
+    """Refuse a review most of whose figures have ids of another slide; return a note on fewer such ids."""
     objects, digest = evidence.objects, evidence.record.slide.digest
     made = objects[objects["object_id"].map(_is_ours).astype(bool)]
     hotspots = {qupath.hotspot_id(digest, rank) for rank in range(1, _MOST_HOTSPOTS + 1)}
     known = {*evidence.machine["figure_id"], *hotspots}
     known.update(name for one in evidence.earlier.results for name in (*one.atypical, *one.typical))
     strange = made[~made["object_id"].isin(known)]
-    if 2 * len(strange) <= len(made):
-        return
     share = f"{len(strange)} of {len(made)} ids in it"
+    if strange.empty:
+        return ()
+    if 2 * len(strange) <= len(made):
+        doubt = "are of none of this slide's figures. Are their objects of another slide?"
+        return (f"{evidence.slide}: {share} {doubt}",)
     if (other := slide_of(set(strange["object_id"]))) is not None:
         cause = f"it is a review of another slide, {other}: {share} are of figures there"
         raise evidence.refusal(cause, "Name the file after the slide that it was exported from")
