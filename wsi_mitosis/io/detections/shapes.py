@@ -257,12 +257,11 @@ def _shape(kind: str, coordinates: Any) -> Any:
 
 
 def _ring(ring: Any) -> Any:
-    """A ring that is closed, and has the four corners that shapely wants."""
+    """A ring with the four corners that shapely wants, which closes it."""
     corners = [corner[:2] for corner in ring]
     if any(len(corner) != 2 for corner in corners) or not corners:
         raise ValueError("a corner has two coordinates")
-    lacking = max(4 - len(corners), int(corners[0] != corners[-1]))
-    return [*corners, *[corners[0]] * lacking]
+    return [*corners, *[corners[0]] * max(0, 4 - len(corners))]
 
 
 def _area_or_place(part: Any) -> tuple[Any, float]:
