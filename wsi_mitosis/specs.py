@@ -340,8 +340,8 @@ class OutputOptions(Spec):
         str | None,
         _assessment(
             help="GeoJSON of regions from QuPath, a file or a folder with one per slide. Figures are counted "
-            "in each region, and hotspots are searched inside regions only. Regions of classes that end in *, "
-            "or that mean necrosis, artefacts, background or what is excluded, are cut out.",
+            "in each region, and hotspots are searched inside regions only. Regions of classes that end in "
+            "*, or that mean necrosis, artefacts, background or what is excluded, are cut out.",
             metavar="PATH",
             known_by="regions",
         ),
