@@ -95,7 +95,7 @@ def read_shapes(features: Sequence[Mapping[str, Any]]) -> Shapes:
             partly[row] = LINES_INSIDE if fault == LINE else f"a part of it, because {fault}"
         for part in found:
             area, extent = (part, _extent(part)) if plain[row] else _area_or_place(part)
-            if area.geom_type != "Point" and not part.is_valid:
+            if not plain[row] and area.geom_type != "Point" and not part.is_valid:
                 crossing.add(row)
             parts.append(area)
             owners.append(row)
