@@ -166,7 +166,7 @@ def recount_slide(
         record=record,
         table=compared.table,
         state=reviewed,
-        machine_regions=_machine_regions(slide, regions),
+        machine_regions=_assessed(slide, slide.figures, "label", regions).region_counts,
         path=path,
         sha256=file.sha256,
         frame=frame,
@@ -324,13 +324,6 @@ def _reviewed_state(slide: _Slide, compared: Comparison, regions: tuple[Region, 
     record = slide.record.model_copy(update={"counts": counted(compared.table, slide.record.counts)})
     assessed = slide.assessed.model_copy(update={"assessment": assessment})
     return replace(slide.state, status="done", record=record, assessed=assessed, error="")
-
-
-def _machine_regions(slide: _Slide, regions: tuple[Region, ...] | None) -> tuple[RegionCount, ...]:
-    """Return what the ensemble's figures count in the regions."""
-    if regions == slide.regions:
-        return slide.assessed.assessment.region_counts
-    return _assessed(slide, slide.figures, "label", regions).region_counts
 
 
 def _assessed(
