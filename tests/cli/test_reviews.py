@@ -544,6 +544,19 @@ def test_an_export_of_a_part_of_the_image(classified: World) -> None:
     assert "all figures lie (-9.0, 4.0) px beside where they were exported" in seen.text
 
 
+def test_a_slide_without_detections_gets_the_figures_of_its_review(world: World) -> None:
+    empty = World(world.folder / "empty", world.slides, world.bundle)
+    empty.folder.mkdir()
+    empty.classify(a=(), b=POINTS)
+    seen = empty.recount([drawn(point(*FREE), "AMF"), drawn(box(100, 90), "Typical")])
+    assert (seen.status, seen.numbers()) == (0, {"kept": 0, "added": 2})
+    assert (seen.row["status"], seen.row["atypical"], seen.row["typical"]) == ("done", "1", "1")
+    assert (seen.row["machine_status"], seen.row["machine_classified"]) == ("no_detections", "")
+    assert "0 kept, 0 relabelled, 0 removed, 2 added" in seen.text
+    refused(empty.recount(world.objects("b.tiff")), r"another slide, b\.tiff")
+    assert empty.recount([]).numbers() == {"kept": 0}
+
+
 # What a report shows of a review that is no longer of the present numbers
 
 

@@ -308,6 +308,8 @@ def test_two_that_are_drawn_on_one_figure_must_agree() -> None:
         "1 figures are relabelled by a figure"[:30],
         "1 figures were drawn on a figure"[:30],
     ]
+    with pytest.raises(DetectionsError, match=r"feature 6 .* is of class 'Imposter'"):
+        _compare(*UNTOUCHED, Drawn(*NEAR, "AMF", "drawn"), Drawn(*NEAR, "Imposter"))
     for other in (Drawn(100, 90, "AMF", "more"), Drawn(100, 90, "Imposter")):
         with pytest.raises(DetectionsError, match=r"feature 6 .* lies under it"):
             _compare(*UNTOUCHED, two[0], other)

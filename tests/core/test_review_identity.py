@@ -200,8 +200,14 @@ def test_most_figures_decide_the_result() -> None:
     drawn = _export(_machine())
     mixed = [one._replace(result=old.number) for one in drawn[:1]] + drawn[1:]
     assert _shown(mixed, earlier=[old]) == (None, ())
-    mixed = [one._replace(result=old.number) for one in drawn[:3]] + drawn[3:]
+    mixed = [one._replace(result=old.number) for one in drawn[:3]]
     assert _shown(mixed, earlier=[old])[0] == set(_machine()["figure_id"][:2])
+
+
+def test_reviewed_objects_of_an_earlier_result_beside_the_present_ones_showed_both() -> None:
+    old = _machine(PLACES[:3])
+    drawn = _export(old, number=result_number("e" * 64))[:2] + _export(_machine())[3:]
+    assert _shown(drawn, earlier=[_earlier(old)]) == (set(_machine()["figure_id"]), ())
 
 
 def test_numbers_that_are_none_are_ignored() -> None:

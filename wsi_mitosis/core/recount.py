@@ -165,7 +165,7 @@ def compare(
     place = _Place(slide, scale, distance_um)
     corrects, corrected = _correct(table, drawn, place)
     unseen = _keep_unseen(table, seen)
-    marked = _remove_marked(table, drawn[~corrects], review.marks, place)
+    marked = _remove_marked(table, drawn, review.marks, place)
     table.insert(1, "change", _changes(table))
     table.loc[unseen & table["label_reviewed"].notna(), ["change", "moved_um"]] = UNSEEN, np.nan
     whole = _with_added(table, drawn[~corrects])
@@ -244,13 +244,13 @@ def _is_untouched(row: pd.Series[Any]) -> bool:
     return bool(row["label_machine"] == row["label_reviewed"] and row["moved_um"] == 0)
 
 
-def _remove_marked(table: pd.DataFrame, added: pd.DataFrame, marks: pd.DataFrame, place: _Place) -> list[str]:
+def _remove_marked(table: pd.DataFrame, drawn: pd.DataFrame, marks: pd.DataFrame, place: _Place) -> list[str]:
     """Remove the figures in `table` that are marked as none.
 
     Returns:
         The class of the mark of each removed figure.
     """
-    present = pd.concat([table[table["label_reviewed"].notna()], added.assign(label_machine=None)])
+    present = pd.concat([table[table["label_reviewed"].notna()], drawn.assign(label_machine=None)])
     classes = {}
     for row in marks.to_dict("records"):
         for at in place.under(row, present):
