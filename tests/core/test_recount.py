@@ -271,10 +271,11 @@ def test_a_figure_of_the_same_class_that_is_drawn_on_one_counts_once() -> None:
 
 
 def test_beyond_the_distance_a_figure_is_added() -> None:
-    found = _compare(*UNTOUCHED, Drawn(*NEAR, "NMF", "drawn"), distance_um=4.9)
+    point = Drawn(*NEAR, "NMF", "drawn", extent=0)
+    found = _compare(*UNTOUCHED, point, distance_um=4.9)
     assert _changes(found) == KEPT | {"drawn": "added"}
     assert found.notes == ()
-    assert _changes(_compare(*UNTOUCHED, Drawn(*NEAR, "NMF", "drawn"), distance_um=5.0))["k"] == "relabelled"
+    assert _changes(_compare(*UNTOUCHED, point, distance_um=5.0))["k"] == "relabelled"
 
 
 @pytest.mark.parametrize(
@@ -313,6 +314,14 @@ def test_two_that_are_drawn_on_one_figure_must_agree() -> None:
     for other in (Drawn(100, 90, "AMF", "more"), Drawn(100, 90, "Imposter")):
         with pytest.raises(DetectionsError, match=r"feature 6 .* lies under it"):
             _compare(*UNTOUCHED, two[0], other)
+
+
+@pytest.mark.parametrize(("extent", "covers"), [(40, True), (38, False)])
+def test_a_wide_figure_beside_one_that_it_covers_is_added_by_name(extent: float, covers: bool) -> None:
+    found = _compare(*UNTOUCHED, Drawn(120, 120, "NMF", "new", extent=extent))  # 11.2 um from k
+    assert _changes(found) == KEPT | {"new": "added"}
+    note = "a.svs: 1 added figures cover a figure farther than 6 um from their centre, and both count"
+    assert found.notes == ((note,) if covers else ())
 
 
 @pytest.mark.parametrize("name", ["Non-mitotic figure", "Ignore*", "hard negative"])

@@ -202,6 +202,10 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         "and a figure that was reviewed as typical lies under it",
         lambda r: _contradiction(r),
     ),
+    "drawn beside": (
+        "a.tiff: 1 added figures cover a figure farther than 6.25 um from their centre, and both count",
+        lambda r: [*r.objects(), drawn(box(POINTS[0][0] + 40, POINTS[0][1], 45), "Typical")],
+    ),
     "moved far": (
         "a.tiff: 1 figures were moved by more than 50 um, as their ids say",
         lambda r: [*moved(r.objects()[:1], by=(-300, 100)), *r.objects()[1:]],

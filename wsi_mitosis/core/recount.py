@@ -169,7 +169,8 @@ def compare(
     table.insert(1, "change", _changes(table))
     table.loc[unseen & table["label_reviewed"].notna(), ["change", "moved_um"]] = UNSEEN, np.nan
     whole = _with_added(table, drawn[~corrects])
-    return Comparison(whole, (*_notes(slide, corrected, marked), *_close(whole, place)))
+    over = _covering(table, drawn[~corrects], place)
+    return Comparison(whole, (*_notes(slide, corrected, marked), *over, *_close(whole, place)))
 
 
 class _Place(NamedTuple):
@@ -301,6 +302,14 @@ def _notes(slide: str, corrected: Mapping[str, int], marked: list[str]) -> list[
         names = listed(dict.fromkeys(marked))
         notes.append(f"{slide}: {len(marked)} figures are removed by what was drawn on them ({names})")
     return notes
+
+
+def _covering(table: pd.DataFrame, added: pd.DataFrame, place: _Place) -> list[str]:
+    """A note about added figures that are so wide that another one lies under them, far from their centre."""
+    present = table[table["label_reviewed"].notna()]
+    number = sum(bool(place.under(row, present)) for row in added.to_dict("records"))
+    beside = f"cover a figure farther than {place.distance_um:g} um from their centre, and both count"
+    return [f"{place.slide}: {number} added figures {beside}"] if number else []
 
 
 def _close(table: pd.DataFrame, place: _Place) -> list[str]:

@@ -45,9 +45,10 @@ class Review:
 
     Attributes:
         figures: A row per figure in the order of the file: `figure_id` (str or None), `x_px0`, `y_px0`
-            (float64, slide frame), `label` ("atypical" or "typical"), `feature` (number, from 1).
-        marks: What the reviewer drew to say that there is no figure: the same columns without `label`, and
-            `class`, `width` and `height` (px).
+            (float64, slide frame), `label` ("atypical" or "typical"), `feature` (number, from 1), `width`,
+            `height` (px).
+        marks: What the reviewer drew to say that there is no figure: the same columns, with `class` in
+            place of `label`.
         areas: Numbers of the features, from 1, that are areas and may be regions.
         notes: What the user should know about the file.
     """
@@ -118,7 +119,9 @@ def reviewed_figures(
     if copies:
         notes += (f"{slide}: {copies} objects of the review are copies of others and are counted once",)
     return Review(
-        figures[["figure_id", "x_px0", "y_px0", "label", "feature"]].reset_index(drop=True),
+        figures[["figure_id", "x_px0", "y_px0", "label", "feature", "width", "height"]].reset_index(
+            drop=True
+        ),
         _marks(each, machine),
         tuple(areas.loc[_may_be_regions(areas), "feature"].drop_duplicates()),
         notes,

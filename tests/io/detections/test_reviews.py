@@ -46,7 +46,7 @@ def test_every_form_that_qupath_writes_is_read(tmp_path: Path, text: str, *, pac
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     drawn = placed_objects(read_review(path).objects, frame="qupath", mpp=Mpp(0.25, 0.25), bounds=None)
     found = reviewed_figures(drawn, figures_table(), "a")
-    assert found.figures.to_numpy().tolist() == [[ID, 20.0, 30.0, "atypical", 1]]
+    assert found.figures.to_numpy().tolist() == [[ID, 20.0, 30.0, "atypical", 1, 20.0, 20.0]]
 
 
 def test_a_table_is_no_review(tmp_path: Path) -> None:
