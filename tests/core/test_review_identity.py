@@ -423,6 +423,12 @@ def test_what_a_reviewer_moves_is_not_refused() -> None:
     assert _transformed(None, moved) == ()
 
 
+def test_one_of_two_that_is_moved_along_their_row_is_no_factor() -> None:
+    two = _machine([(100, 100), (500, 100)])
+    drawn = _export(two)
+    assert _transformed(None, [drawn[0], *_moved(drawn[1:], shift=(200, 0))], machine=two) == ()
+
+
 def test_a_few_moves_hide_no_factor() -> None:
     many = [(100.0 * n, 37.0 * n % 700) for n in range(1, 21)]
     table = figures_table(

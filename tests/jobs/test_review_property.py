@@ -7,8 +7,8 @@ import json
 import math
 import tempfile
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,6 @@ class Case:
     has_measurements: bool = True
     order: int = 0
     has_hotspot: bool = True
-    features: list[Feature] = field(default_factory=list)
 
 
 labels = st.sampled_from(["atypical", "typical"])
@@ -162,12 +161,21 @@ def cases(draw: st.DrawFn) -> Case:
 # The slide and its export
 
 
-def _classified(folder: Path, case: Case) -> list[Feature]:
+Figures = Sequence[tuple[tuple[float, float], str]]
+
+
+def _figures(case: Case) -> Figures:
+    """Place and label of the ensemble's figures."""
+    return [
+        (edit.place, edit.label) for edit in case.edits if edit.place is not None and edit.label is not None
+    ]
+
+
+def _classified(folder: Path, found: Figures, key: str = "k" * 64) -> list[Feature]:
     """Write the slide's result, and return the features of its GeoJSON."""
-    mine = [edit for edit in case.edits if edit.place is not None]
-    figures = figures_of(DIGEST, Done(Path(SLIDE), [edit.place for edit in mine if edit.place]))
-    figures["label"] = [edit.label for edit in mine]
-    record = slide_record(SLIDE, identity=DIGEST, size_px0=(SIZE_PX, SIZE_PX), counts=count(figures))
+    figures = figures_of(DIGEST, Done(Path(SLIDE), [place for place, _ in found]))
+    figures["label"] = pd.Series([label for _, label in found], dtype=object)
+    record = slide_record(SLIDE, identity=DIGEST, size_px0=(SIZE_PX, SIZE_PX), counts=count(figures), key=key)
     assessed = assessed_slide(record, figures, OPTIONS)
     with ResultFolder(folder) as held:
         held.write_slide(figures, assessed, Drawing("detection", "qupath"))
@@ -295,11 +303,11 @@ def _described(change: str, before: str | None, after: str | None, x: float, y: 
     return change, str(before), str(after), round(x / CELL_PX), round(y / CELL_PX), x, y
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(cases())
 def test_any_review_is_recounted_to_what_was_done(case: Case) -> None:
     with tempfile.TemporaryDirectory() as name:
-        features = _exported(case, _classified(Path(name), case))
+        features = _exported(case, _classified(Path(name), _figures(case)))
         found = _recount(Path(name), json.dumps({"type": "FeatureCollection", "features": features}))
     done, expected = _done(found.table), _expected(case)
     assert [row[:5] for row in done] == [row[:5] for row in expected]
@@ -308,6 +316,39 @@ def test_any_review_is_recounted_to_what_was_done(case: Case) -> None:
     counts = found.state.record.counts if found.state.record else None
     assert counts is not None
     assert (counts.atypical, counts.typical) == (final.count("atypical"), final.count("typical"))
+
+
+# An earlier result
+
+
+@settings(max_examples=40)
+@given(cases(), st.sets(st.integers(0, 8)), st.sets(st.integers(0, 20), max_size=3))
+def test_a_review_of_an_earlier_result_changes_only_what_was_seen(
+    case: Case, gone: set[int], more: set[int]
+) -> None:
+    """Some of its figures are gone, and others are new, in a row of the slide that the case leaves free."""
+    case.edits = [
+        edit for edit in case.edits if (edit.place or edit.reviewed or (0, 0))[1] < SIZE_PX - 2 * CELL_PX
+    ]
+    before = _figures(case)
+    new = [((CELL_PX * (number + 1), SIZE_PX - CELL_PX), "atypical") for number in more]
+    after = [*(figure for number, figure in enumerate(before) if number not in gone), *new]
+    with tempfile.TemporaryDirectory() as name:
+        features = _exported(case, _classified(Path(name), before, "e" * 64))
+        _classified(Path(name), after)
+        found = _outcome(Path(name), json.dumps(features))
+    if isinstance(found, WsiMitosisError):
+        assert "Result number" not in json.dumps(features)
+        assert new
+        return
+    lost = {place for number, (place, _) in enumerate(before) if number in gone}
+    kept = [edit for edit in case.edits if edit.place not in lost]
+    left = [
+        replace(edit, place=None, label=None) for edit in case.edits if edit.place in lost and edit.reviewed
+    ]
+    unseen = [_described("unseen", label, label, *place) for place, label in new]
+    expected = sorted([*_expected(replace(case, edits=[*kept, *left])), *unseen])
+    assert [row[:5] for row in _done(found.table)] == [row[:5] for row in expected]
 
 
 # Damage
@@ -373,13 +414,13 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(cases(), st.sampled_from(sorted(DAMAGES)), st.integers(0, 99), st.floats(0, 1))
 def test_a_damaged_review_is_refused_or_named_or_changes_nothing(
     case: Case, damage: str, which: int, by: float
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        features = _exported(case, _classified(Path(name), case))
+        features = _exported(case, _classified(Path(name), _figures(case)))
         before = _recount(Path(name), json.dumps(features))
         figures = [one for one in features if "Hotspot" not in str(one["properties"].get("name"))]
         if not figures:
@@ -393,11 +434,14 @@ def test_a_damaged_review_is_refused_or_named_or_changes_nothing(
 
 
 @given(cases(), st.integers(1, 5000))
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_a_truncated_review_is_refused(case: Case, lost: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         text = json.dumps(
-            {"type": "FeatureCollection", "features": _exported(case, _classified(Path(name), case))}
+            {
+                "type": "FeatureCollection",
+                "features": _exported(case, _classified(Path(name), _figures(case))),
+            }
         )
         outcome = _outcome(Path(name), text[: max(0, len(text) - lost)])
     assert isinstance(outcome, WsiMitosisError)
