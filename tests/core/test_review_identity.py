@@ -352,13 +352,16 @@ def test_without_a_number_labels_that_have_changed_may_be_the_ensembles() -> Non
     assert _shown(drawn[1:], earlier=[_earlier(old)]) == (None, ())
 
 
-def test_large_areas_are_no_figures() -> None:
-    """An area over a figure, with its id, does not show that the figure is in the review."""
+def test_large_areas_are_no_figures_unless_they_have_their_ids() -> None:
     old = _machine(PLACES[:3])
     drawn = _bare(_export(_machine()))
     wide = drawn[3]._replace(extent=201)
-    _refused("does not say", [*drawn[:3], wide], earlier=[_earlier(old)])
-    assert _shown([*drawn[:3], wide._replace(extent=200)], earlier=[_earlier(old)]) == (None, ())
+    _refused("does not say", [*drawn[:3], *_nameless([wide])], earlier=[_earlier(old)])
+    small = _nameless([wide._replace(extent=200)])
+    assert _shown([*drawn[:3], *small], earlier=[_earlier(old)]) == (None, ())
+    assert _shown([*drawn[:3], wide], earlier=[_earlier(old)]) == (None, ())
+    own = _export(_machine(PLACES[:1]))[0]._replace(extent=900)
+    assert _shown([own], _machine(PLACES[:1])) == (None, ())
 
 
 def test_copies_of_an_id_are_told_apart_by_their_place() -> None:
@@ -464,6 +467,11 @@ def test_figures_at_one_place_have_no_factor() -> None:
     one = _machine(PLACES[:2]).assign(x_px0=100.0, y_px0=100.0)
     drawn = [Drawn(10, 10, "AMF", one["figure_id"][0]), Drawn(900, 900, "AMF", one["figure_id"][1])]
     assert _transformed(None, drawn, machine=one) == ()
+
+
+def test_figures_that_all_lie_at_one_place_are_refused() -> None:
+    drawn = [one._replace(x=700.0, y=20.0) for one in _export(_machine())]
+    _transformed(r"all multiplied by 0 and moved by \(700.0, 20.0\) px", drawn)
 
 
 def test_a_mirrored_review_is_no_factor() -> None:

@@ -118,6 +118,13 @@ def test_an_area_of_a_class_of_figures_is_named_with_what_lies_under_it(name: st
     assert "0 figures lie under it" in alone.notes[0]
 
 
+def test_a_figure_that_was_drawn_wider_is_the_same_figure() -> None:
+    found = _review(Drawn(100, 100, "NMF", "k", extent=300), Drawn(200, 100, "NMF", "other", extent=300))
+    assert _figures(found) == [("k", 100, 100, "typical")]
+    assert "feature 2, an area of class 'NMF', has no effect" in found.notes[0]
+    assert _review(Drawn(100, 100, "Tumor", "k", extent=300)).areas == (1,)
+
+
 def test_classes_of_areas_are_named() -> None:
     assert described_areas(["Tumor", None, "Stroma", "Tumor"]) == "'Stroma', 'Tumor', no class"
     assert described_areas([None]) == "no class"

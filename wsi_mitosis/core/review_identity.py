@@ -283,7 +283,7 @@ class _Pairs(NamedTuple):
 def _pairs(evidence: Evidence, among: pd.Series[bool] | None = None) -> _Pairs:
     """Pair the ensemble's figures with the review's objects of a figure's size, or with some of them."""
     objects, machine = evidence.objects, evidence.machine
-    small = objects["extent_um"] <= qupath.LEAST_REGION_UM
+    small = objects["extent_um"].le(qupath.LEAST_REGION_UM) | objects["object_id"].isin(machine["figure_id"])
     objects = objects[small if among is None else small & among]
     ids = objects["object_id"].to_numpy(object).copy()
     ids[objects["object_id"].duplicated().to_numpy()] = None
@@ -337,7 +337,7 @@ def check_not_transformed(evidence: Evidence, hotspots: pd.DataFrame) -> tuple[s
         cause = f"they were all moved by ({shift[0]:.1f}, {shift[1]:.1f}) px"
         raise _transformed(evidence, len(here), cause, "cropped")
     factor, rest = _scaling(here, there)
-    if np.isfinite(factor) and factor > 0 and _fits(there, here * factor + rest):
+    if _fits(there, here * factor + rest):
         moved = "" if np.abs(rest).max() < 1 else f" and moved by ({rest[0]:.1f}, {rest[1]:.1f}) px"
         cause = f"their coordinates were all multiplied by {factor:.4g}{moved}"
         raise _transformed(evidence, len(here), cause, "downsampled")

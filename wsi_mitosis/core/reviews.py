@@ -106,7 +106,7 @@ def reviewed_figures(
     objects = objects.assign(
         label=pd.Series([known.get(name) for name in objects["class"]], objects.index, dtype=object)
     )
-    large = _are_large(objects)
+    large = _are_large(objects, machine)
     areas, small = objects[large], objects[~large]
     _check_decided(small, slide)
     each, copies = _without_copies(small, machine, slide)
@@ -128,16 +128,19 @@ def reviewed_figures(
     )
 
 
-def _are_large(objects: pd.DataFrame) -> NDArray[np.bool_]:
+def _are_large(objects: pd.DataFrame, machine: pd.DataFrame) -> NDArray[np.bool_]:
     """(n,) which objects are too wide for figures.
 
-    Merged figures are judged part by part. The small parts of a region in several parts belong to it.
+    Merged figures are judged part by part. The small parts of a region in several parts belong to it. An
+    object with the id of a figure and a class of figures is that figure, however wide it was drawn.
     """
     names = objects["class"].unique()
     of_figures = {name: name is not None and is_of_figures(name) for name in names}
-    by_part = objects["label"].isin(["atypical", "typical"]) | objects["class"].map(of_figures).eq(True)
+    labelled = objects["label"].isin(["atypical", "typical"])
+    own = labelled & objects["object_id"].isin(set(machine["figure_id"].dropna()))
+    by_part = labelled | objects["class"].map(of_figures).eq(True)
     extent = np.where(by_part, objects["extent_um"], objects["whole_um"])
-    return np.asarray(extent > qupath.LEAST_REGION_UM, dtype=bool)
+    return np.asarray((extent > qupath.LEAST_REGION_UM) & ~own, dtype=bool)
 
 
 def _may_be_regions(areas: pd.DataFrame) -> NDArray[np.bool_]:
