@@ -29,11 +29,13 @@ from wsi_mitosis.specs import AssessmentOptions
 
 SLIDE, SIZE_PX, DIGEST = "a.svs", 4000, "i" * 64
 CELL_PX = 160.0
-"""Figures of different cells are at least 80 px, 20 um, apart: more than three times the distance within
-which two are the same."""
+"""Figures of different cells are at least 40 px, 10 um, apart, also if both are moved: more than the distance
+within which two are the same."""
 CELLS = int(SIZE_PX / CELL_PX) - 1
 REACH_PX = 24.0
 """Just under that distance, 6.25 um at 0.25 um/px."""
+FAR_PX = 45.0
+"""Farther than that; its id tells which figure it is."""
 HALF_PX = 25.0
 OPTIONS = AssessmentOptions(hotspot_area=0.05)
 Feature = dict[str, Any]
@@ -57,6 +59,7 @@ class Edit:
         has_id: Whether its id is exported; otherwise it has another one, or none.
         copies: Of each copy, whether it has the id.
         is_merged: Whether it is exported as a part of one object, with all others of its class that are.
+        by_drawing: Whether the reviewer left the figure itself, and drew on it what it is.
     """
 
     place: tuple[float, float] | None
@@ -69,6 +72,7 @@ class Edit:
     has_id: bool = True
     copies: tuple[bool, ...] = ()
     is_merged: bool = False
+    by_drawing: bool = False
 
     @property
     def change(self) -> str:
@@ -114,7 +118,7 @@ forms = st.sampled_from(
 
 @st.composite
 def places(draw: st.DrawFn, cell: int) -> tuple[float, float]:
-    jitter = [draw(st.integers(-4000, 4000)) / 100 for _ in range(2)]
+    jitter = [draw(st.integers(-1500, 1500)) / 100 for _ in range(2)]
     return (cell % CELLS + 1) * CELL_PX + jitter[0], (cell // CELLS + 1) * CELL_PX + jitter[1]
 
 
@@ -131,6 +135,10 @@ def edits(draw: st.DrawFn, cell: int, is_figure: bool, keeps_ids: bool) -> Edit:
     place, label, reviewed_label = draw(places(cell)), draw(labels), draw(labels)
     move = draw(moves()) if is_figure else (0.0, 0.0)
     is_removed = is_figure and draw(st.integers(0, 3)) == 0
+    has_id, is_merged = keeps_ids and draw(st.booleans()), draw(st.integers(0, 5)) == 0
+    by_drawing = is_figure and draw(st.integers(0, 3)) == 0
+    if is_figure and has_id and not is_merged and not by_drawing and draw(st.integers(0, 3)) == 0:
+        move = FAR_PX * math.cos(2.4 * cell), FAR_PX * math.sin(2.4 * cell)  # in no common direction
     return Edit(
         place if is_figure else None,
         label if is_figure else None,
@@ -139,9 +147,10 @@ def edits(draw: st.DrawFn, cell: int, is_figure: bool, keeps_ids: bool) -> Edit:
         draw(forms),
         draw(st.integers(0, 3)),
         draw(st.booleans()),
-        keeps_ids and draw(st.booleans()),
+        has_id,
         tuple(draw(st.lists(st.booleans(), max_size=2))) if draw(st.integers(0, 4)) == 0 else (),
-        draw(st.integers(0, 5)) == 0,
+        is_merged,
+        by_drawing,
     )
 
 
@@ -192,13 +201,15 @@ def _exported(case: Case, drawn: list[Feature]) -> list[Feature]:
     hotspots = drawn[len(figures) :]
     features, merged = [], {label: [] for label in CLASSES}
     for edit in case.edits:
+        if edit.by_drawing and edit.place is not None:
+            features += [copy.deepcopy(figures[_own_id(edit.place)]), _drawn_on(edit)]
+            continue
         if edit.reviewed is None:
             continue
         if edit.is_merged:
             merged[edit.reviewed_label].append(_ring(*edit.reviewed))
             continue
-        name = None if edit.place is None else figure_ids(DIGEST, [edit.place[0]], [edit.place[1]])[0]
-        feature = _annotation() if name is None else copy.deepcopy(figures[name])
+        feature = _annotation() if edit.place is None else copy.deepcopy(figures[_own_id(edit.place)])
         _change(feature, edit, case.has_measurements)
         features.append(feature)
         features += [
@@ -216,6 +227,19 @@ def _exported(case: Case, drawn: list[Feature]) -> list[Feature]:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
+
+
+def _own_id(place: tuple[float, float]) -> str:
+    return figure_ids(DIGEST, [place[0]], [place[1]])[0]
+
+
+def _drawn_on(edit: Edit) -> Feature:
+    """What a reviewer draws on a figure: one that corrects it, or a look-alike that removes it."""
+    x, y = edit.reviewed or edit.place or (0, 0)
+    name = CLASSES[edit.reviewed_label][edit.spelling] if edit.reviewed else "Non-mitotic figure"
+    feature = _annotation() | {"geometry": _geometry(edit.form, x, y)}
+    feature["properties"]["classification"] = {"name": name, "color": [1, 2, 3]}
+    return feature
 
 
 def _annotation() -> Feature:
@@ -293,7 +317,7 @@ def _expected(case: Case) -> list[tuple[Any, ...]]:
             edit.change,
             edit.label,
             edit.reviewed_label if edit.reviewed else None,
-            *(edit.reviewed or edit.place or ()),
+            *((edit.place if edit.by_drawing else edit.reviewed) or edit.place or ()),
         )
         for edit in case.edits
     )
@@ -328,7 +352,11 @@ def test_a_review_of_an_earlier_result_changes_only_what_was_seen(
 ) -> None:
     """Some of its figures are gone, and others are new, in a row of the slide that the case leaves free."""
     case.edits = [
-        edit for edit in case.edits if (edit.place or edit.reviewed or (0, 0))[1] < SIZE_PX - 2 * CELL_PX
+        replace(
+            edit, by_drawing=False
+        )  # what is drawn on a figure that is gone is refused as a contradiction
+        for edit in case.edits
+        if (edit.place or edit.reviewed or (0, 0))[1] < SIZE_PX - 2 * CELL_PX
     ]
     before = _figures(case)
     new = [((CELL_PX * (number + 1), SIZE_PX - CELL_PX), "atypical") for number in more]
