@@ -195,9 +195,8 @@ def _of_earlier_result(evidence: Evidence, earlier: EarlierResult) -> Shown:
         raise evidence.refusal(cause, _EXPORT_AGAIN)
     shown, notes = frozenset(earlier.labels), []
     if (evidence.objects["result"] == qupath.result_number(evidence.record.key)).any():
-        shown |= (
-            labels.keys()
-        )  # the import script keeps reviewed objects of the earlier result beside the others
+        # the import script has kept reviewed objects of the earlier result beside the others
+        shown |= labels.keys()
     if unseen := len(labels.keys() - shown):
         notes.append(
             f"{evidence.slide}: exported before {earlier.replaced}, when the slide was classified again: its "
