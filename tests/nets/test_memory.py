@@ -70,7 +70,7 @@ def test_layers_reuse_the_memory_of_those_before_if_it_is_kept(tmp_path: Path) -
     tested.
     """
     write_untrained(tmp_path / "b", patch_px=64, width=16, members=1)
-    assert faults(tmp_path / "b") < 5000
+    assert faults(tmp_path / "b") < 20_000
 
 
 def test_an_ensemble_by_itself_does_not_change_the_process(tmp_path: Path) -> None:
