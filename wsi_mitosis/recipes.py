@@ -12,6 +12,8 @@ from wsi_mitosis.errors import SpecError
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.specs import EnsembleSpec, InputSpec, NetworkSpec
 
+TrainingDomains = Literal["all but test and validation", "all but test"]
+
 
 class DecoderSpec(Spec):
     """The auxiliary decoders.
@@ -50,6 +52,8 @@ class OptimiserSpec(Spec):
         name: `adam` (decay as an L2 term), `adamw` (decoupled), or `muon`: that for the hidden convolutions,
             `adamw` for the rest.
         learning_rate: Learning rate; the highest one if the schedule changes it.
+        head_rate: Factor of the learning rate for the head and the decoders, if the encoder has been trained
+            before; 1 for `muon`.
         schedule: `constant`, or `one-cycle`: up for the share `warm_up` of all steps, then down to nearly 0.
         batch: Samples per step; the last, smaller batch of an epoch is skipped.
     """
@@ -61,6 +65,13 @@ class OptimiserSpec(Spec):
     warm_up: float = Field(ge=0, lt=1)
     batch: int = Field(ge=2)
     epochs: int = Field(ge=1)
+    head_rate: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_one_rate(self) -> Self:
+        if self.name == "muon" and self.head_rate != 1:
+            raise ValueError("'head_rate' should be 1 for muon, which has one learning rate")
+        return self
 
 
 class AugmentationSpec(Spec):
@@ -111,11 +122,20 @@ class SelectionSpec(Spec):
             evaluated.
         members: Number of folds that become members, those of the lowest validation loss; all if there are
             fewer.
+        training_domains: The domains that a fold learns from. With `all but test` the validation domain is
+            one of them: its losses then only show that the training went well.
     """
 
     epoch: Literal["best", "last"]
     every: int = Field(ge=1)
     members: int = Field(ge=1)
+    training_domains: TrainingDomains = "all but test and validation"
+
+    @model_validator(mode="after")
+    def _selects_on_unseen_figures(self) -> Self:
+        if self.training_domains == "all but test" and self.epoch == "best":
+            raise ValueError("'epoch' should be 'last' if the validation domain is trained on")
+        return self
 
 
 class RecipeSpec(Spec):
@@ -124,18 +144,22 @@ class RecipeSpec(Spec):
     Attributes:
         decoders: None trains the classification alone.
         dropout: Dropout in the head's hidden layers.
+        drop_path: Share of the samples for which a residual branch of timm's encoder is skipped, at the
+            deepest one; shallower ones are skipped less often.
         precision: `auto`: bf16 on a GPU that has it, and on a CPU if it is faster in a measurement at the
             start; fp32 otherwise.
-        initial_weights: `random`, or `given`: training needs the checkpoint of an encoder.
+        initial_weights: `random`; `given`: training needs the checkpoint of an encoder; or `package`: a
+            package of the Python package index has it (`io.training.encoders.PACKAGES`).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(ge=0)
-    initial_weights: Literal["random", "given"]
+    initial_weights: Literal["random", "given", "package"]
     precision: Literal["auto", "fp32", "bf16"]
     dropout: float = Field(ge=0, lt=1)
     input: InputSpec
     network: NetworkSpec
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
     decoders: DecoderSpec | None = None
     loss: LossSpec
     optimiser: OptimiserSpec
@@ -145,6 +169,12 @@ class RecipeSpec(Spec):
 
     @model_validator(mode="after")
     def _fits_the_encoder(self) -> Self:
+        if self.network.timm_name is None and self.initial_weights == "package":
+            raise ValueError(
+                "'initial_weights' should be 'random' or 'given' for the backbone preact-resnet50"
+            )
+        if self.network.timm_name is None and self.drop_path:
+            raise ValueError("'drop_path' should be 0 for the backbone preact-resnet50")
         if self.input.patch_px % 8:
             raise ValueError(
                 "'patch_px' in [input] should be a multiple of 8, because the encoder halves it three times"

@@ -18,16 +18,22 @@ from wsi_mitosis.schema import Only, Option, Spec
 from wsi_mitosis.tables import DecimalSign, DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
 from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
 
+Positive = Annotated[float, Field(gt=0)]
+
 
 class InputSpec(Spec):
     """The patches that a bundle classifies: part of the evaluated model, not of a run's options.
 
     Attributes:
         patch_px: Side of the square patch that the network sees, px; even.
-        mpp: Pixel size of that patch, um/px.
+        mpp: Pixel size of what is cut from the slide, um/px.
         mpp_tolerance: Relative; patches of a slide inside it are not resampled.
         pad_value: Grey level 0..255 outside the slide.
         scale: Divisor of pixel values.
+        field_px: Side of what is cut from the slide, and augmented in training, px at `mpp`; even. It is
+            enlarged or shrunk to `patch_px`. None for `patch_px` itself.
+        mean: Subtracted from each channel after the division by `scale`.
+        std: Divisor of each channel after that.
     """
 
     patch_px: int = Field(ge=8, multiple_of=2)
@@ -35,14 +41,47 @@ class InputSpec(Spec):
     mpp_tolerance: float = Field(ge=0, lt=0.5)
     pad_value: int = Field(ge=0, le=255)
     scale: float = Field(gt=0)
+    field_px: int | None = Field(default=None, ge=8, multiple_of=2)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+
+    @property
+    def cut_px(self) -> int:
+        """Side of what is cut from the slide for a view of zoom 1, px at `mpp`."""
+        return self.patch_px if self.field_px is None else self.field_px
 
 
 class NetworkSpec(Spec):
-    """The network of the members."""
+    """The network of the members.
 
-    backbone: Literal["preact-resnet50"]
-    width: int = Field(ge=1, le=64)
+    Attributes:
+        backbone: The encoder: `preact-resnet50`, the paper's, or `timm:<name>`, any encoder of timm that
+            gives feature maps, such as `timm:tf_efficientnet_lite2`.
+        width: Channels after the first convolution of `preact-resnet50`; None for timm's encoders.
+        head: Global average pooling and three fully connected layers.
+    """
+
+    backbone: str = Field(pattern=r"^(preact-resnet50|timm:[a-z][a-z0-9_]*(\.[a-z0-9_]+)?)$")
+    width: int | None = Field(default=None, ge=1, le=64)
     head: Literal["gap-fc3"]
+
+    @model_validator(mode="after")
+    def _has_a_width_or_a_name(self) -> Self:
+        if (self.width is None) == (self.timm_name is None):
+            raise ValueError("'width' belongs to the backbone preact-resnet50, and to no other")
+        return self
+
+    @property
+    def timm_name(self) -> str | None:
+        """The encoder's name in timm; None for `preact-resnet50`."""
+        return self.backbone.removeprefix("timm:") if self.backbone.startswith("timm:") else None
+
+    @property
+    def text(self) -> str:
+        """The network in words."""
+        if self.timm_name is not None:
+            return f"{self.timm_name} of timm, 3 connected layers"
+        return f"HoVer-Net's pre-activated ResNet-50, width {self.width}, 3 connected layers"
 
 
 class EnsembleSpec(Spec):
@@ -51,7 +90,7 @@ class EnsembleSpec(Spec):
     Attributes:
         threshold: A member votes atypical at or above this mean P(atypical) over its views.
         tta: Views of a patch: itself (`none`), with both flips (`flips`), the square's 8 symmetries (`d4`).
-        zooms: For each zoom z the window `patch_px / z`, resampled to `patch_px`, is a further view.
+        zooms: For each zoom z the window `cut_px / z`, resampled to `cut_px`, is a further view.
     """
 
     vote: Literal["majority"]
@@ -90,6 +129,9 @@ class TrainingSpec(Spec):
 
     Attributes:
         samples: File beside the manifest, with a line per sample: its digest, a blank, its domain.
+        encoder_source: Where the weights come from that the encoder started from; None for random ones.
+        encoder_sha256: Digest of their file.
+        encoder_licence: Their licence.
     """
 
     dataset_digest: str
@@ -100,6 +142,9 @@ class TrainingSpec(Spec):
     recipe: str
     seed: int
     code_version: str
+    encoder_source: str | None = None
+    encoder_sha256: str | None = None
+    encoder_licence: str | None = None
 
     @field_validator("samples")
     @classmethod
@@ -652,6 +697,10 @@ class TrainSpec(Spec):
     ]
     encoder_weights: Annotated[
         str | None, _result(help="Checkpoint, for a recipe that starts from one.", metavar="PATH")
+    ] = None
+    encoder_licence: Annotated[
+        str | None,
+        _product(help="Licence of these weights, which the bundle states.", metavar="TEXT"),
     ] = None
     name: Annotated[str | None, _product(help="Name of the bundle.", default="its folder's")] = None
     licence: Annotated[

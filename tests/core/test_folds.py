@@ -231,3 +231,15 @@ def test_nothing_stands_on_two_sides(drawn: list[tuple[int, int, int, int]], ran
             assert samples["domain"][row] != fold.test_domain
             elsewhere = samples["digest"].to_numpy()[np.concatenate([fold.test_rows, fold.validation_rows])]
             assert samples["digest"][row] in set(elsewhere), "nothing is dropped without need"
+
+
+def test_the_validation_domain_can_join_the_training_domains() -> None:
+    samples = plain(("a", "b", "c"))
+    apart, joined = plan_folds(samples), plan_folds(samples, train_on_validation=True)
+    for without, fold in zip(apart, joined, strict=True):
+        assert (fold.test_domain, fold.validation_domain) == (without.test_domain, without.validation_domain)
+        assert set(fold.training_domains) == {"a", "b", "c"} - {fold.test_domain}
+        both = {*without.training_rows.tolist(), *without.validation_rows.tolist()}
+        assert fold.training_rows.tolist() == sorted(both)
+        assert fold.validation_rows.tolist() == without.validation_rows.tolist()
+        assert not both & set(fold.test_rows.tolist())

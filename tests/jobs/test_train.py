@@ -33,6 +33,7 @@ from tests.training_files import (
 from wsi_mitosis import workers
 from wsi_mitosis.errors import InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
+from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.training.runs import FoldFolder
 from wsi_mitosis.io.training.stores import Store
@@ -40,6 +41,7 @@ from wsi_mitosis.jobs import train as job
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.train import TrainResult, run_fold
 from wsi_mitosis.nets.backbone import Backbone
+from wsi_mitosis.nets.members import Ensemble
 from wsi_mitosis.recipes import FoldRecord
 
 ROOT = Path(__file__).parents[2]
@@ -383,18 +385,62 @@ def test_an_encoder_to_start_from_is_part_of_what_a_fold_is(store: Store, tmp_pa
     for seed in (0, 1):
         torch.manual_seed(seed)
         torch.save(Backbone(2).state_dict(), tmp_path / "encoder.pth")
-        options = {"encoder_weights": str(tmp_path / "encoder.pth"), **ONE_FOLD}
+        start = {"encoder_weights": str(tmp_path / "encoder.pth"), "encoder_licence": "MIT"}
+        options = {**start, **ONE_FOLD}
         result, told = trained(recipe, store, tmp_path / "b", **options)
         assert not told.told[-1].kept
         found.append(weights(result))
     assert found[0] != found[1]
 
 
+def test_a_recipe_with_an_encoder_of_timm_becomes_a_bundle(store: Store, tmp_path: Path) -> None:
+    """Given weights, a field that is enlarged, two rates, and the validation domain trained on too."""
+    import timm
+
+    name = "tf_efficientnet_lite0"
+    torch.manual_seed(3)
+    torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "encoder.pth")
+    recipe = tiny_recipe(
+        initial_weights="given",
+        drop_path=0.1,
+        network={"backbone": f"timm:{name}", "width": None},
+        input={"patch_px": 64, "field_px": 32, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        optimiser={"name": "adamw", "head_rate": 2.0, "epochs": 1},
+        selection={"training_domains": "all but test"},
+    )
+    start = {"encoder_weights": str(tmp_path / "encoder.pth"), "encoder_licence": "Apache-2.0"}
+    result, _ = trained(write_recipe(tmp_path / "timm.toml", recipe), store, tmp_path / "b", **start)
+    assert [set(record.training_domains) for record in result.records] == [
+        {"beta", "gamma"}, {"alpha", "gamma"}, {"alpha", "beta"}
+    ]  # fmt: skip
+    assert result.bundle is not None
+    manifest = open_bundle(result.bundle.folder).manifest
+    assert (manifest.network.backbone, manifest.network.width) == (f"timm:{name}", None)
+    assert (manifest.input.cut_px, manifest.input.patch_px, manifest.input.mean) == (32, 64, (0.5, 0.5, 0.5))
+    assert manifest.training is not None
+    assert (manifest.training.encoder_source, manifest.training.encoder_licence) == (
+        "encoder.pth", "Apache-2.0"
+    )  # fmt: skip
+    assert manifest.training.encoder_sha256 == file_sha256(tmp_path / "encoder.pth")
+    crops = store.images(np.arange(8))
+    ensemble = Ensemble(manifest, result.bundle.read_members(), device="cpu")
+    assert ensemble.read_px == 32
+    found = ensemble.predict(np.ascontiguousarray(crops[:, 8:40, 8:40]))
+    assert np.isfinite(found).all()
+    assert found.std() > 0
+
+
+def test_the_licence_of_given_weights_is_asked_for(store: Store, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "given.toml", tiny_recipe(initial_weights="given"))
+    with pytest.raises(SpecError, match="--encoder-licence"):
+        trained(recipe, store, tmp_path / "b", encoder_weights="x.pth")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"folds": ["delta"]}, SpecError, "no fold 'delta'.*There are alpha, beta, gamma"),
-        ({"encoder_weights": "x.pth"}, SpecError, "starts from random weights"),
+        ({"encoder_weights": "x.pth", "encoder_licence": "MIT"}, SpecError, "starts from random weights"),
         ({"validation": {"alpha": "delta"}}, SpecError, "delta"),
         ({"dataset": "nowhere.zarr"}, InputError, "no such store"),
         ({"recipe": "nothing"}, SpecError, "no such recipe.*mtl"),
@@ -447,7 +493,7 @@ def test_what_a_fold_is_keyed_by(store: Store, tmp_path: Path) -> None:
     keys = []
     for validation in ({}, {"alpha": "gamma"}):
         folds = job.plan_folds(store.samples, validation)
-        keys.append([task.key for task in job._tasks(spec, tiny_recipe(), store, folds, tmp_path)])
+        keys.append([task.key for task in job._tasks(spec, tiny_recipe(), store, folds, tmp_path, None)])
     assert keys[0][0] != keys[1][0]
     assert keys[0][1:] == keys[1][1:]
     assert tiny_recipe().input.patch_px == PATCH_PX

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks import preact
 from wsi_mitosis.io.bundles import pack_weights
-from wsi_mitosis.nets.backbone import Features
 from wsi_mitosis.nets.decoders import Decoder, TrainedNetwork
 from wsi_mitosis.nets.members import Member, load_member, member_state
 
 
 def network(width: int = 2, channels: tuple[int, int, int] | None = (8, 4, 2)) -> TrainedNetwork:
     torch.manual_seed(0)
-    return TrainedNetwork(Member(width), channels)
+    return TrainedNetwork(Member(preact(width)), channels)
 
 
 @pytest.mark.parametrize("patch_px", [32, 64])
@@ -29,7 +29,7 @@ def test_the_heads_give_a_class_for_the_figure_and_for_each_pixel(patch_px: int)
 
 def test_the_published_widths_build() -> None:
     with torch.device("meta"):
-        decoder = Decoder(64, (512, 256, 64), 3)
+        decoder = Decoder((256, 512, 1024, 2048), (512, 256, 64), 3)
     shapes = [tuple(block.convolutions[0].weight.shape) for block in decoder.blocks]  # type: ignore[union-attr,index]
     assert shapes == [(512, 2048 + 1024, 3, 3), (256, 512 + 512, 3, 3), (64, 256 + 256, 3, 3)]
 
@@ -38,7 +38,7 @@ def test_each_skip_reaches_the_pixels() -> None:
     """A decoder that left one of the encoder's stages out would give it no gradient."""
     trained = network()
     encoded = trained.member.backbone(torch.rand(2, 3, 32, 32))
-    features = Features(*(stage.detach().requires_grad_() for stage in encoded))  # each on its own
+    features = [level.detach().requires_grad_() for level in encoded.levels]  # each on its own
     assert trained.mask is not None
     trained.mask(features).square().sum().backward()
     assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in features)
@@ -57,7 +57,7 @@ def test_dropping_the_decoders_leaves_the_logits_as_they_are() -> None:
     images = torch.rand(3, 3, 32, 32)
     state = member_state(trained.member)
     assert not [name for name in state if name.startswith(("mask", "pixels"))]
-    pruned = load_member(state, 2, "pruned").eval()
+    pruned = load_member(state, preact(2), "pruned").eval()
     with torch.inference_mode():
         assert torch.equal(pruned(images), trained(images).logits)
 

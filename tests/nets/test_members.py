@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.networks import preact
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
@@ -33,7 +34,7 @@ def crops(bundle: Bundle) -> np.ndarray:
 
 
 def test_the_head_has_the_papers_three_layers() -> None:
-    linear = [layer for layer in Member(64).head if isinstance(layer, nn.Linear)]
+    linear = [layer for layer in Member(preact(64)).head if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [
         (2048, 512),
         (512, 128),
@@ -42,18 +43,16 @@ def test_the_head_has_the_papers_three_layers() -> None:
 
 
 def test_dropout_changes_no_name() -> None:
-    assert set(member_state(Member(2, dropout=0.5))) == set(member_state(Member(2)))
-    assert (
-        sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in Member(2, dropout=0.5).modules())
-        == 2
-    )
+    dropping = Member(preact(2), dropout=0.5)
+    assert set(member_state(dropping)) == set(member_state(Member(preact(2))))
+    assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in dropping.modules()) == 2
 
 
 def test_p_atypical_is_the_mean_softmax_over_zooms_and_views(bundle: Bundle, crops: np.ndarray) -> None:
     """By hand with unfolded members: float32 sums in another order, so not to the last digit."""
     expected = np.empty((len(crops), 5))
     for index, state in enumerate(bundle.read_members()):
-        member = load_member(state, 2, "by hand")
+        member = load_member(state, preact(2), "by hand")
         with torch.inference_mode():
             batch = to_input(crops, 255)
             seen = [v for zoom in (1.0, 0.75) for v in views(zoomed(batch, zoom, 16), "flips")]
@@ -68,7 +67,7 @@ def test_p_atypical_is_the_mean_softmax_over_zooms_and_views(bundle: Bundle, cro
 
 def test_folding_keeps_what_batch_norm_does() -> None:
     torch.manual_seed(0)
-    member = Member(2).eval()
+    member = Member(preact(2)).eval()
     for layer in member.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.3)
@@ -96,12 +95,14 @@ def test_a_cpu_computes_few_crops_at_a_time(
     whole = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
     monkeypatch.setattr(Member, "forward", counted)
     monkeypatch.setattr(members, "CACHED_BYTES", 10 * 8 * 2**10)
-    parts = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
-    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    ensemble = Ensemble(bundle.manifest, states, device="cpu")
+    sizes.clear()  # of the images by which an ensemble finds out how its networks are built
+    np.testing.assert_allclose(ensemble.predict(crops), whole, atol=1e-6)
     assert sizes == [10, 10, 4] * 5 * 6, "five members, six views"
     monkeypatch.setattr(members, "CACHED_BYTES", 1)
+    ensemble = Ensemble(bundle.manifest, states, device="cpu")
     sizes.clear()
-    Ensemble(bundle.manifest, states, device="cpu").predict(crops[:3])
+    ensemble.predict(crops[:3])
     assert sizes == [1] * 3 * 5 * 6
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from tests.dataset_files import figure
+from tests.networks import preact
 from tests.training_files import PATCH_PX, tiny_recipe
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError
@@ -178,7 +179,7 @@ def test_validation_is_of_the_central_patch_without_any_change(sides: tuple[Figu
 
 def test_what_is_chosen_is_a_member_without_decoders(sides: tuple[Figures, Figures]) -> None:
     last = run(sides, optimiser={"epochs": 1})[-1]
-    load_member(last.chosen, 2, "test")
+    load_member(last.chosen, preact(2), "test")
     assert not [name for name in last.chosen if name.startswith(("mask", "pixels"))]
 
 

@@ -104,6 +104,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "trained": manifest.trained,
         "patch_px": manifest.input.patch_px,
         "mpp_um": manifest.input.mpp,
+        "backbone": manifest.network.backbone,
         "width": manifest.network.width,
         "members": len(manifest.member),
         "tta": manifest.ensemble.tta,

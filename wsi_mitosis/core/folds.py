@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +30,15 @@ CLASSES = ("typical", "atypical")
 class Fold:
     """The data of one member. Rows are ascending positions in the table of samples.
 
-    No slide and no figure (by digest) is on two sides. A figure that is on two sides in the data is kept for
-    the test rather than the validation, and for the validation rather than the training. The test sets of all
-    folds are therefore a partition of the data.
+    No slide and no figure (by digest) is on two sides, unless the validation domain is trained on too. A
+    figure that is on two sides in the data is kept for the test rather than the validation, and for the
+    validation rather than the training. The test sets of all folds are therefore a partition of the data.
 
     Attributes:
         name: The test domain in lower case, as a file name: `midog21-aperio-cs2`.
         test_domain: The domain that is used for the test alone.
         validation_domain: The domain on which the epoch is selected.
-        training_domains: All other domains, sorted.
+        training_domains: All other domains, sorted; the validation domain too if it is trained on.
         training_rows: (N,) intp.
         validation_rows: (N,) intp.
         test_rows: (N,) intp.
@@ -55,7 +55,9 @@ class Fold:
     dropped: int = 0
 
 
-def plan_folds(samples: pd.DataFrame, validation: Mapping[str, str] = {}) -> tuple[Fold, ...]:
+def plan_folds(
+    samples: pd.DataFrame, validation: Mapping[str, str] = {}, *, train_on_validation: bool = False
+) -> tuple[Fold, ...]:
     """Plan a fold for each domain, in the order of their sorted names.
 
     The validation domain is the next one in this order, and the first one after the last. The paper states
@@ -64,6 +66,7 @@ def plan_folds(samples: pd.DataFrame, validation: Mapping[str, str] = {}) -> tup
     Args:
         samples: A row per sample with `slide` ("" where unknown), `domain`, `label` (0 or 1) and `digest`.
         validation: Validation domain by test domain, for those that differ.
+        train_on_validation: Whether the validation domain is one of the training domains too.
 
     Raises:
         SpecError: If there are fewer than three domains, a slide is in two of them, `validation` has an
@@ -82,7 +85,17 @@ def plan_folds(samples: pd.DataFrame, validation: Mapping[str, str] = {}) -> tup
     _check_validation(validation, domains)
     following = dict(zip(domains, [*domains[1:], domains[0]], strict=True))
     names = dict(zip(domains, _slugs(domains), strict=True))
-    return tuple(_fold(samples, names[test], test, validation.get(test, following[test])) for test in domains)
+    plan = [_fold(samples, names[test], test, validation.get(test, following[test])) for test in domains]
+    return tuple(map(_joined, plan)) if train_on_validation else tuple(plan)
+
+
+def _joined(fold: Fold) -> Fold:
+    """The fold with its validation domain among the training domains."""
+    return replace(
+        fold,
+        training_domains=tuple(sorted({*fold.training_domains, fold.validation_domain})),
+        training_rows=np.union1d(fold.training_rows, fold.validation_rows),
+    )
 
 
 def plan_table(folds: Sequence[Fold], samples: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
+    from wsi_mitosis.specs import InputSpec
 
 MINUTE = 60
 LIMITS = """## What it must not be used for
@@ -87,8 +88,8 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
     yield f"**Research use only.** {fields['intended_use']}"
     yield ""
     rows = {
-        "input": f"{spec.patch_px} x {spec.patch_px} px at {spec.mpp:g} um/px, RGB / {spec.scale:g}",
-        "network": f"HoVer-Net's pre-activated ResNet-50, width {recipe.network.width}, 3 connected layers",
+        "input": _input(spec),
+        "network": recipe.network.text,
         "trained for": tasks if recipe.decoders else "classification alone",
         "vote": f"{ensemble.vote} at {ensemble.threshold:g}; views: {ensemble.tta}, zooms {zooms}",
         "recipe": fields["training"]["recipe"],
@@ -97,6 +98,16 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
         "licence": fields["licence"],
     }
     yield from table(["", ""], rows.items())
+
+
+def _input(spec: InputSpec) -> str:
+    """The input of the network in words."""
+    enlarged = f", resampled to {spec.patch_px} px" if spec.patch_px != spec.cut_px else ""
+    scaled = f"RGB / {spec.scale:g}"
+    if any(spec.mean) or set(spec.std) != {1.0}:
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (spec.mean, spec.std))
+        scaled += f", less {mean}, divided by {std}"
+    return f"{spec.cut_px} x {spec.cut_px} px at {spec.mpp:g} um/px{enlarged}, {scaled}"
 
 
 def _data(store: Store) -> Iterator[str]:

@@ -211,7 +211,7 @@ class Classifier:
 
     def _plan(self, name: str, slide: Slide) -> PatchPlan:
         spec, zooms = self.bundle.manifest.input, self.bundle.manifest.ensemble.zooms
-        return plan_patches(name, slide.levels, slide.mpp, spec, read_px(spec.patch_px, zooms))
+        return plan_patches(name, slide.levels, slide.mpp, spec, read_px(spec.cut_px, zooms))
 
     def _predict(
         self,

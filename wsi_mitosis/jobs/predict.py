@@ -92,7 +92,7 @@ def predict_crops(crops: NDArray[np.uint8], ensemble: Ensemble, bundle: Bundle) 
         InputError: if the crops are smaller than the bundle's.
     """
     manifest = bundle.manifest
-    centres = cut_centres(crops, read_px(manifest.input.patch_px, manifest.ensemble.zooms), manifest.name)
+    centres = cut_centres(crops, read_px(manifest.input.cut_px, manifest.ensemble.zooms), manifest.name)
     starts = range(0, len(centres), BATCH)
     probabilities = [ensemble.predict(centres[start : start + BATCH]) for start in starts]
     return tally(

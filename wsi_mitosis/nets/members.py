@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,15 +15,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
-from wsi_mitosis.nets.backbone import Backbone
-from wsi_mitosis.nets.views import to_input, views, zoomed
+from wsi_mitosis.nets.encoders import build_encoder, largest_map
+from wsi_mitosis.nets.views import network_input, to_input, views, zoomed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.specs import BundleManifest
+    from wsi_mitosis.specs import BundleManifest, NetworkSpec
     from wsi_mitosis.tables import Tta, Vote
 
 ATYPICAL = 1
@@ -31,39 +31,46 @@ ATYPICAL = 1
 CACHED_BYTES = 8 * 2**20
 """Size of the part of a member's largest feature map that a CPU computes at a time, so that its caches keep
 it from one layer to the next. Measured on two cores, for widths 2 to 64 and patches of 64 and 128 px."""
+FOLDING_PX = 64
+"""Side of the image by which layers are found that follow each other."""
 
 
 class Member(nn.Module):
     """One classifier: the encoder, global average pooling, three fully connected layers.
 
     The paper states the number of layers, not their widths, which are our choice: 2048-512-128-2 for the
-    published width of the encoder.
+    published width of its encoder, C-256-64-2 for an encoder of timm with C channels.
 
     Args:
-        width: Width of the encoder.
+        spec: The network.
         dropout: Share of the features that training drops before the second and the third layer.
+        drop_path: As for `build_encoder`.
+
+    Raises:
+        SpecError: If there is no such encoder.
     """
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, spec: NetworkSpec, dropout: float = 0.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.backbone = Backbone(width)
+        self.backbone = build_encoder(spec, drop_path)
+        first, second = self.backbone.hidden
         self.head = nn.Sequential(
             OrderedDict(
                 pool=nn.AdaptiveAvgPool2d(1),
                 flat=nn.Flatten(),
-                fc1=nn.Linear(32 * width, 8 * width),
+                fc1=nn.Linear(self.backbone.out_channels, first),
                 relu1=nn.ReLU(),
                 drop1=nn.Dropout(dropout),
-                fc2=nn.Linear(8 * width, 2 * width),
+                fc2=nn.Linear(first, second),
                 relu2=nn.ReLU(),
                 drop2=nn.Dropout(dropout),
-                fc3=nn.Linear(2 * width, 2),
+                fc3=nn.Linear(second, 2),
             )
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify (N, 3, P, P) float images in 0..1; return (N, 2) logits: typical, atypical."""
-        logits: Tensor = self.head(self.backbone(images).d3)
+        """Classify (N, 3, P, P) from `network_input`; return (N, 2) logits: typical, atypical."""
+        logits: Tensor = self.head(self.backbone(images).last)
         return logits
 
 
@@ -79,12 +86,12 @@ def member_state(member: Member) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def load_member(state: Mapping[str, NDArray[np.floating]], width: int, subject: object) -> Member:
+def load_member(state: Mapping[str, NDArray[np.floating]], spec: NetworkSpec, subject: object) -> Member:
     """Build a member from stored weights.
 
     Args:
         state: Arrays by name, float16 or float32.
-        width: Width of the encoder.
+        spec: The network.
         subject: The file of the weights, for messages.
 
     Returns:
@@ -94,14 +101,14 @@ def load_member(state: Mapping[str, NDArray[np.floating]], width: int, subject: 
         BundleError: If names, shapes or data types are not the network's, or a value is not finite.
     """
     with torch.device("meta"):  # no memory, and no draw from torch's global generator
-        member = Member(width).eval()
+        member = Member(spec).eval()
     if faults := list(_faults(state, member)):
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise BundleError(
             "; ".join(faults[:3]) + more,
             subject=subject,
             stage="loading weights",
-            remedy=f"They must fit the manifest's width {width}. Take the bundle from its source again",
+            remedy=f"They must fit the network ({spec.text}). Take the bundle from its source again",
         )
     tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
     member.load_state_dict(tensors, assign=True)
@@ -158,17 +165,19 @@ class Ensemble:
     ) -> None:
         self.device = resolve_device(device)
         self._at_once: int | None = None
-        if self.device == "cpu":
-            largest = 4 * 4 * manifest.network.width * manifest.input.patch_px**2  # float32, the first stage
-            self._at_once = max(1, CACHED_BYTES // largest)
         self.tta: Tta = tta or manifest.ensemble.tta
-        self.read_px = read_px(manifest.input.patch_px, manifest.ensemble.zooms)
+        self.read_px = read_px(manifest.input.cut_px, manifest.ensemble.zooms)
         self._manifest, self._vote, self._threads = manifest, vote, threads
-        self._members = [
-            _folded(load_member(state, manifest.network.width, f"{manifest.name}/{spec.file}"))
-            .to(self.device)
-            .to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        members = [
+            load_member(state, manifest.network, f"{manifest.name}/{spec.file}")
             for spec, state in zip(manifest.member, states, strict=True)
+        ]
+        if self.device == "cpu":
+            largest = 4 * largest_map(members[0], manifest.input.patch_px)  # float32
+            self._at_once = max(1, CACHED_BYTES // largest)
+        self._members = [
+            _folded(member).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            for member in members
         ]
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -209,8 +218,9 @@ class Ensemble:
 
     def _classify(self, member: Member, batch: Tensor) -> NDArray[np.float64]:
         """(N,) mean P(atypical) of one member over the views of a (N, 3, S, S) batch."""
-        zooms, patch_px = self._manifest.ensemble.zooms, self._manifest.input.patch_px
-        seen = itertools.chain.from_iterable(views(zoomed(batch, zoom, patch_px), self.tta) for zoom in zooms)
+        zooms, spec = self._manifest.ensemble.zooms, self._manifest.input
+        cut = (zoomed(batch, zoom, spec.cut_px) for zoom in zooms)
+        seen = itertools.chain.from_iterable(views(network_input(patches, spec), self.tta) for patches in cut)
         total, count = torch.zeros(len(batch), dtype=torch.float64, device=batch.device), 0
         for view in seen:
             parts = torch.split(view, self._at_once or len(view))
@@ -229,13 +239,49 @@ class Ensemble:
 
 
 def _folded(member: Member) -> Member:
-    """Fold each batch norm that follows a convolution into the convolution."""
-    for layers in [module for module in member.modules() if isinstance(module, nn.Sequential)]:
-        for (name, layer), (next_name, follower) in itertools.pairwise(list(layers.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(follower, nn.BatchNorm2d):
-                setattr(layers, name, fuse_conv_bn_eval(layer, follower))
-                setattr(layers, next_name, nn.Identity())
+    """Fold each batch norm that follows a convolution into the convolution.
+
+    What follows what is found by classifying one small image, because networks differ in how they name and
+    nest their layers.
+    """
+    names = {module: name for name, module in member.named_modules()}
+    for convolution, norm in _followed(member):
+        # timm's layers have batch norm and activation in one
+        rest = nn.Sequential(*(getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)))
+        _replace(member, names[convolution], fuse_conv_bn_eval(convolution, norm))
+        _replace(member, names[norm], rest if len(rest) else nn.Identity())
     return member
+
+
+def _followed(member: Member) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution whose result goes through a batch norm next."""
+    results: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept, so that their ids stay theirs
+    pairs = []
+
+    def after(convolution: nn.Module, _: object, output: Tensor) -> None:
+        results[id(output)] = cast("nn.Conv2d", convolution), output
+
+    def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in results:
+            pairs.append((results[id(inputs[0])][0], cast("nn.BatchNorm2d", norm)))
+
+    hooks = [
+        module.register_forward_hook(after)
+        if isinstance(module, nn.Conv2d)
+        else module.register_forward_pre_hook(before)
+        for module in member.modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    with torch.inference_mode():
+        member(torch.zeros(1, 3, FOLDING_PX, FOLDING_PX))
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _replace(member: Member, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(member.get_submodule(parent), own, module)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.recipes import OptimiserSpec
 
+ENCODER = "member.backbone."
+"""Start of the names of the encoder's weights in the network."""
 OUTERMOST = ("conv0./.weight", "classify.weight")
 """The first and the last convolutions, which are not hidden and therefore not trained by Muon."""
 
@@ -26,7 +28,14 @@ def build_optimiser(network: nn.Module, spec: OptimiserSpec) -> torch.optim.Opti
     if spec.name == "muon":
         return MuonWithAdamW(network, spec.learning_rate, spec.weight_decay)
     kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    if spec.head_rate == 1:
+        return kind(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    named = list(network.named_parameters())
+    encoder = [parameter for name, parameter in named if name.startswith(ENCODER)]
+    others = [parameter for name, parameter in named if not name.startswith(ENCODER)]
+    rate = spec.head_rate * spec.learning_rate
+    groups = [{"params": encoder, "lr": spec.learning_rate}, {"params": others, "lr": rate}]
+    return kind(groups, weight_decay=spec.weight_decay)
 
 
 class MuonWithAdamW(torch.optim.AdamW):

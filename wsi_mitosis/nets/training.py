@@ -12,7 +12,7 @@ import copy
 import io
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.losses import Losses, Targets, balanced_weights, compute_losses
 from wsi_mitosis.nets.members import ATYPICAL, Member, member_state, resolve_device
 from wsi_mitosis.nets.optimisers import build_optimiser
-from wsi_mitosis.nets.views import to_input, zoomed
+from wsi_mitosis.nets.views import network_input, to_input, zoomed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -216,8 +216,8 @@ def _train_epoch(
         for step in range(steps):
             rows = order[step * batch : (step + 1) * batch]
             crops, targets = _batch(training, rows, recipe, device)  # (B, 3, S, S), (B, S, S)
-            crops = augment(crops, recipe.augmentation, recipe.input.patch_px, generator)
-            targets = targets._replace(masks=crops.masks.long())  # (B, P, P)
+            crops = augment(crops, recipe.augmentation, recipe.input.cut_px, generator)
+            targets = targets._replace(masks=crops.masks.long())  # (B, F, F)
             with _autocast(device, state.precision):
                 outputs = state.network(_scaled(crops.images, recipe))
             losses = compute_losses(outputs, targets, class_weights, recipe.loss.dice)  # fp32
@@ -246,16 +246,19 @@ def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = Non
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        member = Member(recipe.network.width, recipe.dropout)
-        network = TrainedNetwork(member, recipe.decoders.channels if recipe.decoders else None)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
+        member = Member(recipe.network, recipe.dropout, recipe.drop_path)
+        channels = recipe.decoders.channels if recipe.decoders else None
+        network = TrainedNetwork(member, channels, recipe.input.cut_px)
+        own = recipe.network.timm_name is None  # timm has started its own encoder
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d) and (own or not name.startswith("member.backbone.")):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for name, parameter in network.named_parameters():
-            if name.endswith("conv3.weight"):
+            if own and name.endswith("conv3.weight"):
                 nn.init.zeros_(parameter)
     if encoder is not None:
-        member.backbone.load_state_dict(encoder, strict=False)  # all but batch norm's counters
+        backbone = cast("nn.Module", member.backbone)
+        backbone.load_state_dict(encoder, strict=False)  # all but batch norm's counters
     return network
 
 
@@ -274,9 +277,9 @@ def validate(
         for start in range(0, len(figures), recipe.optimiser.batch):
             rows = np.arange(start, min(start + recipe.optimiser.batch, len(figures)))
             crops, targets = _batch(figures, rows, recipe, device)
-            patch_px = recipe.input.patch_px
-            targets = targets._replace(masks=zoomed(crops.masks[:, None], 1, patch_px)[:, 0].long())
-            outputs = network(_scaled(zoomed(crops.images, 1, patch_px), recipe))
+            cut_px = recipe.input.cut_px
+            targets = targets._replace(masks=zoomed(crops.masks[:, None], 1, cut_px)[:, 0].long())
+            outputs = network(_scaled(zoomed(crops.images, 1, cut_px), recipe))
             losses = compute_losses(outputs, targets, class_weights, recipe.loss.dice)
             totals += len(rows) * np.array([float(loss) for loss in (_total(losses, recipe), *losses)])
             probabilities.append(outputs.logits.double().softmax(dim=1)[:, ATYPICAL].cpu().numpy())
@@ -303,7 +306,7 @@ def choose_precision(network: TrainedNetwork, recipe: RecipeSpec, figures: Figur
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     rows = np.arange(min(PROBE, len(figures)))
     crops, _ = _batch(figures, rows, recipe, device)
-    images = _scaled(zoomed(crops.images, 1, recipe.input.patch_px), recipe)
+    images = _scaled(zoomed(crops.images, 1, recipe.input.cut_px), recipe)
     trial = copy.deepcopy(network).train()
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(PROBES):  # in turn, because other programs may use the CPU as well
@@ -330,9 +333,9 @@ def _check(training: Figures, recipe: RecipeSpec, encoder: Mapping[str, Tensor] 
             stage="training",
             remedy="Lower optimiser.batch in the recipe, or train on more figures",
         )
-    if (encoder is not None) != (recipe.initial_weights == "given"):
+    if (encoder is None) != (recipe.initial_weights == "random"):
         raise InputError(
-            "the recipe starts from given weights, but there are none"
+            f"the recipe starts from {recipe.initial_weights} weights, but there are none"
             if encoder is None
             else "the recipe starts from random weights, but weights were given",
             subject=recipe.name,
@@ -349,7 +352,7 @@ def _schedule(
     total = steps + 1  # the schedule is stepped once more after the last step
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        max_lr=recipe.optimiser.learning_rate,
+        max_lr=[group["lr"] for group in optimiser.param_groups],
         total_steps=total,
         pct_start=max(
             recipe.optimiser.warm_up, 2 / total
@@ -372,9 +375,9 @@ def _batch(
 
 
 def _scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
-    """Scale images from 0..1 to the input of the network, channels-last."""
+    """Turn images in 0..1 into the input of the network."""
     scaled = images if recipe.input.scale == WHITE else images * (WHITE / recipe.input.scale)
-    return scaled.contiguous(memory_format=torch.channels_last)
+    return network_input(scaled, recipe.input)
 
 
 def _total(losses: Losses, recipe: RecipeSpec) -> Tensor:

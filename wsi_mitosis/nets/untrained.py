@@ -11,6 +11,7 @@ import torch
 from wsi_mitosis.core.geometry import resampling_weights
 from wsi_mitosis.nets.members import ATYPICAL, Member, member_state
 from wsi_mitosis.nets.views import to_input
+from wsi_mitosis.specs import NetworkSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def stained_noise(number: int, side_px: int, seed: int = 0) -> NDArray[np.uint8]
 
 def _state(seed: int, width: int, crops: torch.Tensor) -> dict[str, NDArray[np.float32]]:
     with torch.random.fork_rng(devices=[]):  # the start values are replaced below
-        member = Member(width).eval()
+        member = Member(NetworkSpec(backbone="preact-resnet50", width=width, head="gap-fc3")).eval()
     state = _drawn(member_state(member), np.random.default_rng(seed))
     _load(member, state)
     with torch.inference_mode():

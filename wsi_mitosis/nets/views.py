@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsi_mitosis.specs import InputSpec
     from wsi_mitosis.tables import Tta
 
 VIEWS: dict[Tta, int] = {"none": 1, "flips": 3, "d4": 8}
@@ -35,6 +36,24 @@ def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device 
     # Read-only crops are copied, because torch warns of memory that it must not write to.
     owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
     return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
+
+
+def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
+    """Turn patches into what the network sees: enlarge or shrink them, then subtract the mean, divide by std.
+
+    Args:
+        patches: (N, 3, F, F), the pixel values divided by the bundle's `scale`; F = `spec.cut_px`.
+        spec: The bundle's input.
+
+    Returns:
+        (N, 3, P, P), P = `spec.patch_px`, channels-last in memory.
+    """
+    if patches.shape[-1] != spec.patch_px:
+        patches = zoomed(patches, spec.patch_px / patches.shape[-1], spec.patch_px)
+    if (spec.mean, spec.std) != ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
+        mean, std = (torch.tensor(values).to(patches).view(3, 1, 1) for values in (spec.mean, spec.std))
+        patches = (patches - mean) / std
+    return patches.contiguous(memory_format=torch.channels_last)
 
 
 def views(batch: Tensor, tta: Tta) -> Iterator[Tensor]:
