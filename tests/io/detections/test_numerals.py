@@ -189,8 +189,9 @@ def grouped(number: str, sign: str) -> str:
 def dialects(draw: st.DrawFn) -> dict:
     decimal = draw(st.sampled_from([".", ","]))
     thousands = draw(st.sampled_from(["", "", " ", "'", NO_BREAK, "," if decimal == "." else "."]))
+    separators = [";", "\t"] if thousands == "." else [",", ";", "\t"]  # beside commas a point is decimal
     return {
-        "separator": draw(st.sampled_from([",", ";", "\t"])),
+        "separator": draw(st.sampled_from(separators)),
         "decimal": decimal,
         "thousands": thousands,
         "places": draw(st.integers(0, 4)),
