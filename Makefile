@@ -31,8 +31,9 @@ audit: .venv/installed ## known holes of the installed packages; asks PyPI, so i
 sbom: .venv/installed ## sbom.json: the installed packages as CycloneDX; needs no network
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json .venv
 
-fuzz: .venv/installed ## 100,000 mutated files through every reader, about ten minutes
+fuzz: .venv/installed ## 100,000 mutated files through every reader, and new examples for the property tests
 	$(BIN)/python -m tests.faults.fuzz --inputs 100000
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m hypothesis
 
 faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"

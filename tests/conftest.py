@@ -12,8 +12,10 @@ from hypothesis import settings
 
 from tests.check_geojson import check
 
-settings.register_profile("suite", deadline=None)  # a slow machine is no fault
-settings.load_profile("suite")
+# A slow machine is no fault. The suite tries the same examples each time, so that a failure is of what changed.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
