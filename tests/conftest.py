@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from tests.check_geojson import check
 
-# A slow machine is no fault. The suite tries the same examples each time, so that a failure is of what changed.
+# A slow machine is no fault. The suite tries the same examples each time: a failure is due to a change.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from wsi_mitosis.core.reviews import OBJECT_COLUMNS, placed_objects
 from wsi_mitosis.units import Bounds, Frame, Mpp
 
 MPP = Mpp(0.25, 0.5)
+Feature = dict[str, Any]
 
 
 class Drawn(NamedTuple):
@@ -93,3 +95,27 @@ def figures_table(*rows: tuple[str | None, float, float, str | None]) -> pd.Data
             "votes_cast": pd.array([None if label is None else 5 for label in labels], dtype="Int16"),
         }
     )
+
+
+# As GeoJSON
+
+
+def moved(features: list[Feature], factor: float = 1, by: tuple[float, float] = (0, 0)) -> list[Feature]:
+    """The objects, which are polygons, in another image: scaled, then shifted, px."""
+    features = copy.deepcopy(features)
+    for feature in features:
+        feature["geometry"]["coordinates"] = [
+            [[round(x * factor + by[0], 2), round(y * factor + by[1], 2)] for x, y in ring]
+            for ring in feature["geometry"]["coordinates"]
+        ]
+    return features
+
+
+def without(features: list[Feature], *names: str) -> list[Feature]:
+    """The objects without some members, such as their ids or measurements."""
+    features = copy.deepcopy(features)
+    for feature in features:
+        for name in names:
+            feature.pop(name, None)
+            feature["properties"].pop(name, None)
+    return features

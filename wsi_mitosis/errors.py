@@ -111,6 +111,11 @@ def _escaped(char: str) -> str:
     return ascii(char)[1:-1]
 
 
+def several(number: int, noun: str) -> str:
+    """Return a number of things in words: `1 slide`, `2 slides`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
     """Return the first names in quotes, and the number of further ones: `'a', 'b', 'c' and 1197 more`."""
     texts = [f"'{name}'" for name in names]

@@ -15,7 +15,15 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from wsi_mitosis.errors import BundleError, DatasetError, InputError
 from wsi_mitosis.schema import Only, Option, Spec
-from wsi_mitosis.tables import DecimalSign, DetectionFormat, LabelSource, MaskProviderName, Tta, Vote
+from wsi_mitosis.tables import (
+    MOST_HOTSPOTS,
+    DecimalSign,
+    DetectionFormat,
+    LabelSource,
+    MaskProviderName,
+    Tta,
+    Vote,
+)
 from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
 
 Positive = Annotated[float, Field(gt=0)]
@@ -345,7 +353,7 @@ HotspotAspect = Annotated[
 ]
 Hotspots = Annotated[
     int,
-    Field(ge=1, le=100),
+    Field(ge=1, le=MOST_HOTSPOTS),
     _assessment(help="Number of hotspots at most; they do not overlap.", metavar="K"),
 ]
 

@@ -193,6 +193,8 @@ change            str       "relabelled", "removed" or "added"
 x_px0, y_px0      float64   where the reviewer has the figure; of a removed one, where the machine has it
 """
 
+MOST_HOTSPOTS = 100
+"""Hotspots that a slide can have."""
 MATCH_UM = 6.25
 """A reviewed object this near to a figure, um, is that figure where their ids do not say so: its centre then
 lies in the circle of 12.5 um that QuPath draws around the figure."""

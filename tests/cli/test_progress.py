@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tests.records import slide_record
 from wsi_mitosis.cli.notes import Notes
-from wsi_mitosis.cli.progress import Reporter, ended, several
+from wsi_mitosis.cli.progress import Reporter, ended
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.errors import several
 from wsi_mitosis.jobs.ledger import RunResult
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.review_files import moved, without
 from tests.runs import slides_in
 from wsi_mitosis.cli import main
 
@@ -180,26 +181,6 @@ def relabelled(feature: Feature, name: str | None = None) -> Feature:
     return feature
 
 
-def moved(features: list[Feature], factor: float = 1, by: tuple[float, float] = (0, 0)) -> list[Feature]:
-    features = copy.deepcopy(features)
-    for feature in features:
-        feature["geometry"]["coordinates"] = [
-            [[round(x * factor + by[0], 2), round(y * factor + by[1], 2)] for x, y in ring]
-            for ring in feature["geometry"]["coordinates"]
-        ]
-    return features
-
-
-def without(features: list[Feature], *names: str) -> list[Feature]:
-    """Without ids or measurements."""
-    features = copy.deepcopy(features)
-    for feature in features:
-        for name in names:
-            feature.pop(name, None)
-            feature["properties"].pop(name, None)
-    return features
-
-
 def with_id(features: list[Feature], name: str | None) -> list[Feature]:
     return [{**feature, "id": name} for feature in features]
 
@@ -226,12 +207,12 @@ COUNTED: dict[str, tuple[Review, dict[str, int], str]] = {
     "a point of a look-alike on a figure": (
         lambda o: [*o, drawn(point(*POINTS[0]), "Non-mitotic figure")],
         {"kept": 3, "removed": 1},
-        r"1 figures are removed by what was drawn on them \('Non-mitotic figure'\)",
+        r"figures removed by what was drawn on them \('Non-mitotic figure'\): 1",
     ),
     "a long box of a look-alike over a figure": (
         lambda o: [*o, drawn(box(POINTS[0][0] + 60, POINTS[0][1], 90, 10), "Look-alike")],
         {"kept": 3, "removed": 1},
-        r"1 figures are removed by what was drawn on them \('Look-alike'\)",
+        r"figures removed by what was drawn on them \('Look-alike'\): 1",
     ),
     "a figure of the class of a look-alike": (
         lambda o: [relabelled(o[0], "Apoptotic body"), *o[1:]],
@@ -253,12 +234,12 @@ COUNTED: dict[str, tuple[Review, dict[str, int], str]] = {
     "the other class on a figure": (
         lambda o: [*o, drawn(point(*POINTS[0]), other_label(o[0]))],
         {"kept": 3, "relabelled": 1},
-        "1 figures are relabelled by a figure that was drawn on them",
+        "figures relabelled by one that was drawn on them: 1",
     ),
     "the same class on a figure": (
         lambda o: [*o, drawn(point(POINTS[0][0] + 20, POINTS[0][1]), label(o[0]))],
         KEPT,
-        "1 figures were drawn on a figure of the same class and count once",
+        "figures drawn on one of the same class, which count once: 1",
     ),
     # ids
     "one id for all": (lambda o: [*with_id(o[:4], "PathDetectionObject"), o[4]], KEPT, ""),
@@ -277,7 +258,7 @@ COUNTED: dict[str, tuple[Review, dict[str, int], str]] = {
     "imported twice": (
         lambda o: [*o, *o],
         KEPT,
-        "4 objects of the review are copies of others and are counted once",
+        "copies of other objects of the review, which are counted once: 4",
     ),
     "a copy that was dragged away": (
         lambda o: [*o, *moved(o[:1], by=(100, 150))],
@@ -293,7 +274,7 @@ COUNTED: dict[str, tuple[Review, dict[str, int], str]] = {
     "a figure eight on a figure": (
         lambda o: [*o, drawn(eight(*POINTS[1]), label(o[1]))],
         KEPT,
-        "of the same class and count once",
+        "of the same class, which count once",
     ),
     "a ring without extent across": (
         lambda o: [*o, drawn(box(*FREE, 0.0), "Atypical")],
@@ -480,7 +461,7 @@ def test_a_review_before_fewer_candidates(world: World) -> None:
     world.classify(POINTS[:3])
     seen = world.recount(before)
     assert (seen.status, seen.numbers()) == (0, {"kept": 3, "added": 1})
-    assert "1 figures that its reviewer saw are not in the present result" in seen.text
+    assert "figures that its reviewer saw, and that are not in the present result: 1." in seen.text
     assert world.recount([*before[:3], before[4]]).numbers() == KEPT | {"kept": 3}
 
 
@@ -490,7 +471,7 @@ def test_a_review_before_other_candidates(world: World) -> None:
     seen = world.recount(before[2:])
     assert (seen.status, seen.numbers()) == (0, {"kept": 2, "unseen": 2})
     assert "never saw 2 of the figures" in seen.text
-    assert "2 figures that its reviewer saw are not in the present result" in seen.text
+    assert "figures that its reviewer saw, and that are not in the present result: 2." in seen.text
 
 
 def test_a_review_before_more_candidates_without_measurements(world: World) -> None:

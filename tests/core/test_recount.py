@@ -261,13 +261,13 @@ def test_a_figure_of_another_class_that_is_drawn_on_one_relabels_it() -> None:
     row = found.table.iloc[0]
     assert (row["label_machine"], row["label_reviewed"], row["matched_by"]) == ("atypical", "typical", "id")
     assert (row["x_px0"], row["y_px0"], row["moved_um"]) == (100, 100, 0)
-    assert found.notes == ("a.svs: 1 figures are relabelled by a figure that was drawn on them",)
+    assert found.notes == ("a.svs: figures relabelled by one that was drawn on them: 1",)
 
 
 def test_a_figure_of_the_same_class_that_is_drawn_on_one_counts_once() -> None:
     found = _compare(*UNTOUCHED, Drawn(*NEAR, "AMF", "drawn"))
     assert _changes(found) == KEPT
-    assert found.notes == ("a.svs: 1 figures were drawn on a figure of the same class and count once",)
+    assert found.notes == ("a.svs: figures drawn on one of the same class, which count once: 1",)
 
 
 def test_beyond_the_distance_a_figure_is_added() -> None:
@@ -298,16 +298,16 @@ def test_a_figure_that_was_changed_is_not_changed_again_by_what_lies_on_it(on: D
 def test_what_is_drawn_on_a_changed_figure_and_agrees_with_it_counts_once() -> None:
     found = _compare(Drawn(100, 100, "NMF", "k"), *UNTOUCHED[1:], Drawn(*NEAR, "NMF", "drawn"))
     assert _changes(found) == KEPT | {"k": "relabelled"}
-    assert found.notes == ("a.svs: 1 figures were drawn on a figure of the same class and count once",)
+    assert found.notes == ("a.svs: figures drawn on one of the same class, which count once: 1",)
 
 
 def test_two_that_are_drawn_on_one_figure_must_agree() -> None:
     two = Drawn(*NEAR, "NMF", "drawn"), Drawn(100, 90, "Typical", "more")
     found = _compare(*UNTOUCHED, *two)
     assert _changes(found) == KEPT | {"k": "relabelled"}
-    assert [note.split(": ")[1][:30] for note in found.notes] == [
-        "1 figures are relabelled by a figure"[:30],
-        "1 figures were drawn on a figure"[:30],
+    assert [note.split(": ")[1:] for note in found.notes] == [
+        ["figures relabelled by one that was drawn on them", "1"],
+        ["figures drawn on one of the same class, which count once", "1"],
     ]
     with pytest.raises(DetectionsError, match=r"feature 6 .* is of class 'Imposter'"):
         _compare(*UNTOUCHED, Drawn(*NEAR, "AMF", "drawn"), Drawn(*NEAR, "Imposter"))
@@ -320,7 +320,8 @@ def test_two_that_are_drawn_on_one_figure_must_agree() -> None:
 def test_a_wide_figure_beside_one_that_it_covers_is_added_by_name(extent: float, covers: bool) -> None:
     found = _compare(*UNTOUCHED, Drawn(120, 120, "NMF", "new", extent=extent))  # 11.2 um from k
     assert _changes(found) == KEPT | {"new": "added"}
-    note = "a.svs: 1 added figures cover a figure farther than 6 um from their centre, and both count"
+    beside = "another one farther than 6 um from their centre, and count beside it"
+    note = f"a.svs: added figures that cover {beside}: 1"
     assert found.notes == ((note,) if covers else ())
 
 
@@ -331,7 +332,7 @@ def test_a_look_alike_that_is_drawn_on_a_figure_removes_it(name: str) -> None:
     row = found.table.iloc[0]
     assert (row["label_machine"], row["label_reviewed"], row["matched_by"]) == ("atypical", None, None)
     assert math.isnan(row["moved_um"])
-    assert found.notes == (f"a.svs: 1 figures are removed by what was drawn on them ('{name}')",)
+    assert found.notes == (f"a.svs: figures removed by what was drawn on them ('{name}'): 1",)
     assert agreement_of([found.table])["matched"] == 3
 
 
@@ -364,7 +365,7 @@ def test_the_nearest_figure_is_relabelled() -> None:
 def test_two_marks_on_one_figure_remove_one() -> None:
     found = _compare(*UNTOUCHED, Drawn(*NEAR, "Imposter"), Drawn(100, 95, "Ignore*"))
     assert _changes(found) == KEPT | {"k": "removed"}
-    assert "1 figures are removed" in found.notes[0]
+    assert found.notes[0].endswith("): 1")
 
 
 def test_a_look_alike_on_an_added_figure_contradicts_it() -> None:
@@ -376,9 +377,7 @@ def test_added_figures_that_lie_on_each_other_all_count_and_are_named() -> None:
     three = Drawn(700, 700, "AMF", "a"), Drawn(710, 700, "NMF", "b"), Drawn(900, 700, "NMF", "c")
     found = _compare(*UNTOUCHED, *three)
     assert _changes(found) == KEPT | dict.fromkeys("abc", "added")
-    assert found.notes == (
-        "a.svs: 2 added figures lie within 6 um of another added one, and all of them count",
-    )
+    assert found.notes == ("a.svs: added figures within 6 um of another added one, all of which count: 2",)
     assert _compare(*UNTOUCHED, *three[1:]).notes == _compare(*UNTOUCHED, three[0]).notes == ()
 
 

@@ -246,8 +246,8 @@ def test_a_result_before_fewer_candidates_showed_more_figures() -> None:
     )
     assert shown == set(_machine()["figure_id"])
     assert notes == (
-        "a.svs: 1 figures that its reviewer saw are not in the present result. Those that the review still "
-        "has are counted as added",
+        "a.svs: figures that its reviewer saw, and that are not in the present result: 1. Those that the "
+        "review still has are counted as added",
     )
 
 

@@ -112,10 +112,10 @@ def test_an_area_of_a_class_of_figures_is_named_with_what_lies_under_it(name: st
     assert (len(found.figures), found.areas) == (3, ())
     assert found.notes == (
         f"a.svs: feature 4, an area of class '{name}', has no effect: it is 75 um wide, and a figure is at "
-        "most 50 um wide. 2 figures lie under it, and their own classes count",
+        "most 50 um wide. Figures under it, whose own classes count: 2",
     )
     alone = _review(Drawn(150, 150, name, extent=200))
-    assert "0 figures lie under it" in alone.notes[0]
+    assert alone.notes[0].endswith("whose own classes count: 0")
 
 
 def test_a_figure_that_was_drawn_wider_is_the_same_figure() -> None:
@@ -137,7 +137,7 @@ def test_classes_of_areas_are_named() -> None:
 def test_copies_of_an_object_count_once() -> None:
     found = _review(*[Drawn(1, 2, "AMF", "a")] * 2, Drawn(1, 2, "Atypical", "new"))
     assert _figures(found) == [("a", 1, 2, "atypical")]
-    assert found.notes == ("a.svs: 2 objects of the review are copies of others and are counted once",)
+    assert found.notes == ("a.svs: copies of other objects of the review, which are counted once: 2",)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_copies_of_an_object_count_once() -> None:
     ],
 )
 def test_copies_that_contradict_each_other_are_refused(rows: list[Drawn]) -> None:
-    with pytest.raises(DetectionsError, match=r"feature 1 at .* stands there twice, with different classes"):
+    with pytest.raises(DetectionsError, match=r"feature 1 at .* lies there twice, with different classes"):
         _review(*rows)
 
 
@@ -201,7 +201,7 @@ def test_an_unknown_id_at_one_place_is_one_object() -> None:
     rows = Drawn(300, 100, "AMF", "new"), Drawn(300.02, 100, "AMF", "new")
     found = _review(*rows)
     assert _figures(found) == [("new", 300, 100, "atypical")]
-    assert "1 objects" in found.notes[0]
+    assert found.notes[0].endswith("which are counted once: 1")
 
 
 def test_ids_of_others_are_not_touched_by_copies() -> None:

@@ -497,7 +497,7 @@ def test_a_table_in_place_of_regions_fails_its_slide(
     (folder / name).write_text("x,y\n1,2\n")
     result = run(slides, detections, out, small_bundle, output={"regions": str(folder)})
     assert result.statuses == {"a.tiff": "done", "b.tiff": "failed"}
-    assert f"{name}: reading regions: regions must be GeoJSON, and this is not" in result.errors["b.tiff"]
+    assert f"{name}: reading regions: this is csv, not GeoJSON" in result.errors["b.tiff"]
 
 
 def test_a_folder_without_regions_of_the_slides_says_that_it_is_of_regions(

@@ -218,7 +218,7 @@ def test_what_is_drawn_on_a_figure_corrects_it_by_name(results: Path, tmp_path: 
         result = recount(results, tmp_path / label)
         relabelled = change[_class(figures[0])]
         assert (result.agreement["relabelled"], result.agreement["added"]) == (relabelled, 0)
-        drawn = "are relabelled by a figure" if relabelled else "of the same class and count once"
+        drawn = "figures relabelled by one" if relabelled else "figures drawn on one of the same class"
         assert any(drawn in warning for warning in result.warnings)
 
 

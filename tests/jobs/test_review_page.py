@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.review_files import moved, without
 from tests.runs import candidates_csv, run, slides_in
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.recount import recount
@@ -66,26 +67,6 @@ def box(x: float, y: float, half: float) -> Feature:
     sides = x - half, y - half, x + half, y + half
     corners = [(0, 1), (2, 1), (2, 3), (0, 3), (0, 1)]
     return {"type": "Polygon", "coordinates": [[[sides[a], sides[b]] for a, b in corners]]}
-
-
-def moved(features: Features, factor: float = 1, by: tuple[float, float] = (0, 0)) -> Features:
-    features = copy.deepcopy(features)
-    for feature in features:
-        rings = feature["geometry"]["coordinates"]
-        feature["geometry"]["coordinates"] = [
-            [[round(x * factor + by[0], 2), round(y * factor + by[1], 2)] for x, y in ring] for ring in rings
-        ]
-    return features
-
-
-def without(features: Features, *names: str) -> Features:
-    """Without ids or measurements."""
-    features = copy.deepcopy(features)
-    for feature in features:
-        for name in names:
-            feature.pop(name, None)
-            feature["properties"].pop(name, None)
-    return features
 
 
 def relabelled(feature: Feature) -> Feature:
@@ -168,8 +149,8 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         with_fewer_before,
     ),
     "fewer since": (
-        "1 figures that its reviewer saw are not in the present result. Those that the review still has are "
-        "counted as added",
+        "figures that its reviewer saw, and that are not in the present result: 1. Those that the review "
+        "still has are counted as added",
         with_more_before,
     ),
     "another run": ("it was exported from another result, with other figures or labels", of_another_run),
@@ -187,15 +168,15 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         lambda r: without(moved(r.objects(), 0.5), "id"),
     ),
     "copies": (
-        "a.tiff: 1 objects of the review are copies of others and are counted once",
+        "a.tiff: copies of other objects of the review, which are counted once: 1",
         lambda r: [*r.objects(), r.objects()[0]],
     ),
     "twice": (
-        "stands there twice, with different classes",
+        "lies there twice, with different classes",
         lambda r: [*r.objects(), drawn(point(*FREE), "AMF"), drawn(point(*FREE), "NMF")],
     ),
     "drawn on": (
-        "a.tiff: 1 figures are relabelled by a figure that was drawn on them",
+        "a.tiff: figures relabelled by one that was drawn on them: 1",
         lambda r: on_a_figure(r, other_class(r.objects()[0])),
     ),
     "drawn on a reviewed one": (
@@ -203,11 +184,12 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         lambda r: _contradiction(r),
     ),
     "drawn beside": (
-        "a.tiff: 1 added figures cover a figure farther than 6.25 um from their centre, and both count",
+        "a.tiff: added figures that cover another one farther than 6.25 um from their centre, and count "
+        "beside it: 1",
         lambda r: [*r.objects(), drawn(box(POINTS[0][0] + 40, POINTS[0][1], 45), "Typical")],
     ),
     "moved far": (
-        "a.tiff: 1 figures were moved by more than 50 um, as their ids say",
+        "a.tiff: figures moved by more than 50 um, as their ids say: 1",
         lambda r: [*moved(r.objects()[:1], by=(-300, 100)), *r.objects()[1:]],
     ),
     "selected": (
@@ -215,7 +197,7 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         lambda r: r.objects()[:2],
     ),
     "mark": (
-        "a.tiff: 1 figures are removed by what was drawn on them ('Non-mitotic figure')",
+        "a.tiff: figures removed by what was drawn on them ('Non-mitotic figure'): 1",
         lambda r: on_a_figure(r, "Non-mitotic figure"),
     ),
     "line": (
@@ -234,8 +216,8 @@ MESSAGES: dict[str, tuple[str, Callable[[Results], Features]]] = {
         lambda r: on_a_figure(r, "Typical", half=110),
     ),
     "area": (
-        "a.tiff: 1 areas that were drawn in the review ('Ignore*') have no effect. Pass "
-        "--regions-from-review to count in them, or to cut them out",
+        "a.tiff: what was drawn in the review has no effect (1 area: 'Ignore*'). Pass "
+        "--regions-from-review to count in it, or to cut it out",
         lambda r: on_a_figure(r, "Ignore*", half=110),
     ),
 }

@@ -69,8 +69,8 @@ def test_a_drawn_area_has_no_effect_unless_it_is_asked_for(tmp_path: Path, small
     told = reviewed(out, more)
     assert counts(out) == {}
     assert told.warnings == [
-        "a.tiff: 2 areas that were drawn in the review ('Tumor', no class) have no effect. Pass "
-        "--regions-from-review to count in them, or to cut them out"
+        "a.tiff: what was drawn in the review has no effect (2 areas: 'Tumor', no class). Pass "
+        "--regions-from-review to count in it, or to cut it out"
     ]
     told = reviewed(out, more, regions_from_review=True)
     assert counts(out) == {"left": (2, 2), "Region 7": (0, 0), "all regions": (2, 2)}
@@ -130,7 +130,10 @@ def test_a_region_of_the_run_that_was_changed(
     out = classified(tmp_path, small_bundle, own)
     told = reviewed(out, review)
     assert counts(out) == {"left": (2, 2), "right": (2, 2), "all regions": (4, 4)}
-    assert any("the regions 'right' of the run are not in the review" in note for note in told.warnings)
+    assert any(
+        "regions of the run that are not in the review, or were changed: 'right'" in note
+        for note in told.warnings
+    )
     reviewed(out, review, regions_from_review=True)
     assert counts(out) == after
 

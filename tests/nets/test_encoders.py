@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -88,6 +89,18 @@ def test_the_decoders_give_a_class_for_each_pixel_of_the_field() -> None:
     )  # fmt: skip
 
 
+def test_drop_path_skips_branches_in_training_alone() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(timm_network(LITE), drop_path=0.5)
+    images = torch.rand(2, 3, 64, 64)
+    network = cast("nn.Module", encoder).eval()
+    with torch.inference_mode():
+        assert torch.equal(encoder(images).last, encoder(images).last)
+        for layer in network.modules():
+            layer.training = type(layer).__name__ == "DropPath"
+        assert not torch.equal(encoder(images).last, encoder(images).last)
+
+
 def test_folding_keeps_what_batch_norm_and_activation_do(member: Member) -> None:
     folded = members._folded(copy.deepcopy(member))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
@@ -100,13 +113,16 @@ def test_a_channels_last_network_is_stored_in_the_order_of_its_axes(member: Memb
     """safetensors writes an array in the order of its memory, which is another one for channels-last."""
     turned = copy.deepcopy(member).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = member_state(turned)
-    assert not all(array.flags["C_CONTIGUOUS"] for array in state.values()) or state
-    stored = load(pack_weights({name: np.asarray(array) for name, array in state.items()}, "x"))
+    assert not all(array.flags["C_CONTIGUOUS"] for array in state.values())
+    stored = load(pack_weights(state, "x"))
+    for name, array in member_state(member).items():
+        np.testing.assert_array_equal(stored[name], array.astype(np.float16))
     back = load_member(stored, timm_network(LITE), "test")
     images = torch.rand(4, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(back(images), member(images), rtol=0.02, atol=0.02)
-        assert (back(images) - member(images)).abs().max() > 0, "float16 rounds"
+        expected = member(images)
+        apart = (back(images) - expected).abs().max() / expected.std()
+    assert 0 < apart < 0.05, "float16 rounds, and does no more"
 
 
 @pytest.mark.parametrize("spec", [preact(3), timm_network(LITE)])

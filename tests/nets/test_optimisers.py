@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.training_files import tiny_recipe
+from wsi_mitosis.nets import training
 from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.optimisers import MuonWithAdamW, build_optimiser
 from wsi_mitosis.nets.training import build_network
@@ -107,3 +108,31 @@ def test_no_gradient_outlives_its_step() -> None:
 def test_weights_that_it_could_not_reach_are_refused() -> None:
     with pytest.raises(RuntimeError, match="view"):
         build_optimiser(build_network(tiny_recipe()), spec())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_head_and_decoders_can_have_a_rate_of_their_own(name: str) -> None:
+    plain, faster = (moved(spec(name=name, weight_decay=0.0, head_rate=rate)) for rate in (1.0, 3.0))
+    for weight, step in faster.items():
+        factor = 1.0 if weight.startswith("member.backbone.") else 3.0
+        torch.testing.assert_close(step, factor * plain[weight], rtol=1e-3, atol=1e-7)
+    assert any(not weight.startswith("member.backbone.") for weight in faster)
+
+
+def test_the_schedule_keeps_the_rates_of_head_and_encoder_apart() -> None:
+    recipe = tiny_recipe(optimiser={"name": "adamw", "head_rate": 3.0, "schedule": "one-cycle"})
+    optimiser = build_optimiser(network(), recipe.optimiser)
+    schedule = training._schedule(optimiser, recipe, 20)
+    rates = []
+    for _ in range(20):
+        optimiser.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr())
+    assert max(rate for rate, _ in rates) == pytest.approx(recipe.optimiser.learning_rate, rel=0.01)
+    for encoder, heads in rates:
+        assert heads == pytest.approx(3 * encoder)
+
+
+def test_muon_has_one_rate() -> None:
+    with pytest.raises(ValueError, match="head_rate"):
+        spec(head_rate=2.0)

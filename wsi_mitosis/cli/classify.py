@@ -96,7 +96,8 @@ def run_and_render(
 
 
 def _as_lines(result: BatchResult) -> list[str]:
-    from wsi_mitosis.cli.progress import ended, several
+    from wsi_mitosis.cli.progress import ended
+    from wsi_mitosis.errors import several
 
     counted = [row for row in result.rows if row["slide"] in result.statuses and row["status"] == "done"]
     atypical, classified, excluded = (

@@ -49,7 +49,8 @@ def _as_data(result: DetectResult) -> dict[str, Any]:
 
 
 def _as_lines(result: DetectResult) -> list[str]:
-    from wsi_mitosis.cli.progress import ended, several
+    from wsi_mitosis.cli.progress import ended
+    from wsi_mitosis.errors import several
 
     parts = result.out.with_name(f"{result.out.name}.parts")
     candidates = several(sum(result.candidates.values()), "candidate")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsi_mitosis.cli.notes import Notes
-from wsi_mitosis.errors import listed, printable
+from wsi_mitosis.errors import listed, printable, several
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,11 +42,6 @@ def _without_patch(outcome: SlideOutcome[Any], record: SlideRecord | None) -> in
     if outcome.status == "failed" or record is None:
         return 0
     return record.counts.candidates if outcome.result is None else record.counts.excluded
-
-
-def several(number: int, noun: str) -> str:
-    """`1 slide`, `2 slides`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def ended(result: RunResult, run_file: Path) -> list[str]:

@@ -128,7 +128,7 @@ def _as_data(result: RecountResult) -> dict[str, Any]:
 
 
 def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
-    from wsi_mitosis.cli.progress import several
+    from wsi_mitosis.errors import several
 
     agreement = result.agreement
     slides = agreement["slides"]

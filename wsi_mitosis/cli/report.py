@@ -56,7 +56,7 @@ def _as_data(result: ReportResult) -> dict[str, Any]:
 
 
 def _as_text(result: ReportResult) -> str:
-    from wsi_mitosis.cli.progress import several
+    from wsi_mitosis.errors import several
 
     pictured = len(result.pictured) - len(result.without_picture)
     return (

@@ -41,7 +41,7 @@ def command(folder: Path, *, as_json: bool, quiet: bool, verbose: bool) -> int:
 
 
 def _lines(status: FolderStatus, *, verbose: bool) -> Iterator[str]:
-    from wsi_mitosis.cli.progress import several
+    from wsi_mitosis.errors import several
 
     yield _run_line(status)
     if status.progress is not None and status.is_at_work:

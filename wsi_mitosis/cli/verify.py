@@ -43,7 +43,7 @@ def _as_data(result: Verification) -> dict[str, Any]:
 
 
 def _as_lines(result: Verification, *, verbose: bool) -> Iterator[str]:
-    from wsi_mitosis.cli.progress import several
+    from wsi_mitosis.errors import several
     from wsi_mitosis.jobs.verify import MEANING
 
     for finding in result.findings:

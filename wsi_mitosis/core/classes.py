@@ -112,7 +112,7 @@ def label_of_class(name: str, given: Mapping[str, ReviewLabel]) -> ReviewLabel |
     """
     if (own := given.get(class_key(name))) is not None:
         return own
-    if qupath.is_ignored_class(name) or qupath.is_hotspot_class(name.partition(":")[0].strip()):
+    if qupath.is_ignored_class(name) or qupath.is_hotspot_class(qupath.base_class(name)):
         return "none"
     label = figure_label(name)
     return "none" if label is None and is_look_alike(name) else label

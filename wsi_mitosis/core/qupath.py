@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from wsi_mitosis.tables import MOST_HOTSPOTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -63,6 +65,11 @@ def figure_class(label: str, *, trained: bool) -> str:
             `Untrained`.
     """
     return f"{TRAINED_FAMILY if trained else UNTRAINED_FAMILY}{CLASS_SEPARATOR}{label.capitalize()}"
+
+
+def base_class(name: str) -> str:
+    """Return the class that a class is derived from, or the class itself."""
+    return name.partition(CLASS_SEPARATOR.strip())[0].strip()
 
 
 def is_ignored_class(name: str) -> bool:
@@ -161,6 +168,11 @@ def figure_ids(identity: str, x_px0: ArrayLike, y_px0: ArrayLike) -> list[str]:
         str(uuid.uuid5(ID_NAMESPACE, f"{identity}:{x}:{y}"))
         for x, y in zip(across.tolist(), down.tolist(), strict=True)
     ]
+
+
+def hotspot_ids(identity: str) -> frozenset[str]:
+    """Return the ids of all hotspots that a slide can have."""
+    return frozenset(hotspot_id(identity, rank) for rank in range(1, MOST_HOTSPOTS + 1))
 
 
 def hotspot_id(identity: str, rank: int) -> str:

@@ -295,12 +295,12 @@ def _notes(slide: str, corrected: Mapping[str, int], marked: list[str]) -> list[
     """Notes about what was drawn on figures."""
     notes = []
     if number := corrected["relabelled"]:
-        notes.append(f"{slide}: {number} figures are relabelled by a figure that was drawn on them")
+        notes.append(f"{slide}: figures relabelled by one that was drawn on them: {number}")
     if number := corrected["drawn twice"]:
-        notes.append(f"{slide}: {number} figures were drawn on a figure of the same class and count once")
+        notes.append(f"{slide}: figures drawn on one of the same class, which count once: {number}")
     if marked:
         names = listed(dict.fromkeys(marked))
-        notes.append(f"{slide}: {len(marked)} figures are removed by what was drawn on them ({names})")
+        notes.append(f"{slide}: figures removed by what was drawn on them ({names}): {len(marked)}")
     return notes
 
 
@@ -308,8 +308,8 @@ def _covering(table: pd.DataFrame, added: pd.DataFrame, place: _Place) -> list[s
     """A note about added figures that are so wide that another one lies under them, far from their centre."""
     present = table[table["label_reviewed"].notna()]
     number = sum(bool(place.under(row, present)) for row in added.to_dict("records"))
-    beside = f"cover a figure farther than {place.distance_um:g} um from their centre, and both count"
-    return [f"{place.slide}: {number} added figures {beside}"] if number else []
+    beside = f"another one farther than {place.distance_um:g} um from their centre, and count beside it"
+    return [f"{place.slide}: added figures that cover {beside}: {number}"] if number else []
 
 
 def _close(table: pd.DataFrame, place: _Place) -> list[str]:
@@ -320,8 +320,8 @@ def _close(table: pd.DataFrame, place: _Place) -> list[str]:
     centres_um = _xy(added) * place.scale
     apart = cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]
     number = int((apart <= place.distance_um).sum())
-    near = f"within {place.distance_um:g} um of another added one, and all of them count"
-    return [f"{place.slide}: {number} added figures lie {near}"] if number else []
+    near = f"within {place.distance_um:g} um of another added one, all of which count"
+    return [f"{place.slide}: added figures {near}: {number}"] if number else []
 
 
 def _matched(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _OURS = 5
 """Version of the UUIDs that this program makes. Those of QuPath's own objects are random, version 4."""
-_MOST_HOTSPOTS = 100
 _SAME_P = 1e-5
 """Probabilities that differ by less are the same: they have 6 digits, and QuPath keeps float32."""
 _SAMPLE = 50
@@ -113,8 +112,7 @@ def _check_slide(evidence: Evidence, slide_of: Callable[[Collection[str]], str |
     """Refuse a review most of whose figures have ids of another slide; return a note on fewer such ids."""
     objects, digest = evidence.objects, evidence.record.slide.digest
     made = objects[objects["object_id"].map(_is_ours).astype(bool)]
-    hotspots = {qupath.hotspot_id(digest, rank) for rank in range(1, _MOST_HOTSPOTS + 1)}
-    known = {*evidence.machine["figure_id"], *hotspots}
+    known = {*evidence.machine["figure_id"], *qupath.hotspot_ids(digest)}
     known.update(name for one in evidence.earlier.results for name in (*one.atypical, *one.typical))
     strange = made[~made["object_id"].isin(known)]
     share = f"{len(strange)} of {len(made)} ids in it"
@@ -205,8 +203,8 @@ def _of_earlier_result(evidence: Evidence, earlier: EarlierResult) -> Shown:
         )
     if gone := len(shown - labels.keys()):
         notes.append(
-            f"{evidence.slide}: {gone} figures that its reviewer saw are not in the present result. Those "
-            "that the review still has are counted as added"
+            f"{evidence.slide}: figures that its reviewer saw, and that are not in the present result: "
+            f"{gone}. Those that the review still has are counted as added"
         )
     return Shown(shown, tuple(notes))
 

@@ -117,7 +117,7 @@ def reviewed_figures(
     copies += others
     notes = _notes_on_areas(areas, figures, slide)
     if copies:
-        notes += (f"{slide}: {copies} objects of the review are copies of others and are counted once",)
+        notes += (f"{slide}: copies of other objects of the review, which are counted once: {copies}",)
     return Review(
         figures[["figure_id", "x_px0", "y_px0", "label", "feature", "width", "height"]].reset_index(
             drop=True
@@ -151,7 +151,7 @@ def _may_be_regions(areas: pd.DataFrame) -> NDArray[np.bool_]:
 def _notes_on_areas(areas: pd.DataFrame, figures: pd.DataFrame, slide: str) -> tuple[str, ...]:
     """Notes on areas whose class says that they are single figures."""
     named = areas[~_may_be_regions(areas)]
-    drawn = named[[not qupath.is_hotspot_class(name.partition(":")[0]) for name in named["class"]]]
+    drawn = named[[not qupath.is_hotspot_class(qupath.base_class(name)) for name in named["class"]]]
     places = figures[["x_px0", "y_px0"]].to_numpy(np.float64)
     notes = []
     for row in drawn.to_dict("records"):
@@ -160,7 +160,7 @@ def _notes_on_areas(areas: pd.DataFrame, figures: pd.DataFrame, slide: str) -> t
         notes.append(
             f"{slide}: feature {row['feature']}, an area of class '{row['class']}', has no effect: it is "
             f"{row['extent_um']:.0f} um wide, and a figure is at most {qupath.LEAST_REGION_UM:g} um wide. "
-            f"{over} figures lie under it, and their own classes count"
+            f"Figures under it, whose own classes count: {over}"
         )
     return tuple(notes)
 
@@ -230,7 +230,7 @@ def _once(objects: pd.DataFrame, slide: str, keys: list[Any]) -> tuple[pd.DataFr
     differ = groups.transform("nunique") > 1
     if differ.any():
         raise DetectionsError(
-            f"{_object_name(objects[differ].iloc[0])} stands there twice, with different classes",
+            f"{_object_name(objects[differ].iloc[0])} lies there twice, with different classes",
             subject=slide,
             stage=STAGE,
             remedy="Delete one of the two in QuPath: it does not replace what was imported before",
@@ -248,7 +248,7 @@ def _marks(objects: pd.DataFrame, machine: pd.DataFrame) -> pd.DataFrame:
         (objects["label"] == "none")
         & (objects["kind"] == "annotation")
         & ~objects["figure_id"].isin(set(machine["figure_id"].dropna()))
-        & ~objects["class"].map(lambda name: qupath.is_hotspot_class(str(name).partition(":")[0]))
+        & ~objects["class"].map(lambda name: qupath.is_hotspot_class(qupath.base_class(str(name))))
     )
     columns = ["figure_id", "x_px0", "y_px0", "class", "feature", "width", "height"]
     return objects.loc[is_mark, columns].reset_index(drop=True)

@@ -11,7 +11,14 @@ import pandas as pd
 
 from wsi_mitosis.core.assessments import AssessedSlide, Assessment, assess_places
 from wsi_mitosis.core.classes import label_of_class
-from wsi_mitosis.core.qupath import LEAST_REGION_UM, hotspot_id, is_hotspot_class, other_frame
+from wsi_mitosis.core.qupath import (
+    LEAST_REGION_UM,
+    base_class,
+    hotspot_id,
+    hotspot_ids,
+    is_hotspot_class,
+    other_frame,
+)
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
 from wsi_mitosis.core.recount import compare, counted, near_share
 from wsi_mitosis.core.regions import check_on_slide, cut_off_note
@@ -19,7 +26,7 @@ from wsi_mitosis.core.review_identity import Evidence, check_not_transformed, wh
 from wsi_mitosis.core.reviews import STAGE as READING
 from wsi_mitosis.core.reviews import described_areas, placed_objects, reviewed_figures
 from wsi_mitosis.core.summary import Counts
-from wsi_mitosis.errors import DetectionsError, SlideError, listed
+from wsi_mitosis.errors import DetectionsError, SlideError, listed, several
 from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.regions import RegionFile, region_note, regions_of
 from wsi_mitosis.io.detections.reviews import read_review
@@ -277,8 +284,8 @@ def _slide_of(folder: ResultFolder, ids: Collection[str], slide: str) -> str | N
     for name, record in folder.records().items():
         if name == slide:
             continue
-        hotspots = {hotspot_id(record.slide.digest, rank) for rank in range(1, 101)}
-        if 2 * len(set(ids) & ({*folder.figures(name)["figure_id"].dropna()} | hotspots)) > len(ids):
+        known = {*folder.figures(name)["figure_id"].dropna()} | hotspot_ids(record.slide.digest)
+        if 2 * len(known.intersection(ids)) > len(ids):
             return name
     return None
 
@@ -377,13 +384,13 @@ def _without_effect(new: Sequence[Region], gone: Sequence[Region]) -> Iterator[s
     if new:
         classes = described_areas([region.class_name or None for region in new])
         yield (
-            f"{len(new)} areas that were drawn in the review ({classes}) have no effect. Pass "
-            "--regions-from-review to count in them, or to cut them out"
+            f"what was drawn in the review has no effect ({several(len(new), 'area')}: {classes}). Pass "
+            "--regions-from-review to count in it, or to cut it out"
         )
     if gone:
         names = listed(region.name for region in gone)
         yield (
-            f"the regions {names} of the run are not in the review, or were changed. They count as before; "
+            f"regions of the run that are not in the review, or were changed: {names}. They count as before; "
             "--regions-from-review takes those of the review"
         )
 
@@ -412,7 +419,7 @@ def _doubts(slide: _Slide, file: ReviewFile, objects: pd.DataFrame, compared: Co
     if "removed" in changes:
         yield from _doubts_on_removed(slide, objects, table)
     if far := int((table["moved_um"] > LEAST_REGION_UM).sum()):
-        yield f"{name}: {far} figures were moved by more than {LEAST_REGION_UM:g} um, as their ids say"
+        yield f"{name}: figures moved by more than {LEAST_REGION_UM:g} um, as their ids say: {far}"
 
 
 def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
@@ -424,14 +431,14 @@ def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame
         yield f"{name}: no figure of the review is one of the ensemble's: is the file this slide's?"
     elif hotspots and not hotspots & set(objects["object_id"]):
         yield (
-            f"{name}: {removed} figures and the hotspot are not in the review. Were all objects exported, "
-            "not only selected ones?"
+            f"{name}: {several(removed, 'figure')} and the hotspot are not in the review. Were all objects "
+            "exported, not only selected ones?"
         )
 
 
 def _other_hotspots(slide: _Slide, objects: pd.DataFrame, shown: Shown) -> list[str]:
     """A note about hotspots in the review that this program did not draw there."""
-    drawn = objects[objects["class"].map(lambda name: is_hotspot_class(str(name))).astype(bool)]
+    drawn = objects[objects["class"].map(lambda name: is_hotspot_class(base_class(str(name)))).astype(bool)]
     if shown.ids is not None:  # those of an earlier result were elsewhere
         drawn = drawn[~drawn["object_id"].isin(set(slide.hotspots()["figure_id"]))]
     places = slide.hotspots()[["x_px0", "y_px0"]].to_numpy(np.float64)
@@ -440,6 +447,6 @@ def _other_hotspots(slide: _Slide, objects: pd.DataFrame, shown: Shown) -> list[
     if not others:
         return []
     return [
-        f"{slide.record.name}: {others} areas of the class 'Hotspot' are not as this program drew them. They "
-        "have no effect: the hotspot is found again among the reviewed figures"
+        f"{slide.record.name}: hotspots that this program did not draw there have no effect: {others}. The "
+        "hotspot is found again among the reviewed figures"
     ]

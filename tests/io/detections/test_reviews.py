@@ -158,3 +158,27 @@ def test_a_review_without_objects_has_none(tmp_path: Path) -> None:
     found = _read(tmp_path)
     assert tuple(found.objects) == OBJECT_COLUMNS
     assert (len(found.objects), found.features, found.unused, found.broken) == (0, [], "", ())
+
+
+@pytest.mark.parametrize(
+    ("members", "properties", "kind"),
+    [
+        ({}, {"objectType": "annotation"}, "annotation"),
+        ({}, {"objectType": "cell"}, "cell"),
+        ({}, {"object_type": "cell"}, "cell"),  # QuPath 0.3
+        ({"id": "PathCellObject"}, {}, "cell"),  # QuPath 0.2
+        ({"id": "PathDetectionObject"}, {}, "detection"),
+        ({}, {"type": "detection"}, "detection"),
+        ({}, {}, "annotation"),
+    ],
+)
+def test_the_type_of_an_object_is_known_in_files_of_every_version(
+    tmp_path: Path, members: dict, properties: dict, kind: str
+) -> None:
+    """A cell of another program that is called negative removes no figure, and an annotation does."""
+    geometry = {"type": "Point", "coordinates": [1, 2]}
+    negative = {"classification": {"name": "Negative", "color": [1, 2, 3]}, **properties}
+    feature = {"type": "Feature", "geometry": geometry, "properties": negative, **members}
+    (tmp_path / "a.geojson").write_text(json.dumps([feature]))
+    review = read_review(tmp_path / "a.geojson")
+    assert review.objects[["kind", "class"]].to_numpy().tolist() == [[kind, "Negative"]]

@@ -6,10 +6,10 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from wsi_mitosis.errors import listed
+from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections.challenge import is_grand_challenge
 from wsi_mitosis.io.detections.common import fault
-from wsi_mitosis.io.detections.geojson import is_tiatoolbox
+from wsi_mitosis.io.detections.geojson import features_of, is_tiatoolbox
 from wsi_mitosis.io.detections.sqlite import database_format
 from wsi_mitosis.io.limits import LimitError, check_lines, decompress_gzip, parse_json, read_bytes
 from wsi_mitosis.io.text_tables import decode, is_binary
@@ -52,6 +52,27 @@ def open_content(path: Path) -> Content:
         return _opened(path)
     except LimitError as error:
         raise fault(str(error), path, error.remedy) from error
+
+
+def open_geojson(path: Path, stage: str, remedy: str) -> list[dict[str, Any]]:
+    """Open a file that must be GeoJSON, and return its features.
+
+    Args:
+        path: The file.
+        stage: What it is opened for, for messages.
+        remedy: What to do if it is of another format.
+
+    Raises:
+        DetectionsError: if it cannot be read, or is of another format.
+    """
+    try:
+        content = open_content(path)
+        if {"geojson", "tiatoolbox"} & set(content.formats):
+            return features_of(content.data, path)
+    except DetectionsError as error:
+        raise DetectionsError(error.cause, subject=path, stage=stage, remedy=error.remedy) from error
+    cause = f"this is {content.formats[0]}, not GeoJSON"
+    raise DetectionsError(cause, subject=path, stage=stage, remedy=remedy)
 
 
 def _opened(path: Path) -> Content:

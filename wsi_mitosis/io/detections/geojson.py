@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.detections.shapes import Shapes
 
 _TIATOOLBOX_ID = re.compile(r"detection_\d+")
+_TYPES_ELSEWHERE = {
+    **{name: name for name in ("annotation", "detection", "cell", "tile", "tmacore")},
+    **{f"path{name}object": name for name in ("annotation", "detection", "cell", "tile")},
+    "tmacoreobject": "tmacore",
+}
+"""What QuPath writes into `type` or the id of an object, in lower case, and the type that it means."""
 _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
 """QuPath's own properties, which do not mention look-alikes."""
 
@@ -167,16 +173,32 @@ def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, N
     return {"score": scores} if classes is None else {"score": scores, "detector_class": classes}
 
 
-def own_classes(features: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Return the class of each feature: QuPath's, or else of a property named like a class; None without.
+def object_type(feature: Mapping[str, Any]) -> str:
+    """Return a feature's type in lower case: `annotation`, `detection`, `cell`, `tile`, `tmacore` or another.
+
+    QuPath calls the property `objectType`, and `object_type` in 0.3; it reads `type` too, and 0.2 had it in
+    the id.
+    """
+    properties = properties_of(feature)
+    stated = [str(properties[key]) for key in ("objectType", "object_type") if properties.get(key)]
+    kinds = [text.casefold().replace("_", "") for text in stated]
+    perhaps = [str(value).casefold() for value in (properties.get("type"), feature.get("id"))]
+    kinds += [_TYPES_ELSEWHERE[text] for text in perhaps if text in _TYPES_ELSEWHERE]
+    return kinds[0] if kinds else "annotation"
+
+
+def own_class(feature: Mapping[str, Any]) -> str | None:
+    """Return QuPath's class of a feature, or else the text of a property that names one, such as `label`.
 
     Names and descriptions are ignored: what a reviewer writes about a figure is not its class.
     """
-    return [
-        class_name(properties)
-        or next((_text_of(value) for key, value in properties.items() if names_classes(key)), None)
-        for properties in map(properties_of, features)
-    ]
+    properties = properties_of(feature)
+    others = (
+        text_or_none(value)
+        for name, value in properties.items()
+        if isinstance(value, str) and names_classes(name) and value.casefold() not in _TYPES_ELSEWHERE
+    )
+    return class_name(properties) or next(filter(None, others), None)
 
 
 def _class_places(features: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:

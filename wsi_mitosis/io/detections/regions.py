@@ -11,15 +11,14 @@ import shapely
 from wsi_mitosis.core.classes import is_of_figures
 from wsi_mitosis.core.regions import Region, named_apart
 from wsi_mitosis.errors import DetectionsError, listed
-from wsi_mitosis.io.detections.columns import names_classes
 from wsi_mitosis.io.detections.common import in_short, text_or_none
-from wsi_mitosis.io.detections.content import open_content
-from wsi_mitosis.io.detections.geojson import class_name, features_of, properties_of
+from wsi_mitosis.io.detections.content import open_geojson
+from wsi_mitosis.io.detections.geojson import object_type, own_class, properties_of
 from wsi_mitosis.io.detections.shapes import LINE, LINES_INSIDE, area_of, kinds_of, not_used, read_shapes
 from wsi_mitosis.io.digests import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from wsi_mitosis.io.detections.shapes import Shapes
@@ -29,13 +28,7 @@ STAGE = "reading regions"
 NO_AREA = "it has no area"
 _NO_CLASS = "no class"
 _CROSSING = "where it crosses itself, every second area is a hole"
-_OBJECT_TYPES = {"detection": "detection", "cell": "cell", "tile": "tile", "tmacore": "TMA core"}
-_TYPES_ELSEWHERE = {
-    **{name: name for name in ("annotation", *_OBJECT_TYPES)},
-    **{f"path{name}object": name for name in ("annotation", "detection", "cell", "tile")},
-    "tmacoreobject": "tmacore",
-}
-"""What QuPath writes into `type` or the id of an object, in lower case, and the type that it means."""
+_OTHER_TYPES = {"detection": "detection", "cell": "cell", "tile": "tile", "tmacore": "TMA core"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +78,8 @@ def read_regions(path: Path, frame: Frame = "qupath") -> RegionFile:
         DetectionsError: if the file is not GeoJSON, if it has no region, or if an annotation has no area that
             can be read.
     """
-    features = _features(path)
-    drawn = _drawn(features, path)
+    features = open_geojson(path, STAGE, "Export the annotations from QuPath as GeoJSON")
+    drawn = _drawn(features, path, range(len(features)))
     if not drawn.regions:
         found = f"none of its objects is a region: {not_used(drawn.others)}"
         cause = found if features else "it has no objects"
@@ -102,9 +95,7 @@ def read_regions(path: Path, frame: Frame = "qupath") -> RegionFile:
     )
 
 
-def regions_of(
-    features: Sequence[Mapping[str, Any]], path: Path, rows: Collection[int]
-) -> tuple[Region, ...]:
+def regions_of(features: Sequence[Mapping[str, Any]], path: Path, rows: Sequence[int]) -> tuple[Region, ...]:
     """Return the regions among some features, in the file's own frame, px.
 
     Args:
@@ -115,7 +106,7 @@ def regions_of(
     Raises:
         DetectionsError: if an annotation among them has no area that can be read.
     """
-    return named_apart(_drawn(features, path, rows).regions)
+    return named_apart(_drawn([features[row] for row in rows], path, rows).regions)
 
 
 def region_note(files: Iterable[RegionFile]) -> str:
@@ -165,77 +156,50 @@ def _fault(cause: str, path: Path, remedy: str | None) -> DetectionsError:
     return DetectionsError(cause, subject=path, stage=STAGE, remedy=remedy)
 
 
-def _features(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = open_content(path)
-        if content.kind == "json" and "geojson" in content.formats:
-            return features_of(content.data, path)
-    except DetectionsError as error:
-        raise _fault(error.cause, path, error.remedy) from error
-    raise _fault("regions must be GeoJSON, and this is not", path, "Export the annotations from QuPath")
+def _drawn(features: Sequence[Mapping[str, Any]], path: Path, rows: Sequence[int]) -> _Drawn:
+    """Return the regions among features, and what the others are.
 
-
-def _drawn(features: Sequence[Mapping[str, Any]], path: Path, rows: Collection[int] | None = None) -> _Drawn:
-    """Return the regions among features, or some of them, and what the others are.
+    Args:
+        features: The features that may be regions.
+        path: Their file, for messages.
+        rows: Their indices in the file.
 
     Raises:
         DetectionsError: if an annotation has no area that can be read. The others are not counted without it.
     """
     shapes = read_shapes(features)
-    others = {row: kind for row, feature in enumerate(features) if (kind := _other_object(feature))}
-    others |= {row: kind for row, kind in _other_shapes(features, shapes).items() if row not in others}
-    wanted = range(len(features)) if rows is None else rows
-    remaining = [row for row in wanted if row not in others]
-    names = {row: text_or_none(properties_of(features[row]).get("name")) for row in remaining}
+    others = {at: kind for at, feature in enumerate(features) if (kind := _other_object(feature))}
+    others |= {at: kind for at, kind in _other_shapes(features, shapes).items() if at not in others}
+    remaining = [at for at in range(len(features)) if at not in others]
+    names = {rows[at]: text_or_none(properties_of(features[at]).get("name")) for at in remaining}
     areas = set(shapes.feature[shapes.is_area].tolist())
-    faults = {row: reason for row in remaining if (reason := _fault_of(row, shapes, areas))}
+    faults = {rows[at]: reason for at in remaining if (reason := _fault_of(at, shapes, areas))}
     if faults:
         raise _fault(
             f"no region can be made of {not_used(faults, names)}",
             path,
             "Draw it again as a closed area or delete it in QuPath, and export the annotations again",
         )
-    regions = tuple(_region(features[row], names[row] or f"Region {row + 1}") for row in remaining)
-    partly = dict(_parts_not_used(features, shapes, remaining))
-    return _Drawn(regions, tuple(remaining), others, partly, shapes.crossing.intersection(remaining))
+    return _Drawn(
+        tuple(_region(features[at], names[rows[at]] or f"Region {rows[at] + 1}") for at in remaining),
+        tuple(names),
+        {rows[at]: kind for at, kind in others.items()},
+        {rows[at]: part for at, part in _parts_not_used(features, shapes, remaining)},
+        frozenset(rows[at] for at in shapes.crossing.intersection(remaining)),
+    )
 
 
 def _region(feature: Mapping[str, Any], name: str) -> Region:
-    return Region(name, _class_of(feature) or "", area_of(feature["geometry"]))
+    return Region(name, own_class(feature) or "", area_of(feature["geometry"]))
 
 
 def _other_object(feature: Mapping[str, Any]) -> str | None:
     """What a feature is that is no annotation, or one of figures; None if it may be a region."""
-    kind = _object_type(feature)
+    kind = object_type(feature)
     if kind != "annotation":
-        return _OBJECT_TYPES.get(kind, f"of type {in_short(kind)}")
-    name = _class_of(feature)
+        return _OTHER_TYPES.get(kind, f"of type {in_short(kind)}")
+    name = own_class(feature)
     return f"of class {name}" if name and is_of_figures(name) else None
-
-
-def _object_type(feature: Mapping[str, Any]) -> str:
-    """A feature's type in lower case: `annotation`, `detection`, `cell`, `tile`, `tmacore` or another.
-
-    QuPath calls the property `objectType`, and `object_type` in 0.3; it reads `type` too, and 0.2 had it in
-    the id.
-    """
-    properties = properties_of(feature)
-    stated = [str(properties[key]) for key in ("objectType", "object_type") if properties.get(key)]
-    kinds = [text.casefold().replace("_", "") for text in stated]
-    perhaps = [str(value).casefold() for value in (properties.get("type"), feature.get("id"))]
-    kinds += [_TYPES_ELSEWHERE[text] for text in perhaps if text in _TYPES_ELSEWHERE]
-    return kinds[0] if kinds else "annotation"
-
-
-def _class_of(feature: Mapping[str, Any]) -> str | None:
-    """QuPath's class, or else the text of another property that names one, such as `class` or `label`."""
-    properties = properties_of(feature)
-    others = (
-        text_or_none(value)
-        for name, value in properties.items()
-        if isinstance(value, str) and names_classes(name) and value.casefold() not in _TYPES_ELSEWHERE
-    )
-    return class_name(properties) or next(filter(None, others), None)
 
 
 def _other_shapes(features: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[int, str]:

