@@ -211,7 +211,7 @@ def test_a_malformed_detections_file_is_refused_by_name(tmp_path: Path, case: st
 
 
 OTHERS: dict[str, tuple[str, str, Content, type[InputError], str]] = {
-    "regions, a table": ("regions", "a.geojson", text(CSV), DetectionsError, "must be GeoJSON"),
+    "regions, a table": ("regions", "a.geojson", text(CSV), DetectionsError, "not GeoJSON"),
     "regions, only points": (
         *("regions", "a.geojson", features(feature(POINT)), DetectionsError),
         "none of its objects is a region: feature 1 (point)",
