@@ -79,3 +79,29 @@ def test_an_ensemble_by_itself_does_not_change_the_process(tmp_path: Path) -> No
     bundle = open_bundle(tmp_path / "b")
     Ensemble(bundle.manifest, bundle.read_members(), device="cpu").predict(np.zeros((2, 64, 64, 3), np.uint8))
     assert keep_freed_memory.cache_info().currsize == 0
+
+
+LARGE_BLOCKS = """
+import resource, sys
+import torch
+from wsi_mitosis.nets.memory import keep_freed_memory, keep_large_blocks
+if sys.argv[1] == "ours":
+    keep_freed_memory()
+kept = keep_large_blocks()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for number in range(20):
+    if number == 10:
+        before = faults()
+    torch.ones(2**24)  # 64 MiB, 16,384 pages
+print(kept, faults() - before)
+"""
+
+
+@pytest.mark.parametrize(("owner", "kept"), [("ours", True), ("another's", False)])
+def test_a_training_keeps_large_blocks_in_a_process_of_its_own(owner: str, kept: bool) -> None:
+    command = [sys.executable, "-c", LARGE_BLOCKS, owner]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    said, faults = done.stdout.split()
+    assert said == str(kept)
+    assert not kept or int(faults) < 16_384

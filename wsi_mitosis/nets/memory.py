@@ -6,12 +6,14 @@ import ctypes
 import sys
 from functools import cache
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Parameters of mallopt(3), numbered as in glibc's malloc.h."""
 KEPT_BYTES = 256 * 2**20
 """Most freed memory that is kept at the end of the heap."""
 BLOCK_BYTES = 32 * 2**20
 """Size of the largest blocks that are kept: the most that mallopt(3) allows."""
+MOST_BYTES = 2**31 - 1
+"""The largest value of a parameter of mallopt(3): an int of C."""
 
 
 @cache
@@ -30,6 +32,22 @@ def keep_freed_memory() -> bool:
         return False
     taken = mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES), mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     return taken == (1, 1)
+
+
+def keep_large_blocks() -> bool:
+    """Let a process that keeps freed memory keep all of it, whatever the size of its blocks.
+
+    A batch of a training has feature maps of more than `BLOCK_BYTES`, which come from `mmap` and return to
+    the kernel when they are freed. Afterwards no block comes from `mmap`, and the heap never shrinks.
+
+    Returns:
+        Whether all memory is kept. A process in which `keep_freed_memory` was not called stays as it is.
+    """
+    if keep_freed_memory.cache_info().currsize == 0 or not keep_freed_memory():
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    taken = mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, MOST_BYTES)
+    return bool(taken == (1, 1))
 
 
 OUT_OF_MEMORY_TEXTS = (
