@@ -20,6 +20,7 @@ import pytest
 
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.interrupts import Interrupts
+from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.specs import PlacementOptions
 from wsi_mitosis.workers import pool
 from wsi_mitosis.workers.crews import RayCrew
@@ -86,6 +87,10 @@ def count(task: str, threads: int, emit: Emit) -> str:
     for number in range(5):
         emit((task, number))
     return f"{task} with {threads}"
+
+
+def read_variable(name: str, _threads: int, _emit: Emit) -> str:
+    return os.environ[name]
 
 
 def note_process(folder: Path, task: str, _threads: int, _emit: Emit) -> int:
@@ -208,7 +213,7 @@ def pool_on(
     ray: Any, work: Work[str, Any, Any, Any], workers: int, notes: Notes, retries: Retries | None = None
 ) -> Pool[str, Any, Any]:
     """A pool on a Ray that goes on after it."""
-    crew = RayCrew(ray, work.build, work.do, Placement(workers, 1, 0.0))
+    crew = RayCrew(ray, work.build, work.do, Placement(workers, 1, 0.0), work.environment)
     return Pool(crew, work, workers, notes.hooks, retries or Retries(), Interrupts({}))
 
 
@@ -295,6 +300,12 @@ def test_without_workers_ray_is_not_imported() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ended.stdout == "False\n"
+
+
+def test_a_workers_process_has_the_environment_of_its_work(on_ray: Run) -> None:
+    """glibc reads its settings when a process starts."""
+    folds = replace(work(read_variable), environment=LARGE_BLOCKS_ENVIRONMENT)
+    assert on_ray(list(LARGE_BLOCKS_ENVIRONMENT), folds, Notes()) == list(LARGE_BLOCKS_ENVIRONMENT.values())
 
 
 def test_all_workers_take_part(ray: Any, on_ray: Run) -> None:

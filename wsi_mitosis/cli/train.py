@@ -39,9 +39,11 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     130 interrupted.
     """
     from wsi_mitosis.cli.progress import TrainReporter
+    from wsi_mitosis.nets.memory import keep_large_blocks
     from wsi_mitosis.workers import train_ensemble
 
     spec = options.parse(TrainSpec, given, "train")
+    keep_large_blocks()
     with TrainReporter(quiet=quiet, verbose=verbose) as reporter:
         result = train_ensemble(spec, reporter)
     show(lambda: _as_data(result), lambda: _as_lines(result), as_json=as_json, quiet=quiet)

@@ -383,10 +383,8 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
         return FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
     from wsi_mitosis.nets.checkpoints import load_encoder
     from wsi_mitosis.nets.members import cpu_threads
-    from wsi_mitosis.nets.memory import keep_large_blocks
     from wsi_mitosis.nets.training import train as train_member
 
-    keep_large_blocks()
     store = open_store(task.store)
     checkpoint = folder.read_checkpoint()
     done = 0 if checkpoint is None else len(folder.read_metrics())

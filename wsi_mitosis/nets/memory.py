@@ -6,14 +6,14 @@ import ctypes
 import sys
 from functools import cache
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 """Parameters of mallopt(3), numbered as in glibc's malloc.h."""
 KEPT_BYTES = 256 * 2**20
 """Most freed memory that is kept at the end of the heap."""
 BLOCK_BYTES = 32 * 2**20
 """Size of the largest blocks that are kept: the most that mallopt(3) allows."""
 MOST_BYTES = 2**31 - 1
-"""The largest value of a parameter of mallopt(3): an int of C."""
+"""The largest value that mallopt(3) takes, an int of C."""
 
 
 @cache
@@ -35,21 +35,28 @@ def keep_freed_memory() -> bool:
 
 
 def keep_large_blocks() -> bool:
-    """Let a process that keeps freed memory keep all of it, whatever the size of its blocks.
+    """Let this process keep all freed memory, whatever the size of its blocks, for a training.
 
-    A batch of a training has feature maps of more than `BLOCK_BYTES`, which come from `mmap` and return to
-    the kernel when they are freed. Afterwards no block comes from `mmap`, and the heap never shrinks.
+    The feature maps of a batch are larger than `BLOCK_BYTES`. By default they come from `mmap` and return to
+    the kernel when they are freed. Afterwards they come from one heap, which never shrinks. Threads that
+    exist already keep the heaps that they have.
 
     Returns:
-        Whether all memory is kept. A process in which `keep_freed_memory` was not called stays as it is.
+        Whether the C library accepted the settings.
     """
-    if keep_freed_memory.cache_info().currsize == 0 or not keep_freed_memory():
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    taken = mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, MOST_BYTES)
-    return bool(taken == (1, 1))
+    taken = mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, MOST_BYTES)
+    return bool(taken == (1, 1, 1))
 
 
+LARGE_BLOCKS_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(MOST_BYTES),
+}
+"""Variables by which glibc starts a process with the settings of `keep_large_blocks` (mallopt(3))."""
 OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",  # c10/core/impl/alloc_cpu.cpp
     "CUDA out of memory",

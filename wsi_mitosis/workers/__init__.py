@@ -15,6 +15,7 @@ from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import SlideTask, size_bytes
 from wsi_mitosis.jobs.slide_detector import SlideDetector, detect_task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
+from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.workers.losses import Loss
 from wsi_mitosis.workers.nodes import Needs
 from wsi_mitosis.workers.pool import Hooks, Retries, Work, run_tasks
@@ -181,6 +182,7 @@ def _do_folds(
         _lost_fold,
         lambda task: task.fold.name,
         "The fold continues from its last checkpoint.",
+        environment=LARGE_BLOCKS_ENVIRONMENT,
     )
     hooks: Hooks[FoldTask, FoldProgress, FoldProgress] = Hooks(
         _ignore, lambda _, epoch: reporter.progress(epoch), reporter.warn, _ignore

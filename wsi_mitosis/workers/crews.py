@@ -10,7 +10,7 @@ from wsi_mitosis.workers.nodes import takes_worker
 from wsi_mitosis.workers.worker import Ended, Failed, RayWorker, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from wsi_mitosis.workers.placement import Placement
 
@@ -104,13 +104,21 @@ class RayCrew:
         build: As for `Worker`.
         do: As for `Worker`.
         placement: What each worker gets.
+        environment: Environment variables of the workers' processes.
     """
 
     def __init__(
-        self, ray: Any, build: Callable[[int], Any], do: Callable[..., Any], placement: Placement
+        self,
+        ray: Any,
+        build: Callable[[int], Any],
+        do: Callable[..., Any],
+        placement: Placement,
+        environment: Mapping[str, str],
     ) -> None:
         self._ray, self._build, self._do, self._placement = ray, build, do, placement
         self._actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(RayWorker)
+        if environment:
+            self._actor = self._actor.options(runtime_env={"env_vars": dict(environment)})
         self._answers: dict[Any, Any] = {}
         self._had_nodes = self._asked = monotonic()
 

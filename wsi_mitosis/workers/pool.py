@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,7 +19,7 @@ from wsi_mitosis.workers.runtime import ray_runtime
 from wsi_mitosis.workers.worker import Begun, Ended, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from wsi_mitosis.io.interrupts import Interrupts
     from wsi_mitosis.specs import PlacementOptions
@@ -60,6 +60,7 @@ class Work(Generic[Task, State, Event, Result]):
         transient: Returns why another attempt may give a better result; None if it would not.
         smaller: Returns the task in a form that needs less memory; None if there is none.
         needs: Returns what the nodes of a cluster must have for the tasks; None if that is not checked.
+        environment: Environment variables of the processes of workers on Ray.
     """
 
     build: Callable[[int], State]
@@ -70,6 +71,7 @@ class Work(Generic[Task, State, Event, Result]):
     transient: Callable[[Result], Loss | None] = _never
     smaller: Callable[[Task], Task] | None = None
     needs: Callable[[Sequence[Task]], Needs] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def run_tasks(
             placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
             if options.address is not None and work.needs is not None:
                 check_nodes(ray, work.needs(tasks), placement, interrupts)
-            on_ray = RayCrew(ray, work.build, work.do, placement)
+            on_ray = RayCrew(ray, work.build, work.do, placement, work.environment)
             yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
 
 
