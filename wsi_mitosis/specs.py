@@ -162,8 +162,39 @@ class TrainingSpec(Spec):
         return samples
 
 
+class CalibrationSpec(Spec):
+    """The calibration of a bundle; see `core/calibration.py`.
+
+    Attributes:
+        temperature: A member's P(atypical) p becomes sigmoid(logit(p) / temperature).
+        fitted_on: `domains left out`: each member's P(atypical) on the domain that it was trained without;
+            `own figures`: a laboratory's labelled figures, which the threshold was fitted to as well.
+        figures: Number of figures that it was fitted to.
+        figures_sha256: Hash of their sorted digests (`SAMPLE_COLUMNS`), each followed by a line feed.
+        dataset_digest: Digest of the store that they are from.
+    """
+
+    temperature: float = Field(gt=0, le=1000)
+    fitted_on: Literal["domains left out", "own figures"]
+    figures: int = Field(ge=1)
+    figures_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    dataset_digest: str
+
+
+class ParentSpec(Spec):
+    """The bundle that a bundle was derived from, with the same weights."""
+
+    name: str
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class BundleManifest(Spec):
-    """`manifest.toml` of a bundle, schema 1."""
+    """`manifest.toml` of a bundle, schema 1.
+
+    Attributes:
+        calibration: None for temperature 1.
+        parent: None for a bundle that was not derived from another one.
+    """
 
     error: ClassVar[type[InputError]] = BundleError
 
@@ -178,6 +209,13 @@ class BundleManifest(Spec):
     ensemble: EnsembleSpec
     member: tuple[MemberSpec, ...] = Field(min_length=1)
     training: TrainingSpec | None = None
+    calibration: CalibrationSpec | None = None
+    parent: ParentSpec | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of P(atypical); 1 without a calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -212,3 +212,26 @@ def test_intervals_are_ordered_and_possible(number: int, seed: int, slides: int)
     assert found.resampling.resamples + found.resampling.skipped == (50 if min(slides, number) > 1 else 0)
     for bounds in found.bounds.values():
         assert bounds is None or 0 <= bounds[0] <= bounds[1] <= 1
+
+
+def test_a_gain_has_the_interval_of_the_paired_difference() -> None:
+    labels, p = made(600)
+    better, worse = p >= 0.45, p >= 0.8
+    slides = [f"slide {number // 10}" for number in range(600)]
+    gain = (score(labels, better, p).balanced_accuracy or 0) - (
+        score(labels, worse, p).balanced_accuracy or 0
+    )
+    found = metrics.gain_interval(labels, worse, better, slides)
+    assert found is not None
+    assert 0 < found[0] < gain < found[1]
+    alone = intervals(labels, worse, p, slides).bounds["balanced_accuracy"]
+    assert alone is not None
+    assert found[1] - found[0] < 3 * (alone[1] - alone[0])
+    assert metrics.gain_interval(labels, worse, worse, slides) == (0, 0)
+
+
+def test_a_gain_without_both_classes_or_a_second_slide_has_no_interval() -> None:
+    labels, called = np.array([0, 1, 1]), np.array([True, True, False])
+    assert metrics.gain_interval(labels, called, ~called, ["a", "a", "a"]) is None
+    assert metrics.gain_interval(labels[1:], called[1:], ~called[1:], ["a", "b"]) is None
+    assert metrics.gain_interval(labels, called, ~called, ["", "", ""]) is not None

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.networks import preact
+from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
@@ -19,6 +20,7 @@ from wsi_mitosis.nets import members
 from wsi_mitosis.nets.members import Ensemble, Member, cpu_threads, load_member, member_state, resolve_device
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.nets.views import to_input, views, zoomed
+from wsi_mitosis.specs import BundleManifest, CalibrationSpec
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,41 @@ def test_tta_can_be_chosen(bundle: Bundle, crops: np.ndarray) -> None:
         assert not np.allclose(one, other, atol=1e-6)
     turned = np.rot90(crops, axes=(1, 2))
     np.testing.assert_allclose(found["d4"].predict(turned), results["d4"], atol=2e-5)
+
+
+def at(bundle: Bundle, temperature: float, threshold: float) -> BundleManifest:
+    calibration = CalibrationSpec(
+        temperature=temperature,
+        fitted_on="own figures",
+        figures=1,
+        figures_sha256="0" * 64,
+        dataset_digest="",
+    )
+    ensemble = bundle.manifest.ensemble.model_copy(update={"threshold": threshold})
+    return bundle.manifest.model_copy(update={"calibration": calibration, "ensemble": ensemble})
+
+
+def test_p_atypical_is_at_the_temperature_of_the_bundle(bundle: Bundle, crops: np.ndarray) -> None:
+    states = bundle.read_members()
+    plain = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
+    sharper = Ensemble(at(bundle, 0.5, 0.5), states, device="cpu").predict(crops)
+    odds = plain / (1 - plain)
+    np.testing.assert_allclose(sharper, odds**2 / (1 + odds**2), rtol=1e-6)
+    assert np.abs(sharper - plain).max() > 0.01
+
+
+def test_early_votes_are_counted_at_the_temperature_of_the_bundle(bundle: Bundle, crops: np.ndarray) -> None:
+    states = bundle.read_members()
+    plain = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
+    threshold = float(np.quantile(calibrated(plain, 0.1), 0.3))
+    assert (plain >= threshold).all(axis=1).any(), "where P(atypical) as it was would end the vote too early"
+    manifest = at(bundle, 0.1, threshold)
+    everyone = Ensemble(manifest, states, device="cpu").predict(crops)
+    early = Ensemble(manifest, states, device="cpu", vote="early").predict(crops)
+    assert np.isnan(early).any()
+    labels = tally(everyone, threshold).is_atypical
+    assert tally(early, threshold).is_atypical.tolist() == labels.tolist()
+    assert 0 < labels.sum() < len(labels)
 
 
 def test_early_gives_the_labels_of_all_and_asks_less(bundle: Bundle, crops: np.ndarray) -> None:

@@ -163,6 +163,33 @@ def intervals(
     return Intervals(bounds, Resampling(unit, units, int(whole.sum()), int((~whole).sum())))
 
 
+def gain_interval(
+    labels: NDArray[np.int64], before: NDArray[np.bool_], after: NDArray[np.bool_], slides: Sequence[str]
+) -> tuple[float, float] | None:
+    """Compute the interval of what `after` has more balanced accuracy than `before`, as `intervals` does.
+
+    Args:
+        labels: As for `score`.
+        before: (N,) bool, whether a first way of labelling calls the sample atypical.
+        after: The same of a second way.
+        slides: As for `intervals`.
+
+    Returns:
+        (low, high), 95 %; None if a class is absent, or with a single unit.
+    """
+    _, cluster = _clusters(slides)
+    units = int(cluster.max()) + 1 if len(cluster) else 0
+    if units < 2 or len(set(labels.tolist())) < 2:
+        return None
+    by_unit = np.zeros((2, units, 4))
+    for way, called in enumerate((before, after)):
+        np.add.at(by_unit[way], cluster, _counts(labels, called))
+    draws = _draws(units, len(labels), RESAMPLES, np.random.default_rng(SEED))
+    gains = np.concatenate([_rates(w @ by_unit[1])[0] - _rates(w @ by_unit[0])[0] for w in draws])
+    known = gains[~np.isnan(gains)]
+    return _bounds(known) if len(known) else None
+
+
 def roc_points(
     labels: NDArray[np.int64], p_atypical: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

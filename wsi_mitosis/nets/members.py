@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
@@ -181,7 +182,7 @@ class Ensemble:
         ]
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Compute P(atypical) by crop and member, the mean over zooms and views.
+        """Compute P(atypical) by crop and member: the mean over zooms and views, at the bundle's temperature.
 
         Args:
             crops: (N, S, S, 3) uint8 RGB at the bundle's um/px, S = `read_px`, the figure in the centre.
@@ -204,7 +205,8 @@ class Ensemble:
                 if not len(rows):
                     break
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self.device)]
-                probabilities[rows, index] = self._classify(member, part)
+                mean = self._classify(member, part)
+                probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
                 self._check(probabilities[rows, index], index)
         return probabilities
 

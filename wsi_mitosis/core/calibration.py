@@ -1,0 +1,167 @@
+"""Calibration: a temperature for P(atypical), and a threshold for a laboratory's own figures.
+
+A member's P(atypical) p, the mean over its views, becomes sigmoid(logit(p) / T) with one temperature T for
+all members of a bundle (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML). Neither the order
+of figures nor the side of a half on which each of them is changes.
+
+Both classes weigh alike in every fit, as they do in training: P(atypical) is the probability among figures of
+which half are atypical, and a half is the threshold at which a label favours neither class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from wsi_mitosis.core.metrics import BINS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Labels = NDArray[np.int64]
+
+TEMPERATURES = (0.05, 20.0)
+"""Least and largest temperature that is fitted."""
+FARTHEST = 16.0
+"""Logits beyond this, 1 in 10 million, count as this in a fit, so that no single figure decides it."""
+PRIOR_FIGURES = 35
+"""The weight of a bundle's own temperature and threshold in `fit_to_figures`, in figures of each class."""
+JUST_BELOW_A_HALF = np.nextafter(0.5, 0.0)
+
+
+class Fit(NamedTuple):
+    """What is fitted to a laboratory's own figures: a temperature, and a threshold at this temperature."""
+
+    temperature: float
+    threshold: float
+
+
+def calibrated(p_atypical: Floats, temperature: float) -> Floats:
+    """Return each P(atypical) at a temperature, in the shape it came; NaN stays NaN.
+
+    At temperature 1 the values are returned as they are.
+    """
+    if temperature == 1:
+        return p_atypical
+    found = expit(logit(p_atypical) / temperature)
+    # rounding could lift a value to the half that it is below
+    return np.asarray(np.where(p_atypical < 0.5, np.minimum(found, JUST_BELOW_A_HALF), found))
+
+
+def fit_temperature(labels: Labels, p_atypical: Floats) -> float:
+    """Find the temperature of least log loss, in which both classes weigh alike.
+
+    Args:
+        labels: (N,) 0 typical, 1 atypical; both are among them.
+        p_atypical: (N,) P(atypical) of a member at temperature 1. Those of several members follow each other.
+
+    Returns:
+        A temperature inside `TEMPERATURES`.
+    """
+    towards_label, weights = _signs(labels) * _logits(p_atypical), class_weights(labels)
+
+    def loss(log_temperature: float) -> float:
+        return float(weights @ np.logaddexp(0.0, -towards_label * np.exp(-log_temperature)))
+
+    return float(np.exp(_least(loss, *np.log(TEMPERATURES))))
+
+
+def fit_to_figures(labels: Labels, probabilities: Floats, before: Fit) -> Fit:
+    """Find the temperature and the threshold of the vote for a laboratory's own figures.
+
+    The temperature is `fit_temperature`'s. For the threshold the offset b of least log loss of
+    sigmoid(logit(s) + b) is fitted to the scores s of the vote, both classes weighing alike: at logit(s) = -b
+    a figure is as likely of one class as of the other. The logarithm of the temperature and the logit of the
+    threshold are then drawn towards those that the bundle has. With few figures, or without one of the
+    classes, these remain.
+
+    Args:
+        labels: (N,) 0 typical, 1 atypical.
+        probabilities: (N, M) P(atypical) of each member at temperature 1.
+        before: What the bundle has.
+    """
+    each = _figures_of_each(labels)
+    if not each:
+        return before
+    own = each / (each + PRIOR_FIGURES)
+    fitted = fit_temperature(np.repeat(labels, probabilities.shape[1]), probabilities.ravel())
+    temperature = float(fitted**own * before.temperature ** (1 - own))
+    offset = _fit_offset(labels, decision_scores(calibrated(probabilities, temperature)))
+    kept = logit(before.threshold) * before.temperature / temperature
+    return Fit(temperature, float(expit(own * -offset + (1 - own) * kept)))
+
+
+def decision_scores(probabilities: Floats) -> Floats:
+    """Return (N,) scores that reach a threshold exactly where the members' vote at it is for atypical.
+
+    A score is the median of the members' P(atypical). For an even number of members it is the mean over all,
+    which decides a tie, but not outside the two middle ones.
+
+    Args:
+        probabilities: (N, M) P(atypical) without NaN.
+    """
+    ranked, members = np.sort(probabilities, axis=1), probabilities.shape[1]
+    mean = probabilities.sum(axis=1) / members
+    return np.asarray(np.clip(mean, ranked[:, (members - 1) // 2], ranked[:, members // 2]))
+
+
+def calibration_error(labels: Labels, p_atypical: Floats, weights: Floats | None = None) -> float | None:
+    """Return the expected calibration error: how far P(atypical) is from the share of atypical figures.
+
+    The mean over `BINS` bins of equal width, by their weight, of |mean P(atypical) - share of atypical|. Guo
+    et al. 2017 bin by the confidence in the label; here both classes share one scale.
+
+    Args:
+        labels: (N,) 0 typical, 1 atypical.
+        p_atypical: (N,).
+        weights: (N,) weights; all figures weigh alike if None.
+
+    Returns:
+        0 at best, at most 1; None without figures.
+    """
+    if not len(labels):
+        return None
+    weights = np.ones(len(labels)) if weights is None else weights
+    places = np.clip((p_atypical * BINS).astype(np.intp), 0, BINS - 1)
+    gaps = np.bincount(places, weights * (p_atypical - labels), BINS)
+    return float(np.abs(gaps).sum() / weights.sum())
+
+
+def class_weights(labels: Labels) -> Floats:
+    """Return (N,) weights that add up to a half for each of both classes."""
+    return np.asarray(0.5 / np.bincount(labels, minlength=2)[labels], dtype=np.float64)
+
+
+def _figures_of_each(labels: Labels) -> float:
+    """Harmonic mean of the numbers of both classes: the error of a mean of both goes by it."""
+    typical, atypical = np.bincount(labels, minlength=2)
+    return 2 * typical * atypical / (typical + atypical) if typical and atypical else 0.0
+
+
+def _fit_offset(labels: Labels, scores: Floats) -> float:
+    signs, logits, weights = _signs(labels), _logits(scores), class_weights(labels)
+
+    def loss(offset: float) -> float:
+        return float(weights @ np.logaddexp(0.0, -signs * (logits + offset)))
+
+    return _least(loss, -FARTHEST, FARTHEST)
+
+
+def _least(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function with one minimum is least."""
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(found.x)
+
+
+def _signs(labels: Labels) -> Floats:
+    return np.where(labels == 1, 1.0, -1.0)
+
+
+def _logits(p_atypical: Floats) -> Floats:
+    return np.asarray(np.clip(logit(p_atypical), -FARTHEST, FARTHEST))
