@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -50,20 +51,74 @@ def test_an_ablation_leaves_out_the_decoders_and_nothing_else(recipe: str, ablat
     assert whole == without
 
 
+PAPER = {
+    "initial_weights": "given",
+    "input.patch_px": 128,
+    "input.mpp": 0.25,
+    "network.backbone": "preact-resnet50",
+    "network.width": 64,
+    "network.head": "gap-fc3",
+    "decoders.channels": (512, 256, 64),
+    "loss.class_weights": "balanced",
+    "loss.classification": 1,
+    "loss.mask": 1,
+    "loss.pixels": 1,
+    "optimiser.name": "adam",
+    "optimiser.learning_rate": 4e-5,
+    "optimiser.batch": 24,
+    "optimiser.epochs": 50,
+    "augmentation.rotation": "any",
+    "augmentation.flips": True,
+    "augmentation.zoom": 0,
+    "augmentation.stain_scale": 0.05,
+    "augmentation.gamma": 0,
+    "augmentation.contrast": 0,
+    "augmentation.saturation": 0,
+    "augmentation.channel_gain": 0,
+    "augmentation.sharpness": 0,
+    "augmentation.noise": 0,
+    "augmentation.jpeg": (),
+    "selection.epoch": "best",
+    "selection.members": 5,
+    "ensemble.vote": "majority",
+    "ensemble.threshold": 0.5,
+    "ensemble.tta": "flips",
+}
+"""What Percannella et al. 2025 or the changes of their challenge container state."""
+
+
 def test_the_papers_recipe_is_the_papers() -> None:
-    """The values that Percannella et al. 2025 state."""
     recipe = read_recipe("mtl")
-    assert (recipe.input.patch_px, recipe.input.mpp) == (128, 0.25)
-    optimiser = recipe.optimiser
-    assert (optimiser.name, optimiser.learning_rate, optimiser.batch, optimiser.epochs) == (
-        "adam",
-        4e-5,
-        24,
-        50,
-    )
-    assert (recipe.loss.classification, recipe.loss.mask, recipe.loss.pixels) == (1, 1, 1)
-    assert (recipe.selection.epoch, recipe.selection.members) == ("best", 5)
-    assert recipe.ensemble.tta == "flips"
+    assert {key: reduce(getattr, key.split("."), recipe) for key in PAPER} == PAPER
+
+
+def _keys_of_the_paper() -> tuple[set[str], set[str]]:
+    """The keys of `mtl.toml` whose values are stated, and those whose values are ours."""
+    stated, ours, table = set(), set(), ""
+    for line in (ROOT / "train" / "mtl.toml").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\[(\w+)\]", line):
+            table = f"{match[1]}."
+        elif match := re.match(r"(\w+) = [^#]*# \[(\w+)\]", line):
+            (ours if match[2] == "choice" else stated).add(table + match[1])
+    return stated, ours
+
+
+def test_the_table_of_the_papers_choices_is_whole() -> None:
+    """Each value of the recipe is in the table or among ours, and each test of the table exists."""
+    text = (ROOT / "train" / "README.md").read_text(encoding="utf-8")
+    section = text.split("## The paper's choices")[1].split("\n## ")[0]
+    lines = section.splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| ")][1:]
+    stated, ours = _keys_of_the_paper()
+    keys = {key for row in rows for key in re.findall(r"`([a-z_.]+)`", row[1])}
+    assert keys == set(PAPER)
+    assert stated <= keys
+    prose = " ".join(line for line in lines if not line.startswith("|"))
+    assert ours - keys <= set(re.findall(r"`([a-z_.]+)`", prose))
+    tests = [re.findall(r"`(tests/\S+\.py)::(\w+)`", row[2]) for row in rows]
+    assert all(tests)
+    for file, name in (test for row in tests for test in row):
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
 
 
 def test_every_recipe_is_installed() -> None:
