@@ -438,20 +438,22 @@ def _read_store(path: Path) -> Any:
 
 
 def _record_of_fold(folder: Path) -> list[Path]:
-    found = next((ROOT / "train" / "runs" / "nano").glob("*/fold.json")).parent
-    shutil.copytree(found, folder, dirs_exist_ok=True)
+    """A record as it is in the repository, of a member that is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "member.safetensors").write_bytes(b"weights")
+    record = json.loads(_kept_record()) | {"sha256": hashlib.sha256(b"weights").hexdigest()}
+    (folder / "fold.json").write_text(json.dumps(record))
     return [folder / "fold.json"]
 
 
 def _read_record_of_fold(path: Path) -> Any:
     from wsi_mitosis.io.training.runs import FoldFolder
 
-    return FoldFolder(path.parent, json.loads(_kept(path))["key"]).read_record()
+    return FoldFolder(path.parent, json.loads(_kept_record())["key"]).read_record()
 
 
-def _kept(path: Path) -> str:
-    found = next((ROOT / "train" / "runs" / "nano").glob("*/fold.json"))
-    return found.read_text()
+def _kept_record() -> str:
+    return min((ROOT / "train" / "runs" / "nano").glob("*/fold.json")).read_text()
 
 
 READERS: dict[str, Reader] = {
