@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.training.stores import Store, sample_table, write_store
@@ -49,14 +50,25 @@ class KnownEnsemble:
         assert threads == granted_cpus()
         assert (len(states), len(manifest.member), device) == (1, 1, "cpu")
         self.tta, self.read_px = tta, manifest.input.patch_px
-        self._file = manifest.member[0].file
+        self._file, self._temperature = manifest.member[0].file, manifest.temperature
         self._extra = tta != "none" or len(manifest.ensemble.zooms) > 1
 
     def predict(self, crops: np.ndarray) -> np.ndarray:
         assert crops.shape[1:] == (32, 32, 3)
         member = int(self._file.removesuffix(".safetensors")[-1])
         self.asked += [(self._file, int(crop[0, 0, 0])) for crop in crops]
-        return crops[:, 16, 16 if self._extra else 17, [member]] / 100
+        return calibrated(crops[:, 16, 16 if self._extra else 17, [member]] / 100, self._temperature)
+
+
+def calibration(temperature: float, fitted_on: str = "domains left out") -> dict[str, Any]:
+    """The table of a bundle that was calibrated."""
+    return {
+        "temperature": temperature,
+        "fitted_on": fitted_on,
+        "figures": 9,
+        "figures_sha256": "0" * 64,
+        "dataset_digest": "d",
+    }
 
 
 def crop(number: int, extra: tuple[float, ...], single: tuple[float, ...] | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ from wsi_mitosis.io.bundles import write_bundle
 from wsi_mitosis.io.training.encoders import packaged_weights
 from wsi_mitosis.io.training.runs import read_recipe
 from wsi_mitosis.io.training.stores import open_store
+from wsi_mitosis.jobs.calibrate import calibrate_on_left_out
 from wsi_mitosis.jobs.train import manifest_fields, sample_lines
 
 CARD = """# {name}
@@ -32,7 +33,7 @@ TRIAL_ENCODER, ENCODER = "body.", "backbone.body."
 
 
 def main(trial: Path, store_folder: Path, out: Path) -> None:
-    """Write the bundle."""
+    """Write the bundle, and calibrate it on the domains that its members were trained without."""
     recipe, store = read_recipe("lite2"), open_store(store_folder)
     domains = sorted(set(store.samples["domain"]))
     files = [trial / f"l2_80_160_all5.{number}.safetensors" for number in range(len(domains))]
@@ -44,7 +45,8 @@ def main(trial: Path, store_folder: Path, out: Path) -> None:
     fields = manifest_fields(recipe, store, out.name, "Apache-2.0", encoder)
     members = [{"test_domain": domain} for domain in domains]
     card = CARD.format(name=out.name)
-    write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
+    bundle = write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
+    calibrate_on_left_out(bundle, store)
 
 
 if __name__ == "__main__":

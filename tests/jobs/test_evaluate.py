@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.evaluations import KnownEnsemble, bundle, crop, recorded, store
+from tests.evaluations import KnownEnsemble, bundle, calibration, crop, recorded, store
+from wsi_mitosis.core.calibration import calibrated, calibration_error, fit_temperature
 from wsi_mitosis.core.metrics import RESAMPLES
 from wsi_mitosis.core.scoring import EvaluationReport
 from wsi_mitosis.errors import InputError, SpecError
@@ -290,6 +291,88 @@ def test_predictions_say_what_each_member_said(tmp_path: Path, samples: Store) -
     assert table["label"].tolist()[:3] == ["atypical", "typical", "typical"]
     assert table["vote"].tolist()[:3] == ["atypical", "atypical", "typical"]
     assert table["p_atypical"][1] == pytest.approx(1.3 / 3)
+
+
+def test_probabilities_are_at_the_temperature_of_the_bundle(tmp_path: Path, samples: Store) -> None:
+    at_2 = bundle(tmp_path / "b", DOMAINS, [f"{'f' * 64} a"], calibration=calibration(2.0))
+    found = evaluate(at_2, samples, device="cpu")
+    drawn = np.array([0.8, 0.7, 0.2, 0.6, 0.1, 0.9, 0.9, 0.2, 0.8])
+    roots = np.sqrt(drawn / (1 - drawn))
+    np.testing.assert_allclose(found.predictions["p_member-1"], roots / (1 + roots))
+    plain = evaluate(bundle(tmp_path / "p", DOMAINS, [f"{'f' * 64} a"]), samples, device="cpu")
+    assert (found.report.temperature, plain.report.temperature) == (2.0, 1.0)
+    assert found.predictions["vote"].tolist() == plain.predictions["vote"].tolist()
+    for mine, others in zip(found.report.members.values(), plain.report.members.values(), strict=True):
+        assert (mine.auroc, mine.confusion) == (others.auroc, others.confusion)
+        assert mine.brier != others.brier
+
+
+def test_an_ensemble_is_scored_before_and_after_its_own_temperature(tmp_path: Path, samples: Store) -> None:
+    at_2 = bundle(tmp_path / "b", DOMAINS, [f"{'f' * 64} a"], calibration=calibration(2.0))
+    found, plain = (
+        evaluate(one, samples, device="cpu").report
+        for one in (at_2, bundle(tmp_path / "p", DOMAINS, [f"{'f' * 64} a"]))
+    )
+    assert list(found.reliability) == list(plain.reliability) == ["ensemble"]
+    mine, others = found.reliability["ensemble"], plain.reliability["ensemble"]
+    assert (mine.fitted_on, mine.temperatures) == ("the bundle's", dict.fromkeys(DOMAINS, 2.0))
+    assert (others.calibrated, others.temperatures) == (None, {})
+    assert found.overall is not None
+    assert plain.overall is not None
+    assert mine.calibrated is not None
+    assert mine.calibrated.brier == pytest.approx(found.overall.brier)
+    assert mine.before.brier == pytest.approx(plain.overall.brier)
+    assert mine.before.brier == pytest.approx(others.before.brier)
+    assert mine.calibrated.bins == found.calibration["ensemble"]
+    mean = evaluate(bundle(tmp_path / "m", DOMAINS), samples, device="cpu").predictions["p_atypical"]
+    labels = np.array([row[2] for row in ROWS])
+    assert others.before.calibration_error == pytest.approx(calibration_error(labels, mean.to_numpy()))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_domains_left_out_are_scored_at_a_temperature_of_the_others(
+    tmp_path: Path, temperature: float
+) -> None:
+    """Of domains that want other temperatures, none gets its own, whatever the bundle's is."""
+    shares = {"a": (0.9, 0.8), "b": (0.7, 0.7), "c": (0.6, 0.9)}
+    rows = []
+    for index, (domain, (p, right)) in enumerate(shares.items()):
+        for number in range(20):
+            label = number % 2
+            towards = label if number < 20 * right else 1 - label
+            answer = [0.5, 0.5, 0.5]
+            answer[index] = p if towards else 1 - p
+            rows.append((domain, f"{domain}{number}", label, crop(20 * index + number, tuple(answer))))
+    samples = store(tmp_path / "s.zarr", rows)
+    fitted = bundle(tmp_path / "b", DOMAINS, recorded(samples.samples), calibration=calibration(temperature))
+    report = evaluate(fitted, samples, device="cpu").report
+    found = report.reliability["members on domains left out"]
+    assert (found.n, found.fitted_on) == (60, "the other domains")
+    assert found.calibrated is not None
+    labels = np.array([row[2] for row in rows])
+    drawn = np.array([row[3][20, 20, "abc".index(row[0])] / 100 for row in rows])
+    domains = np.array([row[0] for row in rows])
+    after = drawn.copy()
+    for domain in DOMAINS:
+        of, others = domains == domain, domains != domain
+        expected = fit_temperature(labels[others], drawn[others])
+        assert found.temperatures[domain] == pytest.approx(expected, rel=1e-4)
+        assert abs(fit_temperature(labels[of], drawn[of]) / expected - 1) > 0.05
+        after[of] = calibrated(drawn[of], expected)
+    assert found.before.brier == pytest.approx(np.mean((drawn - labels) ** 2))
+    assert found.calibrated.brier == pytest.approx(np.mean((after - labels) ** 2), rel=1e-5)
+    assert found.before.calibration_error == pytest.approx(calibration_error(labels, drawn))
+
+
+def test_a_temperature_wants_two_domains_with_both_classes(tmp_path: Path, samples: Store) -> None:
+    only_typical = [row for row in ROWS if row[0] != "a" or row[2] == T]
+    both = store(tmp_path / "both.zarr", [*(row for row in ROWS if row[0] == "b"), *only_typical[:2]])
+    for name, of in (("one", samples), ("two", both)):
+        lines = recorded(of.samples)
+        domains = ("a",) if name == "one" else ("a", "b")
+        found = evaluate(bundle(tmp_path / name, domains, lines), of, device="cpu").report
+        compared = found.reliability["members on domains left out"]
+        assert (compared.temperatures, compared.calibrated) == ({}, None)
 
 
 def test_crops_too_small_are_refused_by_the_stores_name(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from wsi_mitosis.core.metrics import BINS
+from wsi_mitosis.core.metrics import bin_numbers
+from wsi_mitosis.core.voting import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,8 @@ FARTHEST = 16.0
 """Logits beyond this, 1 in 10 million, count as this in a fit, so that no single figure decides it."""
 PRIOR_FIGURES = 35
 """The weight of a bundle's own temperature and threshold in `fit_to_figures`, in figures of each class."""
+FOLDS = 5
+"""Parts of the cross-validation of `fit_to_figures`."""
 JUST_BELOW_A_HALF = np.nextafter(0.5, 0.0)
 
 
@@ -97,6 +100,42 @@ def fit_to_figures(labels: Labels, probabilities: Floats, before: Fit) -> Fit:
     return Fit(temperature, float(expit(own * -offset + (1 - own) * kept)))
 
 
+def held_out_calls(
+    labels: Labels, probabilities: Floats, slides: Sequence[str], before: Fit, folds: int = FOLDS
+) -> NDArray[np.bool_]:
+    """Label each figure by a fit to the figures of other slides: cross-validation of `fit_to_figures`.
+
+    Args:
+        labels: As for `fit_to_figures`.
+        probabilities: As for `fit_to_figures`.
+        slides: (N,) the figures' slides, "" where unknown: such a figure is a slide of its own.
+        before: As for `fit_to_figures`.
+        folds: Number of parts.
+
+    Returns:
+        (N,) bool, whether the vote is for atypical.
+    """
+    parts = _parts(labels, slides, folds)
+    called = np.zeros(len(labels), dtype=np.bool_)
+    for part in range(folds):
+        out = parts == part
+        fit = fit_to_figures(labels[~out], probabilities[~out], before)
+        called[out] = tally(calibrated(probabilities[out], fit.temperature), fit.threshold).is_atypical
+    return called
+
+
+def _parts(labels: Labels, slides: Sequence[str], folds: int) -> NDArray[np.intp]:
+    """Deal out whole slides, those with the most atypical figures first, each to the part with the fewest."""
+    units = np.unique([slide or f"\0{row}" for row, slide in enumerate(slides)], return_inverse=True)[1]
+    atypical, figures = np.bincount(units, labels), np.bincount(units)
+    part_of = np.zeros(len(figures), dtype=np.intp)
+    has = np.zeros((folds, 2))  # atypical figures, all figures
+    for unit in np.lexsort((-figures, -atypical)):
+        part_of[unit] = np.lexsort((has[:, 1], has[:, 0]))[0]
+        has[part_of[unit]] += atypical[unit], figures[unit]
+    return part_of[units]
+
+
 def decision_scores(probabilities: Floats) -> Floats:
     """Return (N,) scores that reach a threshold exactly where the members' vote at it is for atypical.
 
@@ -111,25 +150,22 @@ def decision_scores(probabilities: Floats) -> Floats:
     return np.asarray(np.clip(mean, ranked[:, (members - 1) // 2], ranked[:, members // 2]))
 
 
-def calibration_error(labels: Labels, p_atypical: Floats, weights: Floats | None = None) -> float | None:
+def calibration_error(labels: Labels, p_atypical: Floats, weights: Floats | None = None) -> float:
     """Return the expected calibration error: how far P(atypical) is from the share of atypical figures.
 
-    The mean over `BINS` bins of equal width, by their weight, of |mean P(atypical) - share of atypical|. Guo
+    The mean over ten bins of equal width, by their weight, of |mean P(atypical) - share of atypical|. Guo
     et al. 2017 bin by the confidence in the label; here both classes share one scale.
 
     Args:
-        labels: (N,) 0 typical, 1 atypical.
+        labels: (N,) 0 typical, 1 atypical; N > 0.
         p_atypical: (N,).
         weights: (N,) weights; all figures weigh alike if None.
 
     Returns:
-        0 at best, at most 1; None without figures.
+        0 at best, at most 1.
     """
-    if not len(labels):
-        return None
     weights = np.ones(len(labels)) if weights is None else weights
-    places = np.clip((p_atypical * BINS).astype(np.intp), 0, BINS - 1)
-    gaps = np.bincount(places, weights * (p_atypical - labels), BINS)
+    gaps = np.bincount(bin_numbers(p_atypical), weights * (p_atypical - labels))
     return float(np.abs(gaps).sum() / weights.sum())
 
 

@@ -165,29 +165,26 @@ def intervals(
 
 def gain_interval(
     labels: NDArray[np.int64], before: NDArray[np.bool_], after: NDArray[np.bool_], slides: Sequence[str]
-) -> tuple[float, float] | None:
+) -> tuple[float, float]:
     """Compute the interval of what `after` has more balanced accuracy than `before`, as `intervals` does.
 
     Args:
-        labels: As for `score`.
+        labels: As for `score`, of both classes.
         before: (N,) bool, whether a first way of labelling calls the sample atypical.
         after: The same of a second way.
         slides: As for `intervals`.
 
     Returns:
-        (low, high), 95 %; None if a class is absent, or with a single unit.
+        (low, high), 95 %. Draws that lack a class are left out.
     """
     _, cluster = _clusters(slides)
-    units = int(cluster.max()) + 1 if len(cluster) else 0
-    if units < 2 or len(set(labels.tolist())) < 2:
-        return None
+    units = int(cluster.max()) + 1
     by_unit = np.zeros((2, units, 4))
     for way, called in enumerate((before, after)):
         np.add.at(by_unit[way], cluster, _counts(labels, called))
     draws = _draws(units, len(labels), RESAMPLES, np.random.default_rng(SEED))
     gains = np.concatenate([_rates(w @ by_unit[1])[0] - _rates(w @ by_unit[0])[0] for w in draws])
-    known = gains[~np.isnan(gains)]
-    return _bounds(known) if len(known) else None
+    return _bounds(gains[~np.isnan(gains)])
 
 
 def roc_points(
@@ -212,8 +209,7 @@ def calibration(
     labels: NDArray[np.int64], p_atypical: NDArray[np.float64], bins: int = BINS
 ) -> tuple[Bin, ...]:
     """Compute how often samples of similar P(atypical) are atypical, in bins of equal width."""
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, p_atypical, side="right") - 1, 0, bins - 1)
+    edges, place = np.linspace(0, 1, bins + 1), bin_numbers(p_atypical, bins)
     return tuple(
         Bin(
             float(edges[index]),
@@ -225,6 +221,12 @@ def calibration(
         for index in range(bins)
         if (inside := place == index).any()
     )
+
+
+def bin_numbers(p_atypical: NDArray[np.float64], bins: int = BINS) -> NDArray[np.intp]:
+    """Return the number of each P(atypical)'s bin, from 0; the bins are those of `calibration`."""
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, p_atypical, side="right") - 1, 0, bins - 1)
 
 
 def spread(values: Iterable[float | None]) -> Spread:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
+from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.metrics import (
     MEASURES,
     Bin,
@@ -17,12 +19,13 @@ from wsi_mitosis.core.metrics import (
     score,
     spread,
 )
+from wsi_mitosis.core.reliability import LeftOut, Reliability, of_left_out, of_vote
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.tables import Tta
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -154,6 +157,7 @@ class ReportHeading(Spec):
     Attributes:
         samples: Number of samples in the dataset.
         positive: The positive class of all measures.
+        temperature: The bundle's; 1 if it is not calibrated.
         trained_on: Number of samples that the bundle was trained on.
         notes: What a reader of the report must know.
     """
@@ -166,6 +170,7 @@ class ReportHeading(Spec):
     trained: bool
     intended_use: str
     threshold: float
+    temperature: float = 1.0
     tta: Tta
     zooms: tuple[float, ...]
     device: str
@@ -188,15 +193,21 @@ class EvaluationReport(ViewScores, ReportHeading):
         distinct: The same as `overall.distinct`.
         single_view: The scores for the crop as it is, if the report's own scores use further views.
         calibration: By name of the curve.
+        reliability: P(atypical) at temperature 1 and calibrated, of the ensemble and of `members on domains
+            left out`.
     """
 
     distinct: DistinctScores | None
     single_view: ViewScores | None
     calibration: dict[str, tuple[Bin, ...]]
+    reliability: dict[str, Reliability] = Field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of `evaluation.json` as plain data."""
-        return self.model_dump(mode="json")
+        """Return the content of `evaluation.json` as plain data.
+
+        Keys that an earlier version did not write are left out of a report of that version.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Curve(NamedTuple):
@@ -213,6 +224,26 @@ class Curve(NamedTuple):
     labels: NDArray[np.int64]
     p_atypical: NDArray[np.float64]
     is_ensemble: bool
+
+
+def left_out(
+    samples: pd.DataFrame, manifest: BundleManifest, overlap: Overlap, probabilities: Probabilities
+) -> LeftOut:
+    """Return what each member gives for the samples of its own test domain, which it has not seen.
+
+    Args:
+        samples: (N,) rows with `label`.
+        manifest: The bundle's manifest.
+        overlap: Which samples are of the members' own test domains.
+        probabilities: (N, M) P(atypical) at the bundle's temperature.
+    """
+    rows, members = np.nonzero(overlap.own)
+    return LeftOut(
+        rows,
+        samples["label"].to_numpy(np.int64)[rows],
+        calibrated(probabilities[rows, members], 1 / manifest.temperature),
+        np.array([member.test_domain for member in manifest.member], dtype=object)[members],
+    )
 
 
 def member_names(manifest: BundleManifest) -> list[str]:
@@ -236,6 +267,7 @@ class Scorer:
         self.samples, self.manifest, self.overlap, self.scope = samples, manifest, overlap, scope
         self.training_data = scope == WITH_TRAINING_DATA
         self._own = scope == OWN_DOMAINS
+        self._ensemble_name = "ensemble, unseen samples" if self._own else "ensemble"
         self._labels = samples["label"].to_numpy(np.int64)
         self._domains = samples["domain"].to_numpy(object)
         self._names = member_names(manifest)
@@ -256,6 +288,7 @@ class Scorer:
             calibration={
                 curve.name: calibration(curve.labels, curve.p_atypical) for curve in self.curves(views[0])
             },
+            reliability=dict(self._reliability(views[0])),
         )
 
     def scores(self, probabilities: Probabilities) -> ViewScores:
@@ -272,11 +305,25 @@ class Scorer:
             unseen=ensemble if self._own and ensemble.overall.n else None,
         )
 
+    def _reliability(self, probabilities: Probabilities) -> Iterator[tuple[str, Reliability]]:
+        rows, temperature = self._of_ensemble(), self.manifest.temperature
+        if len(rows):
+            at_1 = self._votes(rows, calibrated(probabilities, 1 / temperature)).p_atypical
+            fitted = self.manifest.calibration is not None
+            after = self._votes(rows, probabilities).p_atypical if fitted else None
+            domains = sorted(set(self._domains[rows])) if fitted else []
+            temperatures = dict.fromkeys(domains, temperature)
+            yield self._ensemble_name, of_vote(self._labels[rows], at_1, after, temperatures)
+        if self._own and self.overlap.own.any():
+            samples = left_out(self.samples, self.manifest, self.overlap, probabilities)
+            yield "members on domains left out", of_left_out(samples)
+
     def curves(self, probabilities: Probabilities) -> tuple[Curve, ...]:
         """Return the curves of the ensemble and of each member, without those that have no samples."""
         rows = self._of_ensemble()
-        name = "ensemble, unseen samples" if self._own else "ensemble"
-        curves = [Curve(name, self._labels[rows], self._votes(rows, probabilities).p_atypical, True)]
+        curves = [
+            Curve(self._ensemble_name, self._labels[rows], self._votes(rows, probabilities).p_atypical, True)
+        ]
         for index, member in enumerate(self.manifest.member):
             rows = self._of_member(index)
             name = f"{self._names[index]} on {member.test_domain}" if self._own else self._names[index]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from wsi_mitosis.specs import CalibrationSpec
+
 DEFAULT_BUNDLE = "amibr-nano"
 SCHEMA = 1
 MANIFEST, CARD = "manifest.toml", "CARD.md"
@@ -124,6 +126,26 @@ def write_card(bundle: Bundle, card: str) -> None:
         ) from error
 
 
+def write_calibration(bundle: Bundle, calibration: CalibrationSpec) -> Bundle:
+    """Replace the calibration in a bundle's manifest, which changes the bundle's digest.
+
+    Returns:
+        The bundle, as read back from disk.
+
+    Raises:
+        OutputError: If the manifest cannot be written.
+    """
+    path = bundle.folder / MANIFEST
+    data = {**_manifest_data(path), "calibration": calibration.model_dump()}
+    try:
+        write_text(path, tomli_w.dumps(_without_none(data)))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=path, stage="writing a calibration"
+        ) from error
+    return open_bundle(bundle.folder)
+
+
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the folder of a bundle.
 
@@ -201,6 +223,60 @@ def write_bundle(
         OutputError: If the folder is in use or cannot be written.
         BundleError: If a weight does not fit float16, or the fields do not fit the schema.
     """
+    return _whole(folder, lambda temporary: _write_files(temporary, fields, states, card, samples))
+
+
+def derive_bundle(
+    parent: Bundle,
+    folder: Path,
+    *,
+    name: str,
+    threshold: float,
+    calibration: CalibrationSpec,
+    card: str,
+    samples: Sequence[str],
+) -> Bundle:
+    """Write a bundle with the weights of a trained one, a calibration and a threshold, or nothing at all.
+
+    Args:
+        parent: The bundle that it is derived from.
+        folder: The new bundle's folder. It must not exist, or be empty.
+        name: The new bundle's name.
+        threshold: The threshold of its vote.
+        calibration: Its calibration.
+        card: Text of CARD.md.
+        samples: Digests of the figures that were fitted. They join the parent's list of samples, without a
+            domain: no member is taken to be ignorant of them.
+
+    Returns:
+        The bundle, as read back from disk.
+
+    Raises:
+        OutputError: If the folder is in use or cannot be written.
+        BundleError: If the parent's files were altered, or the name cannot be a bundle's.
+    """
+    data = _manifest_data(parent.folder / MANIFEST)
+    data |= {"name": name, "version": "1", "ensemble": {**data["ensemble"], "threshold": threshold}}
+    data |= {"calibration": calibration.model_dump()}
+    data |= {"parent": {"name": parent.manifest.name, "digest": parent.digest}}
+    training = data["training"]
+
+    def write(temporary: Path) -> None:
+        for member in parent.manifest.member:
+            shutil.copyfile(parent.folder / member.file, temporary / member.file)
+        content = _checked(parent.folder / training["samples"], training["samples_sha256"])
+        hashed = _write_samples(temporary, [*content.decode().splitlines(), *samples])
+        _write_texts(temporary, {**data, "training": {**training, **hashed}}, card)
+
+    return _whole(folder, write)
+
+
+def check_unused(folder: Path) -> None:
+    """Check that a bundle can be written into a folder: it must not exist, or be empty.
+
+    Raises:
+        OutputError: If it is in use.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             "exists already",
@@ -208,6 +284,11 @@ def write_bundle(
             stage="writing a bundle",
             remedy="Choose another folder, or remove this one",
         )
+
+
+def _whole(folder: Path, write: Callable[[Path], None]) -> Bundle:
+    """Let a bundle's files be written into a temporary folder, check them, and give the folder its name."""
+    check_unused(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
@@ -217,7 +298,7 @@ def write_bundle(
             f"cannot be written: {error.strerror}", subject=folder, stage="writing a bundle"
         ) from error
     try:
-        _write_files(temporary, fields, states, card, samples)
+        write(temporary)
         bundle = open_bundle(temporary)
         temporary.replace(folder)
     finally:
@@ -243,10 +324,18 @@ def _write_files(
         path.write_bytes(pack_weights(state, path.name))
         data["member"].append({"file": path.name, "sha256": _sha256(path.read_bytes()), **member})
     if "training" in fields:
-        path = folder / "samples.txt"
-        path.write_bytes("".join(f"{digest}\n" for digest in sorted(samples)).encode())
-        hashed = {"samples": path.name, "samples_sha256": _sha256(path.read_bytes())}
-        data["training"] = {**fields["training"], **hashed}
+        data["training"] = {**fields["training"], **_write_samples(folder, samples)}
+    _write_texts(folder, data, card)
+
+
+def _write_samples(folder: Path, samples: Sequence[str]) -> dict[str, str]:
+    """Write the list of samples, and return its name and hash as the manifest has them."""
+    path = folder / "samples.txt"
+    path.write_bytes("".join(f"{digest}\n" for digest in sorted(samples)).encode())
+    return {"samples": path.name, "samples_sha256": _sha256(path.read_bytes())}
+
+
+def _write_texts(folder: Path, data: Mapping[str, Any], card: str) -> None:
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
     (folder / MANIFEST).write_text(tomli_w.dumps(_without_none(data)), encoding="utf-8", newline="\n")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
-    from wsi_mitosis.specs import InputSpec
+    from wsi_mitosis.specs import CalibrationSpec, InputSpec
 
 MINUTE = 60
 LIMITS = """## What it must not be used for
@@ -64,6 +64,52 @@ def with_section(card: str, title: str, text: str) -> str:
         return f"{card.rstrip()}\n\n{section}"
     after = card[found.end() :]
     return card[: found.start()] + section + (f"\n{after}" if after else "")
+
+
+def calibration_text(calibration: CalibrationSpec) -> str:
+    """Return what a card says of a calibration that was fitted to domains left out."""
+    return (
+        f"A member's P(atypical) p becomes sigmoid(logit(p) / {calibration.temperature:.3f}).\n"
+        f"The temperature was fitted to {calibration.figures} figures (digests\n"
+        f"`{calibration.figures_sha256[:16]}`), by the members that were trained without their domains. It\n"
+        "changes neither the order of figures nor the side of a half on which each of them is. Both classes\n"
+        "weigh alike: P(atypical) is meant for figures of which half are atypical."
+    )
+
+
+def derived_card(
+    parent: Bundle, name: str, threshold: float, calibration: CalibrationSpec, gain: Sequence[str]
+) -> str:
+    """Return the card of a bundle that was calibrated on own figures, with the card of its parent below.
+
+    Args:
+        parent: The bundle that it was derived from.
+        name: The new bundle's name.
+        threshold: Its threshold.
+        calibration: Its calibration.
+        gain: Sentences about what is gained.
+    """
+    before = parent.manifest
+    rows = [
+        ["temperature", f"{before.temperature:.3f}", f"{calibration.temperature:.3f}"],
+        ["threshold", f"{before.ensemble.threshold:.3f}", f"{threshold:.3f}"],
+    ]
+    lines = [
+        f"# {name}",
+        "",
+        f"**Research use only.** {before.intended_use}",
+        "",
+        f"The members are those of {before.name} {before.version}, digest `{parent.digest[:16]}`.",
+        f"Temperature and threshold were fitted to {calibration.figures} figures of a laboratory (digests:",
+        f"dataset `{calibration.dataset_digest[:16]}`, figures `{calibration.figures_sha256[:16]}`).",
+        "",
+        *table(["", before.name, name], rows),
+        *(f"- {sentence}" for sentence in gain),
+        "",
+        "What follows is the card of the bundle that it was derived from, with that bundle's figures.",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + re.sub(r"^(?=#{1,5} )", "#", parent.read_card(), flags=re.MULTILINE)
 
 
 def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:

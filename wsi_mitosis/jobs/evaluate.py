@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.metrics import RESAMPLES, SEED
 from wsi_mitosis.core.overlap import Overlap, find_overlap
@@ -79,6 +80,31 @@ class _Views:
         return _Views(self.manifest.model_copy(update={"ensemble": one}), "none")
 
 
+@dataclass(frozen=True)
+class Classified:
+    """What the members of a bundle give for N samples.
+
+    Attributes:
+        overlap: Which samples the bundle was trained on.
+        scope: Which samples the ensemble and the members are scored on.
+        views: The choices of views: the bundle's or the requested ones, and perhaps a single view.
+        probabilities: (N, M) P(atypical) for each choice at `temperature`; NaN if it was not computed.
+        temperature: Of the bundle that classified.
+        device: Device of the networks.
+    """
+
+    overlap: Overlap
+    scope: Scope
+    views: tuple[_Views, ...]
+    probabilities: tuple[Probabilities, ...]
+    temperature: float
+    device: str
+
+    def at(self, temperature: float) -> tuple[Probabilities, ...]:
+        """Return the probabilities as a bundle of another temperature gives them."""
+        return tuple(calibrated(found, temperature / self.temperature) for found in self.probabilities)
+
+
 def evaluate(
     bundle: Bundle,
     store: Store,
@@ -106,18 +132,61 @@ def evaluate(
     Raises:
         InputError: If no member has unseen samples, or the bundle, the dataset or the device cannot be used.
     """
+    found = classify_samples(
+        bundle, store, device=device, tta=tta, allow_overlap=allow_overlap, on_progress=on_progress
+    )
+    return score_samples(bundle, store, found)
+
+
+def classify_samples(
+    bundle: Bundle,
+    store: Store,
+    *,
+    device: str = "auto",
+    tta: Tta | None = None,
+    allow_overlap: bool = False,
+    single_view: bool = True,
+    on_progress: OnProgress = lambda *_: None,
+) -> Classified:
+    """Compute what `evaluate` scores.
+
+    Args:
+        bundle: As for `evaluate`, like the other arguments.
+        store: Labelled crops.
+        device: Device of the networks.
+        tta: Views of each crop.
+        allow_overlap: Classify all samples by all members in any case.
+        single_view: Classify the crop as it is as well, if the bundle has further views.
+        on_progress: Called as a member classifies.
+
+    Raises:
+        InputError: As for `evaluate`.
+    """
     manifest = bundle.manifest
     overlap = find_overlap(store.samples, bundle.read_samples(), [m.test_domain for m in manifest.member])
     scope = _scope(overlap, allow_overlap=allow_overlap)
     included = np.ones_like(overlap.own)
     if scope == OWN_DOMAINS:
         included = overlap.own | ~overlap.seen[:, None]
-    _check(bundle, store, included)
+    check_scale(bundle, store)
+    _check_unseen(bundle, store, included)
     views = _Views(manifest, tta or manifest.ensemble.tta)
-    choices = (views, views.single()) if views.has_extra else (views,)
+    choices = (views, views.single()) if single_view and views.has_extra else (views,)
     probabilities, device = _predict(bundle, store, included, choices, device, on_progress)
-    scorer = Scorer(store.samples, manifest, overlap, scope)
-    report = scorer.report(_heading(bundle, store, views, device, scorer), probabilities)
+    return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device)
+
+
+def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evaluation:
+    """Score what `classify_samples` computed.
+
+    Args:
+        bundle: The bundle that classified. It may have been calibrated since.
+        store: The samples.
+        classified: What it gave.
+    """
+    scorer = Scorer(store.samples, bundle.manifest, classified.overlap, classified.scope)
+    probabilities = classified.at(bundle.manifest.temperature)
+    report = scorer.report(_heading(bundle, store, classified, scorer), probabilities)
     return Evaluation(report, scorer.predictions(probabilities[0]), scorer.curves(probabilities[0]))
 
 
@@ -127,20 +196,33 @@ def _scope(overlap: Overlap, *, allow_overlap: bool) -> Scope:
     return WITH_TRAINING_DATA if allow_overlap else OWN_DOMAINS
 
 
-def _check(bundle: Bundle, store: Store, included: NDArray[np.bool_]) -> None:
-    """Check that the dataset has the bundle's scale, and samples to score."""
+def check_scale(bundle: Bundle, store: Store, stage: str = STAGE) -> None:
+    """Check that the dataset has the bundle's scale, if it states one.
+
+    Args:
+        bundle: The bundle that classifies.
+        store: The samples.
+        stage: What is being done, for the message.
+
+    Raises:
+        InputError: If it has another scale.
+    """
     wanted, name = bundle.manifest.input, bundle.manifest.name
     mpp = store.attributes.mpp
     if mpp is not None and abs(mpp / wanted.mpp - 1) > wanted.mpp_tolerance:
         raise InputError(
             f"its crops have {mpp:g} um/px, but '{name}' needs {wanted.mpp:g} um/px",
             subject=store.folder,
-            stage=STAGE,
+            stage=stage,
             remedy="Build the dataset at the bundle's um/px",
         )
+
+
+def _check_unseen(bundle: Bundle, store: Store, included: NDArray[np.bool_]) -> None:
     if not included.any():
+        used = "train" if bundle.manifest.parent is None else "train or calibrate"
         raise InputError(
-            f"all {len(included)} samples were used to train '{name}'",
+            f"all {len(included)} samples were used to {used} '{bundle.manifest.name}'",
             subject=store.folder,
             stage=STAGE,
             remedy="Evaluate it on samples that it has not seen, or score training data with --allow-overlap",
@@ -197,7 +279,7 @@ def _centres(crops: NDArray[np.uint8], side_px: int, bundle: Bundle, store: Stor
         raise InputError(error.cause, subject=store.folder, stage=error.stage, remedy=error.remedy) from error
 
 
-def _heading(bundle: Bundle, store: Store, views: _Views, device: str, scorer: Scorer) -> ReportHeading:
+def _heading(bundle: Bundle, store: Store, classified: Classified, scorer: Scorer) -> ReportHeading:
     manifest, attributes = bundle.manifest, store.attributes
     return ReportHeading(
         program=f"wsi-mitosis {__version__}",
@@ -208,9 +290,10 @@ def _heading(bundle: Bundle, store: Store, views: _Views, device: str, scorer: S
         trained=manifest.trained,
         intended_use=manifest.intended_use,
         threshold=manifest.ensemble.threshold,
-        tta=views.tta,
+        temperature=manifest.temperature,
+        tta=classified.views[0].tta,
         zooms=manifest.ensemble.zooms,
-        device=device,
+        device=classified.device,
         dataset=attributes.name,
         dataset_digest=attributes.digest,
         dataset_licence=attributes.licence,
@@ -229,12 +312,14 @@ def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
     manifest, seen, number = bundle.manifest, int(scorer.overlap.seen.sum()), len(store.samples)
     if not manifest.trained:
         yield f"'{manifest.name}' is UNTRAINED: these figures mean nothing."
+    trained = "trained" if manifest.parent is None else "trained or calibrated"
     if scorer.training_data:
-        yield f"TRAINING DATA: the bundle was trained on {seen} of these {number} samples."
+        yield f"TRAINING DATA: the bundle was {trained} on {seen} of these {number} samples."
     if scorer.scope == OWN_DOMAINS:
         yield (
-            f"The bundle was trained on {seen} of these {number} samples. Each member is scored on those of "
-            "its own test domain, which it has not seen; the ensemble only on those that no member has seen."
+            f"The bundle was {trained} on {seen} of these {number} samples. Each member is scored on "
+            "those of its own test domain, which it has not seen; the ensemble only on those that no member "
+            "has seen."
         )
     if manifest.trained and not bundle.read_samples():
         yield "The bundle does not list what it was trained on: these samples may be among it."

@@ -56,6 +56,7 @@ def report(**changes: Any) -> EvaluationReport:
         "trained": True,
         "intended_use": "Tests",
         "threshold": 0.5,
+        "temperature": 1.25,
         "tta": "flips",
         "zooms": [1.0, 1.15],
         "device": "cpu",
@@ -70,8 +71,32 @@ def report(**changes: Any) -> EvaluationReport:
         "trained_on": 0,
         "notes": ["Note this."],
     }
-    rest = {"distinct": None, "single_view": None, "calibration": {}}
+    rest = {"distinct": None, "single_view": None, "calibration": {}, "reliability": {}}
     return EvaluationReport.parse({**heading, **views(), **rest, **changes}, "report")
+
+
+def errors(brier: float, balanced: float | None = 0.02) -> dict[str, Any]:
+    bins = [{"low": 0.0, "high": 0.1, "n": 40, "mean_p": 0.05, "atypical_fraction": 0.1}]
+    measures = {"calibration_error": brier / 2, "balanced_calibration_error": balanced}
+    return {"brier": brier, **measures, "bins": bins}
+
+
+RELIABILITY = {
+    "ensemble, unseen samples": {
+        "n": 5,
+        "fitted_on": "the bundle's",
+        "temperatures": {},
+        "before": errors(0.3, None),
+        "calibrated": None,
+    },
+    "members on domains left out": {
+        "n": 35,
+        "fitted_on": "the other domains",
+        "temperatures": {"b": 1.2345, "a": 0.9},
+        "before": errors(0.2),
+        "calibrated": errors(0.1),
+    },
+}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -146,6 +171,32 @@ def test_training_data_stands_beside_every_figure() -> None:
     assert len(scored) == 6
     assert all(row[-1] == "training data (30 of 40)" for row in scored)
     assert text.count("label, training data") == 2
+
+
+def test_calibration_before_and_after() -> None:
+    text = as_markdown(report(reliability=RELIABILITY))
+    assert ["temperature", "1.25"] in rows(text)
+    members = "members on domains left out"
+    assert [row for row in rows(text.split("## Calibration")[1]) if not row[0].startswith("-")] == [
+        ["", "temperature", "n", "ECE, classes alike", "ECE", "Brier"],
+        ["ensemble, unseen samples", "1", "5", "undefined", "0.150", "0.300"],
+        [members, "1", "35", "0.020", "0.100", "0.200"],
+        [members, "0.9 to 1.23, the other domains", "35", "0.020", "0.050", "0.100"],
+    ]
+    assert "### Calibration" in evaluation.as_section(report(reliability=RELIABILITY))
+    assert "## Calibration" not in as_markdown(report())
+
+
+def test_calibration_is_drawn_before_and_after() -> None:
+    figure = draw_calibration(report(reliability=RELIABILITY), ())
+    assert labels_of(figure) == [
+        "Brier 0.300, ECE 0.150  ensemble, unseen samples, temperature 1",
+        "Brier 0.200, ECE 0.100  members on domains left out, temperature 1",
+        "Brier 0.100, ECE 0.050  members on domains left out, calibrated",
+    ]
+    drawn = figure.axes[0].get_lines()[1:]
+    assert [line.get_linestyle() for line in drawn] == [":", ":", "--"]
+    assert [line.get_xydata().tolist() for line in drawn] == [[[0.05, 0.1]]] * 3
 
 
 def test_an_untrained_bundle_is_called_so() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wsi_mitosis.core.metrics import Spread
+    from wsi_mitosis.core.reliability import Errors, Reliability
     from wsi_mitosis.core.scoring import (
         Bounds,
         Curve,
@@ -113,6 +114,7 @@ def _section(report: EvaluationReport) -> Iterator[str]:
         yield "### A single view: the crop as it is"
         yield ""
         yield from _scores(report.single_view, "####")
+    yield from _calibration(report, "###")
     yield from _footer(report)
 
 
@@ -133,6 +135,7 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
             ["licence of the dataset", report.dataset_licence],
             ["views", f"{report.tta}, zooms {', '.join(map(str, report.zooms))}"],
             ["threshold", str(report.threshold)],
+            ["temperature", f"{report.temperature:.3g}"],
             ["computed by", f"{report.program}, {report.device}"],
         ],
     )
@@ -143,6 +146,7 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
         yield "The crop as it is, without flips, rotations and further zooms."
         yield ""
         yield from _scores(report.single_view, "###")
+    yield from _calibration(report, "##")
     yield from _footer(report)
 
 
@@ -215,6 +219,35 @@ def _lodo_table(lodo: LodoScores) -> Iterator[str]:
             [*validation, *[""] * (len(MEASURES) - 1)],
         ],
     )
+
+
+def _calibration(report: EvaluationReport, level: str) -> Iterator[str]:
+    """How far P(atypical) agrees with the labels, without and with a temperature."""
+    if not report.reliability:
+        return
+    yield f"{level} Calibration"
+    yield ""
+    yield "Expected calibration error (ECE, ten bins) and Brier score of P(atypical), which is meant for"
+    yield "figures of which half are atypical: both classes weigh alike in the first column, and the others"
+    yield "depend on the share of atypical figures in the data. Members on domains left out are not scored at"
+    yield "a temperature that was fitted to the same domain."
+    yield ""
+    header = ["", "temperature", "n", "ECE, classes alike", "ECE", "Brier"]
+    rows = (row for name, found in report.reliability.items() for row in _reliability_rows(name, found))
+    yield from table(header, rows)
+
+
+def _reliability_rows(name: str, found: Reliability) -> Iterator[list[str]]:
+    yield [name, "1", str(found.n), *_error_cells(found.before)]
+    if found.calibrated is not None:
+        fitted = sorted(f"{temperature:.3g}" for temperature in found.temperatures.values())
+        span = fitted[0] if fitted[0] == fitted[-1] else f"{fitted[0]} to {fitted[-1]}"
+        yield [name, f"{span}, {found.fitted_on}", str(found.n), *_error_cells(found.calibrated)]
+
+
+def _error_cells(errors: Errors) -> list[str]:
+    measures = (errors.balanced_calibration_error, errors.calibration_error, errors.brier)
+    return [number(value) for value in measures]
 
 
 def _footer(report: EvaluationReport) -> Iterator[str]:

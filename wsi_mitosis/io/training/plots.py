@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from wsi_mitosis.core.reliability import Errors
     from wsi_mitosis.core.scoring import Curve, EvaluationReport
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -38,7 +39,11 @@ def draw_roc(report: EvaluationReport, curves: Sequence[Curve]) -> Figure:
 
 
 def draw_calibration(report: EvaluationReport, curves: Sequence[Curve]) -> Figure:
-    """Draw how often samples of about the same P(atypical) are atypical, and the number of samples."""
+    """Draw how often samples of about the same P(atypical) are atypical, and the number of samples.
+
+    Beside the curves at the bundle's temperature, the samples of `report.reliability` are drawn at
+    temperature 1 and at the fitted ones.
+    """
     plot, (reliability, numbers) = _canvas(report, 2)
     reliability.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for curve, style in _styled(curves):
@@ -46,10 +51,20 @@ def draw_calibration(report: EvaluationReport, curves: Sequence[Curve]) -> Figur
         x, y = [found.mean_p for found in bins], [found.atypical_fraction for found in bins]
         reliability.plot(x, y, marker="o", markersize=3, label=_label(curve, "Brier"), **style)
         numbers.plot(x, [found.n for found in bins], marker="o", markersize=3, **style)
+    for name, compared in report.reliability.items():
+        _draw_errors(reliability, f"{name}, temperature 1", compared.before, ":")
+        if compared.calibrated is not None:
+            _draw_errors(reliability, f"{name}, calibrated", compared.calibrated, "--")
     reliability.set(ylabel="atypical among them", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
     numbers.set(xlabel="mean P(atypical) of a bin", ylabel="samples", yscale="log")
     _legend(reliability, "upper left")
     return plot
+
+
+def _draw_errors(axes: Axes, name: str, errors: Errors, dashes: str) -> None:
+    x, y = [found.mean_p for found in errors.bins], [found.atypical_fraction for found in errors.bins]
+    label = f"Brier {errors.brier:.3f}, ECE {errors.calibration_error:.3f}  {name}"
+    axes.plot(x, y, label=label, color="black", linestyle=dashes, linewidth=1.6)
 
 
 def _canvas(report: EvaluationReport, panels: int) -> tuple[Figure, list[Axes]]:
