@@ -30,6 +30,7 @@ from wsi_mitosis.cli import COMMANDS, main
 from wsi_mitosis.io.shipped import shipped
 
 CLUSTER = shipped("pipelines") / "cluster"
+GPU = Path(__file__).parents[1] / "train" / "gpu.sh"
 FILES = sorted(path for path in CLUSTER.iterdir() if path.is_file())
 BIN = Path(sys.executable).parent
 WSI_MITOSIS = BIN / "wsi-mitosis"
@@ -142,8 +143,9 @@ def test_the_service_knows_the_exit_statuses_and_lets_a_run_end() -> None:
     assert "ProtectProc" not in service  # it hides the process that holds the output folder
 
 
-def test_shellcheck_finds_nothing() -> None:
-    checked(tool("shellcheck"), CLUSTER / "wsi-mitosis.slurm")
+@pytest.mark.parametrize("script", [CLUSTER / "wsi-mitosis.slurm", GPU])
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    checked(tool("shellcheck"), script)
 
 
 def test_slurm_signals_the_script_ahead_of_the_time_limit() -> None:

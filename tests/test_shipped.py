@@ -94,7 +94,9 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 def _keys_of_the_paper() -> tuple[set[str], set[str]]:
     """The keys of `mtl.toml` whose values are stated, and those whose values are ours."""
-    stated, ours, table = set(), set(), ""
+    stated: set[str] = set()
+    ours: set[str] = set()
+    table = ""
     for line in (ROOT / "train" / "mtl.toml").read_text(encoding="utf-8").splitlines():
         if match := re.match(r"\[(\w+)\]", line):
             table = f"{match[1]}."
