@@ -162,6 +162,9 @@ class TrainingSpec(Spec):
         return samples
 
 
+FittedOn = Literal["domains left out", "own figures"]
+
+
 class CalibrationSpec(Spec):
     """The calibration of a bundle; see `core/calibration.py`.
 
@@ -170,13 +173,15 @@ class CalibrationSpec(Spec):
         fitted_on: `domains left out`: each member's P(atypical) on the domain that it was trained without;
             `own figures`: a laboratory's labelled figures, which the threshold was fitted to as well.
         figures: Number of figures that it was fitted to.
+        atypical: Number of atypical ones among them.
         figures_sha256: Hash of their sorted digests (`SAMPLE_COLUMNS`), each followed by a line feed.
         dataset_digest: Digest of the store that they are from.
     """
 
     temperature: float = Field(gt=0, le=1000)
-    fitted_on: Literal["domains left out", "own figures"]
+    fitted_on: FittedOn
     figures: int = Field(ge=1)
+    atypical: int = Field(ge=0)
     figures_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     dataset_digest: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import tomli_w
 from click.testing import CliRunner, Result
 
-from tests.evaluations import bundle, recorded, store
+from tests.evaluations import bundle, calibration, recorded, store
 from tests.slide_files import tiff_of_resolution
 from wsi_mitosis import classify_slide
 from wsi_mitosis.cli import main
@@ -24,6 +26,7 @@ from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.nets.untrained import stained_noise, untrained_states
 
 SIDE = 40
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "never-guessed.md"
 
 
 def call(*arguments: object) -> Result:
@@ -104,11 +107,9 @@ def sharper(folder: Path, parent: Path) -> Path:
     """The parent with a temperature and a threshold that labels depend on."""
     shutil.copytree(parent, folder)
     path = folder / "manifest.toml"
-    table = (
-        '[calibration]\ntemperature = 0.25\nfitted_on = "own figures"\nfigures = 70\ndataset_digest = "d"\n'
-    )
-    text = path.read_text().replace("threshold = 0.5", "threshold = 0.4")
-    path.write_text(f'{text}\n{table}figures_sha256 = "{"0" * 64}"\n')
+    data = tomllib.loads(path.read_text())
+    data["ensemble"]["threshold"] = 0.4
+    path.write_text(tomli_w.dumps({**data, "calibration": calibration(0.25)}))
     return folder
 
 
@@ -171,15 +172,28 @@ def test_refusals_give_2_and_leave_nothing(own: Store, parent: Path, tmp_path: P
     states: list[dict[str, Any]] = [dict(state) for state in untrained_states(1, 2, 32, 255.0)]
     bundle(trained, ("x",), recorded(own.samples), states=states)
     out = tmp_path / "out"
+    documented = " ".join(DOCUMENTATION.read_text(encoding="utf-8").split())
     for model, dataset, message in (
-        (parent, few.folder, "few.zarr: calibrating: 10 atypical and 10 typical figures are too few"),
-        (trained, own.folder, "70 of 70 samples were used to train or calibrate 'known'"),
-        ("untrained-tiny", own.folder, "untrained-tiny: calibrating: it is untrained"),
-        (parent, tmp_path / "none.zarr", "none.zarr: opening a store: no such store"),
+        (
+            *(parent, few.folder),
+            "few.zarr: calibrating: 10 atypical and 10 typical figures are too few to tell what is gained. "
+            "Label at least 25 figures of each class, from at least 5 slides",
+        ),
+        (
+            *(trained, own.folder),
+            "own.zarr: calibrating: 70 of 70 samples were used to train or calibrate 'known', such as "
+            "sample 0. Build the dataset without them",
+        ),
+        (
+            *("untrained-tiny", own.folder),
+            "untrained-tiny: calibrating: it is untrained: there is no threshold at which its labels mean "
+            "something. Calibrate a trained bundle; `wsi-mitosis models list` shows those that are shipped",
+        ),
     ):
         found = call("models", "calibrate", model, "--dataset", dataset, "--out", out)
         assert (found.exit_code, found.stdout) == (2, "")
         assert message in found.stderr
+        assert message.replace("`", "") in documented.replace("`", "")
         assert not out.exists()
 
 

@@ -93,7 +93,7 @@ def test_the_temperature_of_domains_left_out(tmp_path: Path) -> None:
     assert found.manifest.calibration is not None
     assert found.manifest.temperature == pytest.approx(expected)
     assert found.manifest.calibration.fitted_on == "domains left out"
-    assert found.manifest.calibration.figures == 120
+    assert (found.manifest.calibration.figures, found.manifest.calibration.atypical) == (120, 60)
     assert found.manifest.calibration.dataset_digest == samples.attributes.digest
     listed = "".join(f"{digest}\n" for digest in sorted(samples.samples["digest"]))
     assert found.manifest.calibration.figures_sha256 == hashlib.sha256(listed.encode()).hexdigest()
@@ -335,7 +335,14 @@ def test_a_name_that_no_bundle_can_have_is_refused(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"temperature": 0.0}, {"fitted_on": "a guess"}, {"figures": 0}, {"figures_sha256": "0"}, {"x": 1}],
+    [
+        {"temperature": 0.0},
+        {"fitted_on": "a guess"},
+        {"figures": 0},
+        {"atypical": -1},
+        {"figures_sha256": "0"},
+        {"x": 1},
+    ],
 )
 def test_a_calibration_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=f"'{next(iter(changes))}'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from tests.training_files import (
     write_recipe,
 )
 from wsi_mitosis import workers
+from wsi_mitosis.core.calibration import fit_temperature
 from wsi_mitosis.errors import InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.digests import file_sha256
@@ -86,6 +88,33 @@ def test_a_fold_for_each_domain_and_a_bundle_of_them(whole: tuple[TrainResult, A
     pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
     assert samples == {digest: frozenset([domain]) for digest, domain in pairs}
     assert [progress.epoch for progress in told.told if progress.metrics] == [1, 2] * 3
+
+
+def test_the_bundle_is_calibrated_on_the_domains_left_out(
+    whole: tuple[TrainResult, Any], store: Store
+) -> None:
+    """Its temperature is that of the members' probabilities, and its card shows what `evaluate` finds."""
+    result, _ = whole
+    assert result.bundle is not None
+    bundle = open_bundle(result.bundle.folder)
+    assert bundle.digest == result.bundle.digest
+    uncalibrated = bundle.manifest.model_copy(update={"calibration": None})
+    plain = evaluate(dataclasses.replace(bundle, manifest=uncalibrated), store, device="cpu").predictions
+    members = plain[["p_member-0", "p_member-1", "p_member-2"]].to_numpy()
+    assert (~np.isnan(members)).sum(axis=1).tolist() == [1] * 48, "the one member without its domain"
+    labels = (plain["label"] == "atypical").to_numpy().astype(int)
+    assert bundle.manifest.temperature == pytest.approx(
+        fit_temperature(labels, members[~np.isnan(members)]), rel=1e-3
+    )
+    assert bundle.manifest.temperature != 1
+    assert bundle.manifest.calibration is not None
+    assert (bundle.manifest.calibration.figures, bundle.manifest.calibration.atypical) == (48, 24)
+    assert bundle.manifest.calibration.dataset_digest == store.attributes.digest
+    report = evaluate(bundle, store, device="cpu").report
+    assert report.temperature == bundle.manifest.temperature
+    measured = report.reliability["members on domains left out"].before.brier
+    assert "## Calibration" in bundle.read_card()
+    assert f"{measured:.3f} |" in bundle.read_card().split("## Figures on store")[1]
 
 
 def test_the_plan_is_told_and_kept_before_anything_is_trained(whole: tuple[TrainResult, Any]) -> None:

@@ -126,6 +126,7 @@ def at(bundle: Bundle, temperature: float, threshold: float) -> BundleManifest:
         temperature=temperature,
         fitted_on="own figures",
         figures=1,
+        atypical=1,
         figures_sha256="0" * 64,
         dataset_digest="",
     )

@@ -16,10 +16,9 @@ from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
 from wsi_mitosis.jobs.cards import calibration_text, derived_card, with_section
 from wsi_mitosis.jobs.evaluate import check_scale, classify_samples
-from wsi_mitosis.specs import BundleManifest, CalibrationSpec
+from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -131,14 +130,8 @@ def calibrate_on_left_out(bundle: Bundle, store: Store, classified: Classified |
     samples = left_out(store.samples, bundle.manifest, found.overlap, found.probabilities[0])
     if not samples.has_both_classes:
         return bundle
-    digests = store.samples["digest"].iloc[samples.rows]
-    calibration = CalibrationSpec(
-        temperature=fit_temperature(samples.labels, samples.p_atypical),
-        fitted_on="domains left out",
-        figures=len(set(samples.rows.tolist())),
-        figures_sha256=_digest_of(digests),
-        dataset_digest=store.attributes.digest,
-    )
+    temperature = fit_temperature(samples.labels, samples.p_atypical)
+    calibration = _calibration(temperature, "domains left out", store, np.unique(samples.rows))
     written = write_calibration(bundle, calibration)
     write_card(written, with_section(written.read_card(), "Calibration", calibration_text(calibration)))
     return written
@@ -180,13 +173,7 @@ def calibrate(
     before = Fit(parent.manifest.temperature, parent.manifest.ensemble.threshold)
     fit = fit_to_figures(labels, probabilities, before)
     gain = _gain(store, labels, found.probabilities[0], probabilities, before)
-    calibration = CalibrationSpec(
-        temperature=fit.temperature,
-        fitted_on="own figures",
-        figures=len(labels),
-        figures_sha256=_digest_of(store.samples["digest"]),
-        dataset_digest=store.attributes.digest,
-    )
+    calibration = _calibration(fit.temperature, "own figures", store, np.arange(len(labels)))
     derived = derive_bundle(
         parent,
         out,
@@ -289,5 +276,17 @@ def _units(slides: list[str]) -> int:
     return len(set(slides) - {""}) + slides.count("")
 
 
-def _digest_of(digests: Iterable[str]) -> str:
-    return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(set(digests))).encode()).hexdigest()
+def _calibration(
+    temperature: float, fitted_on: FittedOn, store: Store, rows: NDArray[np.intp]
+) -> CalibrationSpec:
+    """Return the table of a manifest for a fit to some rows of a store's samples."""
+    samples = store.samples.iloc[rows]
+    digests = "".join(f"{digest}\n" for digest in sorted(set(samples["digest"])))
+    return CalibrationSpec(
+        temperature=temperature,
+        fitted_on=fitted_on,
+        figures=len(samples),
+        atypical=int((samples["label"] == 1).sum()),
+        figures_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        dataset_digest=store.attributes.digest,
+    )

@@ -70,10 +70,11 @@ def calibration_text(calibration: CalibrationSpec) -> str:
     """Return what a card says of a calibration that was fitted to domains left out."""
     return (
         f"A member's P(atypical) p becomes sigmoid(logit(p) / {calibration.temperature:.3f}).\n"
-        f"The temperature was fitted to {calibration.figures} figures (digests\n"
-        f"`{calibration.figures_sha256[:16]}`), by the members that were trained without their domains. It\n"
-        "changes neither the order of figures nor the side of a half on which each of them is. Both classes\n"
-        "weigh alike: P(atypical) is meant for figures of which half are atypical."
+        f"The temperature was fitted to {calibration.figures} figures, {calibration.atypical} of them\n"
+        f"atypical (digests `{calibration.figures_sha256[:16]}`), by the members that were trained\n"
+        "without their domains. It changes neither the order of figures nor the side of a half on which\n"
+        "each of them is. Both classes weigh alike: P(atypical) is meant for figures of which half are\n"
+        "atypical. docs/calibration.md says what follows for other figures."
     )
 
 
