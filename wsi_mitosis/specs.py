@@ -7,6 +7,7 @@ The fields of runs (`ClassifySpec`, `DetectSpec`, `DatasetSpec`, `TrainSpec`) ar
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -27,6 +28,8 @@ from wsi_mitosis.tables import (
 from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
 
 Positive = Annotated[float, Field(gt=0)]
+BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What the name of a bundle looks like: it is part of file names and of JSON keys."""
 
 
 class InputSpec(Spec):
@@ -114,8 +117,61 @@ class EnsembleSpec(Spec):
         return zooms
 
 
+class OriginSpec(Spec):
+    """How weights were trained.
+
+    Attributes:
+        encoder_source: Where the weights come from that the encoder started from; None for random ones.
+        encoder_sha256: Digest of their file.
+        encoder_licence: Their licence.
+    """
+
+    dataset_digest: str | None = None
+    dataset_licence: str | None = None
+    mask_provider: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    code_version: str | None = None
+    encoder_source: str | None = None
+    encoder_sha256: str | None = None
+    encoder_licence: str | None = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the absent keys that every origin must state."""
+        optional = {"encoder_source", "encoder_sha256", "encoder_licence"}
+        return [
+            name for name in OriginSpec.model_fields if name not in optional and getattr(self, name) is None
+        ]
+
+
+class MemberTrainingSpec(OriginSpec):
+    """The bundle that a member was taken from, and how the member was trained.
+
+    Attributes:
+        bundle: Name of the bundle.
+        bundle_digest: Digest of the bundle.
+        licence: Licence of the bundle's weights.
+    """
+
+    bundle: str
+    bundle_digest: str = Field(pattern="^[0-9a-f]{64}$")
+    licence: str
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.missing:
+            raise ValueError(f"missing {', '.join(self.missing)}")
+        return self
+
+
 class MemberSpec(Spec):
-    """One member: the file of its weights, and the results of its fold."""
+    """One member: the file of its weights, and the results of its fold.
+
+    Attributes:
+        network: The member's network, if it is not the bundle's.
+        training: The member's origin, if it was taken from another bundle.
+    """
 
     file: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -123,6 +179,8 @@ class MemberSpec(Spec):
     validation_domain: str | None = None
     validation_loss: float | None = None
     validation_balanced_accuracy: float | None = None
+    network: NetworkSpec | None = None
+    training: MemberTrainingSpec | None = None
 
     @field_validator("file")
     @classmethod
@@ -132,27 +190,17 @@ class MemberSpec(Spec):
         return file
 
 
-class TrainingSpec(Spec):
+class TrainingSpec(OriginSpec):
     """The origin of a trained bundle.
+
+    The keys of `OriginSpec` are all absent in a bundle whose members each have their own origin.
 
     Attributes:
         samples: File beside the manifest, with a line per sample: its digest, a blank, its domain.
-        encoder_source: Where the weights come from that the encoder started from; None for random ones.
-        encoder_sha256: Digest of their file.
-        encoder_licence: Their licence.
     """
 
-    dataset_digest: str
-    dataset_licence: str
     samples: str
     samples_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    mask_provider: str
-    recipe: str
-    seed: int
-    code_version: str
-    encoder_source: str | None = None
-    encoder_sha256: str | None = None
-    encoder_licence: str | None = None
 
     @field_validator("samples")
     @classmethod
@@ -160,6 +208,12 @@ class TrainingSpec(Spec):
         if "/" in samples or "\\" in samples:
             raise ValueError("should be the name of a file beside the manifest")
         return samples
+
+    @model_validator(mode="after")
+    def _is_whole_or_absent(self) -> Self:
+        if self.missing and self.model_fields_set - {"samples", "samples_sha256"}:
+            raise ValueError(f"missing {', '.join(self.missing)}")
+        return self
 
 
 FittedOn = Literal["domains left out", "own figures"]
@@ -204,7 +258,7 @@ class BundleManifest(Spec):
     error: ClassVar[type[InputError]] = BundleError
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=BUNDLE_NAME)
     version: str
     licence: str
     intended_use: str
@@ -228,7 +282,18 @@ class BundleManifest(Spec):
             raise ValueError("a trained bundle needs the table [training]")
         if len({member.file for member in self.member}) != len(self.member):
             raise ValueError("two members name the same file")
+        if self.training is not None and self.training.missing and not all(m.training for m in self.member):
+            raise ValueError("a member has no origin: neither [training] nor its [member.training] states it")
         return self
+
+    def network_of(self, member: MemberSpec) -> NetworkSpec:
+        """Return the network of one of the members."""
+        return member.network or self.network
+
+    @property
+    def networks(self) -> dict[NetworkSpec, int]:
+        """The number of members by network, in the order of their first members."""
+        return dict(Counter(map(self.network_of, self.member)))
 
 
 class StoreAttributes(Spec):

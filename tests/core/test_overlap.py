@@ -51,7 +51,16 @@ def test_a_member_that_saw_every_domain_has_no_own() -> None:
 
 
 def test_members_of_one_test_domain_share_it() -> None:
-    assert find_overlap(table([("x", "a")]), recorded(x="a"), ["a", "a"]).own.tolist() == [[True, True]]
+    found = find_overlap(table([("x", "a"), ("y", "b")]), recorded(x="a", y="b"), ["a", "a", "b"])
+    assert found.own.tolist() == [[True, True, False], [False, False, True]]
+    assert found.seen.tolist() == [True, True]
+
+
+def test_no_member_has_seen_a_domain_that_all_left_out() -> None:
+    found = find_overlap(
+        table([("x", "a"), ("y", "b"), ("z", "a")]), recorded(x="a", y="b", z="a+b"), ["a", "a"]
+    )
+    assert found.seen.tolist() == [False, True, True]
 
 
 def test_no_samples_and_no_members_have_their_shapes() -> None:

@@ -108,6 +108,29 @@ def test_a_cpu_computes_few_crops_at_a_time(
     assert sizes == [1] * 3 * 5 * 6
 
 
+def test_each_member_computes_as_many_crops_at_a_time_as_its_network_allows(
+    bundle: Bundle, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second member is four times as wide as the first, and so is its largest feature map."""
+    sizes: list[int] = []
+    forward = Member.forward
+
+    def counted(self: Member, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return forward(self, images)
+
+    wide = bundle.manifest.member[1].model_copy(update={"network": preact(8)})
+    ensemble = bundle.manifest.ensemble.model_copy(update={"tta": "none", "zooms": (1.0,)})
+    update = {"member": (bundle.manifest.member[0], wide), "ensemble": ensemble}
+    manifest = bundle.manifest.model_copy(update=update)
+    monkeypatch.setattr(Member, "forward", counted)
+    monkeypatch.setattr(members, "CACHED_BYTES", 12 * 8 * 2**10)
+    mixed = Ensemble(manifest, [bundle.read_members()[0], member_state(Member(preact(8)))], device="cpu")
+    sizes.clear()
+    mixed.predict(crops[:, 3:-3, 3:-3])
+    assert sizes == [12, 12] + [3] * 8
+
+
 def test_tta_can_be_chosen(bundle: Bundle, crops: np.ndarray) -> None:
     states = bundle.read_members()
     found = {tta: Ensemble(bundle.manifest, states, device="cpu", tta=tta) for tta in ("none", "flips", "d4")}

@@ -10,16 +10,18 @@ from wsi_mitosis.cli import options
 from wsi_mitosis.cli.render import message
 from wsi_mitosis.cli.render import show as show_result
 from wsi_mitosis.cli.streams import json_text
+from wsi_mitosis.errors import several
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_mitosis.io.bundles import Bundle
+    from wsi_mitosis.specs import BundleManifest
 
 
 @click.group()
 def command() -> None:
-    """List, show, verify and calibrate bundles: the ensembles that classify figures.
+    """List, show, verify, calibrate and combine bundles: the ensembles that classify figures.
 
     Example:  wsi-mitosis models list
     """
@@ -146,6 +148,52 @@ def calibrate(
     return 0
 
 
+@command.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE[:N,N...]...")
+@options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
+@click.option("--name", callback=options.filled, help="Name of the new bundle.  [default: the folder's name]")
+@click.option(
+    "--test-domain",
+    callback=options.filled,
+    metavar="NAME",
+    help="Take the members of each bundle that were trained without this domain.",
+)
+@options.as_json
+def combine(
+    bundles: tuple[str, ...], out: Path, name: str | None, test_domain: str | None, *, as_json: bool
+) -> int:
+    """Make a bundle of members of several bundles, which may have different networks.
+
+    BUNDLE is a folder or the name of a shipped bundle. All of its members are taken, or those whose
+    positions, counted from 0, follow a colon. With --test-domain those are taken that were trained without
+    this domain; `evaluate` scores the new ensemble on it, because none of its members has seen it.
+
+    The bundles must have the same [input] and [ensemble], and the same domains of the samples that several of
+    them list. The new bundle is neither calibrated nor evaluated: the calibrations and the scores of the
+    bundles do not hold for it.
+
+    Any number of members above one is legal. The majority decides; where an even number of members is divided
+    into halves, their mean P(atypical) decides at the threshold of the bundle.
+
+    \b
+    Example:  wsi-mitosis models combine lite2:0,2,4 lite0 --out mixed
+    """
+    from wsi_mitosis.jobs import combine as job
+
+    if test_domain is None:
+        selections = [job.select(bundle) for bundle in bundles]
+    else:
+        selections = [job.select_without(bundle, test_domain) for bundle in bundles]
+    combined = job.combine(selections, out, name)
+    if as_json:
+        click.echo(json_text(_facts(combined)))
+        return 0
+    for network, number in combined.manifest.networks.items():
+        click.echo(f"{several(number, 'member')} of {network.text}")
+    click.echo(f"{combined.manifest.name} {combined.digest[:12]} in {out}. It has not been evaluated yet.")
+    return 0
+
+
 def _opened(bundle: str | None) -> Bundle:
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 
@@ -160,8 +208,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "trained": manifest.trained,
         "patch_px": manifest.input.patch_px,
         "mpp_um": manifest.input.mpp,
-        "backbone": manifest.network.backbone,
-        "width": manifest.network.width,
+        **_networks(manifest),
         "members": len(manifest.member),
         "threshold": manifest.ensemble.threshold,
         "temperature": manifest.temperature,
@@ -173,6 +220,15 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "folder": str(bundle.folder),
         "parent": None if (parent := manifest.parent) is None else f"{parent.name} {parent.digest}",
     }
+
+
+def _networks(manifest: BundleManifest) -> dict[str, Any]:
+    """The network of the members; of different ones their names, with the number of members of each."""
+    if len(manifest.networks) == 1:
+        network = manifest.network_of(manifest.member[0])
+        return {"backbone": network.backbone, "width": network.width}
+    text = "; ".join(f"{number} x {network.text}" for network, number in manifest.networks.items())
+    return {"backbone": text, "width": None}
 
 
 def _trained(facts: dict[str, Any]) -> str:

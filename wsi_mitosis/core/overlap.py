@@ -20,6 +20,7 @@ class Overlap:
 
     Attributes:
         seen: (N,) bool, samples that a member was trained or selected on. The ensemble is not scored on them.
+            A sample of a domain that all members left out is not among them.
         own: (N, M) bool, samples of the member's own test domain, which it has not seen.
     """
 
@@ -40,10 +41,10 @@ def find_overlap(
         recorded: Domains by digest of the samples that the members were trained, selected and tested on.
         test_domains: The domain that each member was trained without; None if it was trained on all.
     """
-    seen = samples["digest"].isin(list(recorded)).to_numpy(np.bool_)
     domains = [
         recorded.get(digest, {domain})
         for digest, domain in zip(samples["digest"], samples["domain"], strict=True)
     ]
-    own = [[of_sample == {test} for test in test_domains] for of_sample in domains]
-    return Overlap(seen, np.array(own, dtype=np.bool_).reshape(len(samples), len(test_domains)))
+    left_out = [[of_sample == {test} for test in test_domains] for of_sample in domains]
+    own = np.array(left_out, dtype=np.bool_).reshape(len(samples), len(test_domains))
+    return Overlap(samples["digest"].isin(list(recorded)).to_numpy(np.bool_) & ~own.all(axis=1), own)

@@ -110,11 +110,13 @@ class EnsembleScores(Spec):
 
 
 class LodoScores(Spec):
-    """Leave one domain out: spreads over the members, each scored on its own test domain.
+    """Leave one domain out: spreads over the test domains, on which the members without them are scored.
+
+    The scores of members that left out the same domain are averaged first, so that each domain counts once.
 
     Attributes:
         members: Number of members that have samples.
-        validation_balanced_accuracy: Over all members, as the bundle's manifest has it.
+        validation_balanced_accuracy: Over the test domains of all members, as the bundle's manifest has it.
     """
 
     members: int
@@ -396,13 +398,27 @@ class Scorer:
         }
 
     def _lodo(self, members: Mapping[str, MemberScores]) -> LodoScores | None:
-        """Mean and sample standard deviation over members, as in the paper's Table 1; None without any."""
-        scored = sum(bool(member.n) for member in members.values())
+        """Mean and sample standard deviation over domains, as in the paper's Table 1; None without any."""
+        scored = [member for member in members.values() if member.n]
         if not scored:
             return None
-        validation = [member.validation_balanced_accuracy for member in self.manifest.member]
         return LodoScores(
-            members=scored,
-            **{name: spread(getattr(member, name) for member in members.values()) for name in MEASURES},
-            validation_balanced_accuracy=spread(validation),
+            members=len(scored),
+            **{
+                name: self._spread([getattr(member, name) for member in members.values()])
+                for name in MEASURES
+            },
+            validation_balanced_accuracy=self._spread(
+                [member.validation_balanced_accuracy for member in self.manifest.member]
+            ),
         )
+
+    def _spread(self, values: Sequence[float | None]) -> Spread:
+        """Spread over test domains of (M,) values of the members; a member without one counts by itself."""
+        by_domain: dict[object, list[float]] = {}
+        for index, (member, value) in enumerate(zip(self.manifest.member, values, strict=True)):
+            if value is not None:
+                by_domain.setdefault(index if member.test_domain is None else member.test_domain, []).append(
+                    value
+                )
+        return spread(sum(of_domain) / len(of_domain) for of_domain in by_domain.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import shutil
@@ -21,12 +22,12 @@ from wsi_mitosis.specs import BundleManifest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsi_mitosis.specs import CalibrationSpec
+    from wsi_mitosis.specs import CalibrationSpec, MemberSpec
 
 DEFAULT_BUNDLE = "amibr-nano"
 SCHEMA = 1
@@ -65,6 +66,14 @@ class Bundle:
             members.append(_weights(self.folder / member.file, member.sha256))
             on_member()
         return members
+
+    def read_file(self, member: MemberSpec) -> bytes:
+        """Read the file of one member's weights.
+
+        Raises:
+            BundleError: If it is missing or altered.
+        """
+        return _checked(self.folder / member.file, member.sha256)
 
     def read_samples(self) -> dict[str, frozenset[str]]:
         """Read which samples the members were trained, selected and tested on.
@@ -206,7 +215,7 @@ def write_bundle(
     *,
     samples: Sequence[str] = (),
 ) -> Bundle:
-    """Write a bundle, as a whole or not at all.
+    """Write a bundle of weights, as a whole or not at all.
 
     Args:
         folder: The bundle's folder. It must not exist, or be empty.
@@ -223,7 +232,30 @@ def write_bundle(
         OutputError: If the folder is in use or cannot be written.
         BundleError: If a weight does not fit float16, or the fields do not fit the schema.
     """
-    return _whole(folder, lambda temporary: _write_files(temporary, fields, states, card, samples))
+    files = (pack_weights(state, _member_file(index)) for index, state in enumerate(states))
+    return write_bundle_of_files(folder, fields, files, card, samples=samples)
+
+
+def write_bundle_of_files(
+    folder: Path, fields: Mapping[str, Any], files: Iterable[bytes], card: str, *, samples: Sequence[str] = ()
+) -> Bundle:
+    """Write a bundle of files of weights, whose bytes are kept.
+
+    Args:
+        folder: As for `write_bundle`.
+        fields: As for `write_bundle`.
+        files: Content of each member's safetensors file.
+        card: Text of CARD.md.
+        samples: As for `write_bundle`.
+
+    Returns:
+        The bundle, as read back from disk.
+
+    Raises:
+        OutputError: If the folder is in use or cannot be written.
+        BundleError: If a file has no weights, or the fields do not fit the schema.
+    """
+    return _whole(folder, lambda temporary: _write_files(temporary, fields, files, card, samples))
 
 
 def derive_bundle(
@@ -307,22 +339,18 @@ def _whole(folder: Path, write: Callable[[Path], None]) -> Bundle:
 
 
 def _write_files(
-    folder: Path,
-    fields: Mapping[str, Any],
-    states: Sequence[Mapping[str, NDArray[np.floating]]],
-    card: str,
-    samples: Sequence[str],
+    folder: Path, fields: Mapping[str, Any], files: Iterable[bytes], card: str, samples: Sequence[str]
 ) -> None:
-    stated = fields.get("member", [{} for _ in states])
+    stated = fields.get("member", itertools.repeat({}))
     data = {
         "schema": SCHEMA,
         **{key: value for key, value in fields.items() if key != "member"},
         "member": [],
     }
-    for index, (state, member) in enumerate(zip(states, stated, strict=True)):
-        path = folder / f"member-{index}.safetensors"
-        path.write_bytes(pack_weights(state, path.name))
-        data["member"].append({"file": path.name, "sha256": _sha256(path.read_bytes()), **member})
+    for index, (content, member) in enumerate(zip(files, stated, strict="member" in fields)):
+        path = folder / _member_file(index)
+        path.write_bytes(content)
+        data["member"].append({"file": path.name, "sha256": _sha256(content), **member})
     if "training" in fields:
         data["training"] = {**fields["training"], **_write_samples(folder, samples)}
     _write_texts(folder, data, card)
@@ -338,6 +366,10 @@ def _write_samples(folder: Path, samples: Sequence[str]) -> dict[str, str]:
 def _write_texts(folder: Path, data: Mapping[str, Any], card: str) -> None:
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
     (folder / MANIFEST).write_text(tomli_w.dumps(_without_none(data)), encoding="utf-8", newline="\n")
+
+
+def _member_file(index: int) -> str:
+    return f"member-{index}.safetensors"
 
 
 def pack_weights(state: Mapping[str, NDArray[np.floating]], name: str) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core.markdown import number, table
+from wsi_mitosis.errors import several
 from wsi_mitosis.io.bundles import write_card
 from wsi_mitosis.io.training.evaluation import as_section
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
-    from wsi_mitosis.specs import CalibrationSpec, InputSpec
+    from wsi_mitosis.specs import CalibrationSpec, EnsembleSpec, InputSpec
 
 MINUTE = 60
 LIMITS = """## What it must not be used for
@@ -28,6 +30,12 @@ LIMITS = """## What it must not be used for
 - Stains other than haematoxylin and eosin, and pixel sizes outside the stated tolerance.
 - Tumours, species and scanners beyond those below without a check on figures of one's own: what it makes of
   them is not known.
+"""
+
+NOT_EVALUATED = """## Evaluation
+
+No score of this ensemble was measured when it was made. The scores and the calibrations of the bundles above
+do not hold for it. Scores that `wsi-mitosis evaluate --card` adds follow below.
 """
 
 
@@ -48,6 +56,84 @@ def training_card(
         chosen: Of those that became members, in their order.
     """
     return "\n".join([*_head(fields, recipe), LIMITS, *_data(store), *_folds(records, chosen)]) + "\n"
+
+
+def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]) -> str:
+    """The card of a bundle of members of other bundles.
+
+    Args:
+        fields: The manifest, as `io.bundles.write_bundle` takes it.
+        taken: The bundle that each member was taken from, and the member's position there, from 0.
+    """
+    first = taken[0][0].manifest
+    networks = Counter(bundle.manifest.network_of(bundle.manifest.member[index]) for bundle, index in taken)
+    rows = {
+        "input": _input(first.input),
+        "networks": "; ".join(f"{several(n, 'member')} of {spec.text}" for spec, n in networks.items()),
+        "vote": _vote(first.ensemble),
+        "weights": "the files of the bundles below, byte for byte; computed in float32",
+        "licence": fields["licence"],
+    }
+    use = "Research use only." if first.trained else "Untrained: its labels mean nothing."
+    head = [
+        f"# {fields['name']}",
+        "",
+        f"**{use}** {fields['intended_use']}",
+        "",
+        *table(["", ""], rows.items()),
+    ]
+    return "\n".join([*head, LIMITS, *_parents(taken), *_taken(fields, taken), NOT_EVALUATED])
+
+
+def _parents(taken: Sequence[tuple[Bundle, int]]) -> Iterator[str]:
+    yield "## Bundles that the members come from"
+    yield ""
+    yield "Their cards describe their training data."
+    yield ""
+    positions: dict[str, list[str]] = {}
+    for bundle, index in taken:
+        positions.setdefault(bundle.digest, []).append(str(index))
+    parents = {bundle.digest: bundle.manifest for bundle, _ in taken}
+    rows = [
+        [parent.name, parent.version, f"`{digest}`", ", ".join(positions[digest]), parent.licence]
+        for digest, parent in parents.items()
+    ]
+    yield from table(["bundle", "version", "digest", "its members", "licence"], rows)
+
+
+def _taken(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]) -> Iterator[str]:
+    yield "## Members"
+    yield ""
+    yield "Scores are those of the bundle that a member comes from, on the member's validation domain."
+    yield ""
+    rows = []
+    for position, (member, (bundle, index)) in enumerate(zip(fields["member"], taken, strict=True)):
+        origin = member["training"] or {}
+        rows.append(
+            [
+                f"member-{position}",
+                f"{bundle.manifest.name}:{index}",
+                bundle.manifest.network_of(bundle.manifest.member[index]).text,
+                origin.get("recipe", "none"),
+                _start(origin),
+                member["test_domain"] or "none",
+                member["validation_domain"] or "none",
+                _value(member["validation_loss"]),
+                _value(member["validation_balanced_accuracy"]),
+            ]
+        )
+    header = ["", "from", "network", "recipe", "start", "test", "validation", "loss", "balanced accuracy"]
+    yield from table(header, rows)
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _start(origin: Mapping[str, Any]) -> str:
+    """What the encoder of a member started from."""
+    source = origin.get("encoder_source")
+    return f"{source} ({origin['encoder_licence']})" if source else "random weights"
 
 
 def with_section(card: str, title: str, text: str) -> str:
@@ -127,8 +213,7 @@ def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:
 
 
 def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
-    spec, ensemble = recipe.input, recipe.ensemble
-    zooms = ", ".join(f"{zoom:g}" for zoom in ensemble.zooms)
+    spec = recipe.input
     tasks = "classification, mask and pixel classes; the decoders are dropped"
     yield f"# {fields['name']}"
     yield ""
@@ -138,13 +223,19 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
         "input": _input(spec),
         "network": recipe.network.text,
         "trained for": tasks if recipe.decoders else "classification alone",
-        "vote": f"{ensemble.vote} at {ensemble.threshold:g}; views: {ensemble.tta}, zooms {zooms}",
+        "vote": _vote(recipe.ensemble),
         "recipe": fields["training"]["recipe"],
         "start": f"{recipe.initial_weights} weights, seed {recipe.seed}",
         "weights": "float16 on disk, computed in float32; every figure is of the stored weights",
         "licence": fields["licence"],
     }
     yield from table(["", ""], rows.items())
+
+
+def _vote(spec: EnsembleSpec) -> str:
+    """How members vote, in words."""
+    zooms = ", ".join(f"{zoom:g}" for zoom in spec.zooms)
+    return f"{spec.vote} at {spec.threshold:g}; views: {spec.tta}, zooms {zooms}"
 
 
 def _input(spec: InputSpec) -> str:

@@ -165,21 +165,28 @@ class Ensemble:
         threads: int | None = None,
     ) -> None:
         self.device = resolve_device(device)
-        self._at_once: int | None = None
         self.tta: Tta = tta or manifest.ensemble.tta
         self.read_px = read_px(manifest.input.cut_px, manifest.ensemble.zooms)
         self._manifest, self._vote, self._threads = manifest, vote, threads
         members = [
-            load_member(state, manifest.network, f"{manifest.name}/{spec.file}")
+            load_member(state, manifest.network_of(spec), f"{manifest.name}/{spec.file}")
             for spec, state in zip(manifest.member, states, strict=True)
         ]
-        if self.device == "cpu":
-            largest = 4 * largest_map(members[0], manifest.input.patch_px)  # float32
-            self._at_once = max(1, CACHED_BYTES // largest)
+        self._at_once = self._patches_at_once(members)
         self._members = [
             _folded(member).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             for member in members
         ]
+
+    def _patches_at_once(self, members: Sequence[Member]) -> list[int | None]:
+        """Return how many patches each member classifies at a time; None for all of a batch."""
+        if self.device != "cpu":
+            return [None] * len(members)
+        networks = [self._manifest.network_of(spec) for spec in self._manifest.member]
+        side_px = self._manifest.input.patch_px
+        one_of = dict(zip(networks, members, strict=True))
+        float32_bytes = {network: 4 * largest_map(one, side_px) for network, one in one_of.items()}
+        return [max(1, CACHED_BYTES // float32_bytes[network]) for network in networks]
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Compute P(atypical) by crop and member: the mean over zooms and views, at the bundle's temperature.
@@ -200,12 +207,12 @@ class Ensemble:
             return probabilities
         with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
             batch = to_input(crops, self._manifest.input.scale, self.device)
-            for index, member in enumerate(self._members):
+            for index in range(len(self._members)):
                 rows = self._undecided_rows(probabilities)
                 if not len(rows):
                     break
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self.device)]
-                mean = self._classify(member, part)
+                mean = self._classify(index, part)
                 probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
                 self._check(probabilities[rows, index], index)
         return probabilities
@@ -218,14 +225,14 @@ class Ensemble:
         cast = (~np.isnan(probabilities)).sum(axis=1)
         return np.flatnonzero(undecided(atypical, cast, len(self._members)))
 
-    def _classify(self, member: Member, batch: Tensor) -> NDArray[np.float64]:
+    def _classify(self, index: int, batch: Tensor) -> NDArray[np.float64]:
         """(N,) mean P(atypical) of one member over the views of a (N, 3, S, S) batch."""
-        zooms, spec = self._manifest.ensemble.zooms, self._manifest.input
+        member, zooms, spec = self._members[index], self._manifest.ensemble.zooms, self._manifest.input
         cut = (zoomed(batch, zoom, spec.cut_px) for zoom in zooms)
         seen = itertools.chain.from_iterable(views(network_input(patches, spec), self.tta) for patches in cut)
         total, count = torch.zeros(len(batch), dtype=torch.float64, device=batch.device), 0
         for view in seen:
-            parts = torch.split(view, self._at_once or len(view))
+            parts = torch.split(view, self._at_once[index] or len(view))
             logits = torch.cat([member(part.contiguous(memory_format=torch.channels_last)) for part in parts])
             total, count = total + logits.double().softmax(dim=1)[:, ATYPICAL], count + 1
         return np.asarray((total / count).cpu().numpy(), dtype=np.float64)

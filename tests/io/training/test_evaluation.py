@@ -149,11 +149,18 @@ def test_leave_one_domain_out_has_the_papers_form() -> None:
         "auroc": {"mean": 0.9, "sd": 0.01, "n": 6},
         "validation_balanced_accuracy": {"mean": 0.847, "sd": 0.046, "n": 6},
     }
-    text = as_markdown(report(overall=None, domains=None, lodo={"members": 6, **spreads}))
-    assert "over 6 members" in text
+    parts = {"overall": None, "domains": None, "lodo": {"members": 6, **spreads}}
+    members = {f"member-{number}": entry(test_domain=f"{number}") for number in range(6)}
+    text = as_markdown(report(**parts, members=members))
+    assert "over 6 members, each on its own test domain." in text
     assert ["test", "0.833 ± 0.051", "0.800", "undefined", "0.900 ± 0.010"] in rows(text)
     assert ["validation, as the bundle states it", "0.847 ± 0.046", "", "", ""] in rows(text)
     assert "## Ensemble" not in text
+    members |= {"member-5": entry(test_domain="0"), "member-6": entry(test_domain="9", n=0)}
+    shared = as_markdown(report(**parts, members=members))
+    assert (
+        "over 5 test domains. Each has the mean of those of the 6 members that were trained without" in shared
+    )
 
 
 def test_what_no_member_has_seen_stands_apart() -> None:

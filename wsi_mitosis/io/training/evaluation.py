@@ -164,7 +164,8 @@ def _scores(scores: ViewScores, level: str) -> Iterator[str]:
     if scores.lodo is not None:
         yield f"{level} Leave one domain out"
         yield ""
-        yield from _lodo_table(scores.lodo)
+        domains = {member.test_domain for member in scores.members.values() if member.n}
+        yield from _lodo_table(scores.lodo, len(domains))
 
 
 def _ensemble(heading: str, overall: GroupScores, domains: Mapping[str, GroupScores]) -> Iterator[str]:
@@ -208,8 +209,14 @@ def _confusion(scores: GroupScores) -> Iterator[str]:
     )
 
 
-def _lodo_table(lodo: LodoScores) -> Iterator[str]:
-    yield f"Mean ± sample standard deviation over {lodo.members} members, each on its own test domain."
+def _lodo_table(lodo: LodoScores, domains: int) -> Iterator[str]:
+    if domains == lodo.members:
+        yield f"Mean ± sample standard deviation over {lodo.members} members, each on its own test domain."
+    else:
+        yield (
+            f"Mean ± sample standard deviation over {domains} test domains. Each has the mean of "
+            f"those of the {lodo.members} members that were trained without it."
+        )
     yield ""
     validation = ["validation, as the bundle states it", _spread(lodo.validation_balanced_accuracy)]
     yield from table(
