@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit
+from scipy.stats import norm
 
+from wsi_mitosis.core import calibration as calibration_module
 from wsi_mitosis.core.calibration import (
     PRIOR_FIGURES,
     TEMPERATURES,
@@ -17,6 +19,7 @@ from wsi_mitosis.core.calibration import (
     decision_scores,
     fit_temperature,
     fit_to_figures,
+    held_out_calls,
 )
 from wsi_mitosis.core.metrics import calibration
 from wsi_mitosis.core.voting import tally
@@ -74,10 +77,10 @@ def test_the_temperature_is_recovered(temperature: float) -> None:
 
 
 def test_the_share_of_atypical_figures_does_not_change_the_temperature() -> None:
-    labels, p = labelled(40_000, 4, 2.0)
-    rare = (labels == 0) | (np.arange(len(labels)) % 20 == 1)
-    assert labels[rare].mean() < 0.1
-    assert fit_temperature(labels[rare], p[rare]) == pytest.approx(2.0, rel=0.05)
+    labels, p = labelled(200, 4, 2.0)
+    often = np.repeat(np.arange(200), np.where(labels == 0, 9, 1))
+    assert labels[often].mean() == 0.1
+    assert fit_temperature(labels[often], p[often]) == pytest.approx(fit_temperature(labels, p), rel=1e-4)
 
 
 def test_certain_mistakes_are_safe() -> None:
@@ -142,6 +145,40 @@ def test_few_figures_move_it_part_of_the_way() -> None:
     few = fit_to_figures(every, expit(np.where(every, 0.1, -1.9))[:, None], AS_IT_IS)
     assert logit(few.threshold) * few.temperature == pytest.approx(-0.9 / 2, abs=0.01)
     assert logit(many.threshold) * many.temperature == pytest.approx(-0.9, abs=0.05)
+
+
+def test_the_threshold_that_a_bundle_has_is_kept_at_another_temperature() -> None:
+    """Half of the way from a temperature of 4 to 1 is 2, and from a logit of 4 logit(.2) at 1 to 0."""
+    spread = np.sqrt(2) * norm.ppf((np.arange(PRIOR_FIGURES) + 0.5) / PRIOR_FIGURES)
+    labels, p = np.repeat([0, 1], PRIOR_FIGURES), expit(np.r_[spread - 1, spread + 1])
+    assert fit_temperature(labels, p) == pytest.approx(1, abs=0.06)
+    found = fit_to_figures(labels, p[:, None], Fit(4.0, 0.2))
+    assert found.temperature == pytest.approx(2, abs=0.06)
+    assert logit(found.threshold) * found.temperature == pytest.approx(4 * logit(0.2) / 2, abs=1e-3)
+
+
+def test_held_out_figures_are_labelled_by_a_fit_to_other_slides() -> None:
+    slides = [f"slide {number % 5}" for number in range(100)]
+    moved = np.array([-4.0, 0.5, 1.0, 1.5, 2.0])[np.arange(100) % 5]
+    labels = np.arange(100) // 5 % 2
+    generator = np.random.default_rng(2)
+    p = expit(generator.normal(np.where(labels == 1, 0.8, -0.8) + moved, 1.0))[:, None]
+    expected = np.zeros(100, dtype=bool)
+    for slide in sorted(set(slides)):
+        out = np.array(slides) == slide
+        fit = fit_to_figures(labels[~out], p[~out], AS_IT_IS)
+        expected[out] = calibrated(p[out, 0], fit.temperature) >= fit.threshold
+    whole = fit_to_figures(labels, p, AS_IT_IS)
+    assert held_out_calls(labels, p, slides, AS_IT_IS).tolist() == expected.tolist()
+    assert (calibrated(p[:, 0], whole.temperature) >= whole.threshold).tolist() != expected.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdefgh")), min_size=1, max_size=60))
+def test_no_slide_is_in_two_parts(drawn: list[tuple[int, str]]) -> None:
+    labels, slides = np.array([label for label, _ in drawn]), [slide for _, slide in drawn]
+    parts = calibration_module._parts(labels, slides, 5)
+    assert len(set(zip(slides, parts.tolist(), strict=True))) == len(set(slides))
+    assert len(set(parts.tolist())) == min(5, len(set(slides)))
 
 
 @given(st.integers(0, 1), st.integers(0, 20), st.floats(0.2, 5), THRESHOLD)

@@ -194,7 +194,12 @@ def test_a_calibrated_bundle_can_be_calibrated_on_other_figures(
 ) -> None:
     first = calibrate(parent, own, tmp_path / "first", device="cpu").bundle
     more = store(tmp_path / "more.zarr", figures(100, offset=-1.5, first=100_000, domain="more"))
-    second = calibrate(first, more, tmp_path / "second", name="named", device="cpu").bundle
+    known_before = evaluate(first, more, device="cpu").report.overall
+    found = calibrate(first, more, tmp_path / "second", name="named", device="cpu")
+    second = found.bundle
+    assert known_before is not None
+    assert found.gain.before.balanced_accuracy == pytest.approx(known_before.balanced_accuracy)
+    assert found.gain.before.sensitivity == pytest.approx(known_before.sensitivity)
     assert second.manifest.name == "named"
     assert second.manifest.parent is not None
     assert (second.manifest.parent.name, second.manifest.parent.digest) == ("first", first.digest)
