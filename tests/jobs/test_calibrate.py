@@ -306,6 +306,14 @@ def test_figures_that_the_bundle_was_trained_on_are_refused(tmp_path: Path, own:
         calibrate(trained, own, tmp_path / "out", device="cpu")
 
 
+def test_figures_of_a_domain_that_all_members_left_out_are_taken_once(tmp_path: Path, own: Store) -> None:
+    trained = bundle(tmp_path / "t", ("lab", "lab"), recorded(own.samples))
+    derived = calibrate(trained, own, tmp_path / "out", device="cpu").bundle
+    assert derived.read_samples() == dict.fromkeys(own.samples["digest"], frozenset())
+    with pytest.raises(InputError, match="200 of 200 samples were used to train or calibrate 'out'"):
+        calibrate(derived, own, tmp_path / "again", device="cpu")
+
+
 def test_an_untrained_bundle_is_refused(tmp_path: Path, own: Store) -> None:
     untrained = bundle(tmp_path / "u", DOMAINS, trained=False)
     with pytest.raises(InputError, match=r"known: calibrating: it is untrained.*Calibrate a trained bundle"):

@@ -322,6 +322,7 @@ CALIBRATION = """
 temperature = 2.0
 fitted_on = "domains left out"
 figures = 3
+atypical = 4
 figures_sha256 = "{0}"
 dataset_digest = "{0}"
 

@@ -277,8 +277,8 @@ def derive_bundle(
         threshold: The threshold of its vote.
         calibration: Its calibration.
         card: Text of CARD.md.
-        samples: Digests of the figures that were fitted. They join the parent's list of samples, without a
-            domain: no member is taken to be ignorant of them.
+        samples: Digests of the fitted figures. They are in the new list of samples without a domain,
+            also where the list of the parent has one: no member is taken to be ignorant of them.
 
     Returns:
         The bundle, as read back from disk.
@@ -296,8 +296,9 @@ def derive_bundle(
     def write(temporary: Path) -> None:
         for member in parent.manifest.member:
             shutil.copyfile(parent.folder / member.file, temporary / member.file)
-        content = _checked(parent.folder / training["samples"], training["samples_sha256"])
-        hashed = _write_samples(temporary, [*content.decode().splitlines(), *samples])
+        known = _checked(parent.folder / training["samples"], training["samples_sha256"]).decode()
+        others = [line for line in known.splitlines() if line.partition(" ")[0] not in set(samples)]
+        hashed = _write_samples(temporary, [*others, *samples])
         _write_texts(temporary, {**data, "training": {**training, **hashed}}, card)
 
     return _whole(folder, write)

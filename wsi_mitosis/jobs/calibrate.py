@@ -15,7 +15,7 @@ from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
 from wsi_mitosis.jobs.cards import calibration_text, derived_card, with_section
-from wsi_mitosis.jobs.evaluate import check_scale, classify_samples
+from wsi_mitosis.jobs.evaluate import check_scale, classify_samples, overlap_of
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _check_trained(parent: Bundle) -> None:
 
 
 def _check_unknown(parent: Bundle, store: Store) -> None:
-    known, manifest = store.samples["digest"].isin(list(parent.read_samples())), parent.manifest
+    known, manifest = overlap_of(parent, store).seen, parent.manifest
     if known.any():
         origin = manifest.parent
         again = "" if origin is None else f", or calibrate '{origin.name}' on all of your figures instead"

@@ -163,7 +163,7 @@ def classify_samples(
         InputError: As for `evaluate`.
     """
     manifest = bundle.manifest
-    overlap = find_overlap(store.samples, bundle.read_samples(), [m.test_domain for m in manifest.member])
+    overlap = overlap_of(bundle, store)
     scope = _scope(overlap, allow_overlap=allow_overlap)
     included = np.ones_like(overlap.own)
     if scope == OWN_DOMAINS:
@@ -188,6 +188,12 @@ def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evalu
     probabilities = classified.at(bundle.manifest.temperature)
     report = scorer.report(_heading(bundle, store, classified, scorer), probabilities)
     return Evaluation(report, scorer.predictions(probabilities[0]), scorer.curves(probabilities[0]))
+
+
+def overlap_of(bundle: Bundle, store: Store) -> Overlap:
+    """Find the samples that a bundle was trained or calibrated on."""
+    test_domains = [member.test_domain for member in bundle.manifest.member]
+    return find_overlap(store.samples, bundle.read_samples(), test_domains)
 
 
 def _scope(overlap: Overlap, *, allow_overlap: bool) -> Scope:
