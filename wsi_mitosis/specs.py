@@ -239,6 +239,12 @@ class CalibrationSpec(Spec):
     figures_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     dataset_digest: str
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.atypical > self.figures:
+            raise ValueError("more figures are atypical than there are")
+        return self
+
 
 class ParentSpec(Spec):
     """The bundle that a bundle was derived from, with the same weights."""

@@ -360,3 +360,8 @@ def test_a_name_that_no_bundle_can_have_is_refused(
 def test_a_calibration_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=f"'{next(iter(changes))}'"):
         bundle(tmp_path / "b", DOMAINS, calibration={**calibration(1.5), **changes})
+
+
+def test_more_atypical_figures_than_figures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="more figures are atypical than there are"):
+        bundle(tmp_path / "b", DOMAINS, calibration={**calibration(1.5), "figures": 3, "atypical": 4})

@@ -321,8 +321,8 @@ CALIBRATION = """
 [calibration]
 temperature = 2.0
 fitted_on = "domains left out"
-figures = 3
-atypical = 4
+figures = 4
+atypical = 3
 figures_sha256 = "{0}"
 dataset_digest = "{0}"
 

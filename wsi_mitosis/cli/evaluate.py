@@ -49,7 +49,7 @@ def command(
     """Evaluate a bundle on a labelled dataset: balanced accuracy, sensitivity, specificity, AUROC.
 
     The ensemble and its members are evaluated with and without the extra views; intervals are by bootstrap
-    over slides.
+    over slides. P(atypical) is scored before and after calibration: expected calibration error, Brier score.
 
     Samples that the bundle was trained on are found by their digest. Then each member is evaluated on its
     own test domain, which it has not seen (their mean and sd: leave one domain out), and the ensemble only on
