@@ -109,6 +109,11 @@ class EnsembleSpec(Spec):
     tta: Tta
     zooms: tuple[float, ...] = (1.0,)
 
+    @property
+    def single_zoom(self) -> float:
+        """The zoom of the single view that stands for all: 1 if there is such a zoom, else the first."""
+        return 1.0 if 1.0 in self.zooms else self.zooms[0]
+
     @field_validator("zooms")
     @classmethod
     def _are_distinct(cls, zooms: tuple[float, ...]) -> tuple[float, ...]:

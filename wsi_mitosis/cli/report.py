@@ -23,22 +23,35 @@ if TYPE_CHECKING:
     metavar="GLOB",
     help="Slides to show with images, such as `case-1*.svs`; repeatable.  [default: those of the last run]",
 )
+@click.option(
+    "--explain",
+    callback=options.filled,
+    metavar="BUNDLE",
+    help="Show where the members of this bundle look in the first figures of the review list. The bundle has "
+    "to be the one that classified them.",
+)
 @options.messages
-def command(results: Path, globs: tuple[str, ...], *, as_json: bool, quiet: bool, verbose: bool) -> int:
+def command(
+    results: Path, globs: tuple[str, ...], explain: str | None, *, as_json: bool, quiet: bool, verbose: bool
+) -> int:
     """Write DIR/report.html again; DIR is a folder that `classify` wrote.
 
     Its table has every slide of the folder. At most 200 slides are shown with images: an overview with
     figures and hotspots, and a gallery. The images are read from the slides, where `classify` found them. If
     a slide was moved, its counts are kept and the report shows the reason instead of its images.
 
+    With --explain, up to 10 figures of each slide have a map with them: where features move the answers of
+    the members most (Grad-CAM). A map says nothing about whether a label is right.
+
     \b
     Example:  wsi-mitosis report results --slides 'case-1*.svs'
 
     Exit status: 0 written, 2 not written.
     """
+    from wsi_mitosis.jobs.explanation import open_explainer
     from wsi_mitosis.jobs.report import report
 
-    result = report(results, globs)
+    result = report(results, globs, None if explain is None else open_explainer(explain))
     if not quiet:
         for text in (*result.messages(), *(result.without_picture.values() if verbose else ())):
             note(text)

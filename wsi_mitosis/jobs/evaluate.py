@@ -75,8 +75,7 @@ class _Views:
     def single(self) -> _Views:
         """The crop as it is, at zoom 1 if the bundle has it."""
         ensemble = self.manifest.ensemble
-        zoom = 1.0 if 1.0 in ensemble.zooms else ensemble.zooms[0]
-        one = ensemble.model_copy(update={"zooms": (zoom,)})
+        one = ensemble.model_copy(update={"zooms": (ensemble.single_zoom,)})
         return _Views(self.manifest.model_copy(update={"ensemble": one}), "none")
 
 

@@ -15,11 +15,11 @@ from wsi_mitosis.core.assessments import Assessment
 from wsi_mitosis.core.gallery import gallery_figures
 from wsi_mitosis.core.histograms import probability_bars, vote_bars
 from wsi_mitosis.core.states import lost_results, missing_assessments
-from wsi_mitosis.errors import InputError, WsiMitosisError
+from wsi_mitosis.errors import InputError, WsiMitosisError, listed
 from wsi_mitosis.io.pages.drawing import View, marks
 from wsi_mitosis.io.pages.limits import MOST_SLIDES, MOST_WARNINGS, Limits
 from wsi_mitosis.io.pages.model import LastRun, Page, Reviewed, Row, Section, Tile, bundles_of
-from wsi_mitosis.io.pages.pictures import crops, open_classified, overview
+from wsi_mitosis.io.pages.pictures import crops, mapped_crops, open_classified, overview
 from wsi_mitosis.io.pages.template import write_report
 from wsi_mitosis.io.pages.wording import Coordinates, parameters
 from wsi_mitosis.io.results.digests import write_digests
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.results.folder import ResultFolder
     from wsi_mitosis.io.results.recounts import Recounted
     from wsi_mitosis.io.slides import Slide
+    from wsi_mitosis.jobs.explanation import Explainer
 
 FILE = "report.html"
 STAGE = "making the report"
@@ -115,27 +116,32 @@ class _Pictures:
 
     overview: str | None
     crops: Sequence[str | None]
+    maps: Sequence[str | None]
     missing: str
 
 
-def report(results: Path, globs: Sequence[str] = ()) -> ReportResult:
+def report(results: Path, globs: Sequence[str] = (), explainer: Explainer | None = None) -> ReportResult:
     """Make the report of a folder of results again.
 
     Args:
         results: The output folder of `classify`.
         globs: Slides to show with pictures, by name or by file name; those of the last run if none is given.
+        explainer: Makes maps of where members look, for the slides that its bundle classified.
 
     Raises:
-        InputError: if there are no results, or no slide fits.
+        InputError: if there are no results, or no slide fits, or the bundle of `explainer` classified none of
+            the slides that are shown.
         OutputError: if the folder cannot be written, or is in use.
     """
     with open_results(results, STAGE) as folder:
-        made = make_report(folder, globs)
+        made = make_report(folder, globs, explainer)
         write_digests(folder.folder, [FILE])
         return made
 
 
-def make_report(folder: ResultFolder, globs: Sequence[str] = ()) -> ReportResult:
+def make_report(
+    folder: ResultFolder, globs: Sequence[str] = (), explainer: Explainer | None = None
+) -> ReportResult:
     """Write `report.html` of a folder that this process holds.
 
     Every slide of the folder is in the table. The slides that fit `globs`, or else those of the last run,
@@ -143,13 +149,15 @@ def make_report(folder: ResultFolder, globs: Sequence[str] = ()) -> ReportResult
     has its numbers, and the reason instead of its pictures. No slide is opened after MOST_SECONDS.
 
     Raises:
-        InputError: if no slide fits `globs`.
+        InputError: if no slide fits `globs`, or the bundle of `explainer` classified none that is shown.
         OSError: if the file cannot be written.
     """
     started = perf_counter()
     results = _read_results(folder)
     selected = _selected(results, globs)
     shown = selected[:MOST_SLIDES]
+    records = [record for name in shown if (record := results.states[name].record) is not None]
+    explained = _explained(records, explainer)
     ids = {name: f"slide-{number}" for number, name in enumerate(shown, start=1)}
     rows = {name: Row.of(row, ids.get(name)) for name, row in results.rows.items()}
     limits = Limits.shared(len(shown))
@@ -158,11 +166,20 @@ def make_report(folder: ResultFolder, globs: Sequence[str] = ()) -> ReportResult
         title=folder.folder.resolve().name,
         rows=tuple(rows.values()),
         sections=tuple(
-            _section(results, record, rows[name], limits, deadline)
-            for name in shown
-            if (record := results.states[name].record) is not None
+            _section(
+                results,
+                record,
+                rows[record.name],
+                limits,
+                deadline,
+                explainer if record in explained else None,
+            )
+            for record in records
         ),
-        notes=tuple(_notes(results, len(selected), len(shown))),
+        notes=(
+            *_notes(results, len(selected), len(shown)),
+            *(_unexplained(records, explained) if explainer is not None else ()),
+        ),
         run=_last_run(results.run),
         bundles=bundles_of(tuple(results.rows.values())),
         program=__version__,
@@ -249,6 +266,32 @@ def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:
         yield f"{shown} of {total} slides are shown with pictures; {command} shows others"
 
 
+def _explained(records: Sequence[SlideRecord], explainer: Explainer | None) -> list[SlideRecord]:
+    """Return the slides that the explainer's bundle classified.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if explainer is None:
+        return []
+    bundle = explainer.bundle
+    found = [record for record in records if record.model.digest == bundle.digest]
+    if not found:
+        others = {f"{record.model.name} {record.model.digest[:12]}" for record in records}
+        raise InputError(
+            f"'{bundle.manifest.name}' ({bundle.digest[:12]}) classified none of the slides that are shown",
+            subject=bundle.folder,
+            stage=STAGE,
+            remedy=f"Name the bundle that did: {listed(sorted(others)) or 'there are no such slides'}",
+        )
+    return found
+
+
+def _unexplained(records: Sequence[SlideRecord], explained: Sequence[SlideRecord]) -> Iterator[str]:
+    if others := [record.name for record in records if record not in explained]:
+        yield f"no maps of {listed(others)}: classified with another bundle than --explain names"
+
+
 def _last_run(run: Mapping[str, Any]) -> LastRun | None:
     if not run:
         return None
@@ -265,14 +308,21 @@ def _last_run(run: Mapping[str, Any]) -> LastRun | None:
 # The section of a slide
 
 
-def _section(results: _Results, record: SlideRecord, row: Row, limits: Limits, deadline: float) -> Section:
+def _section(
+    results: _Results,
+    record: SlideRecord,
+    row: Row,
+    limits: Limits,
+    deadline: float,
+    explainer: Explainer | None,
+) -> Section:
     scale, assessed = record.scale, results.states[record.name].assessed
     figures = results.folder.figures(record.name)
     classified = figures[figures["label"].notna()]
     assessment = NO_ASSESSMENT if assessed is None else assessed.assessment
     view = View.of(scale.size_px0, scale.bounds, scale.mpp)
     tiles = gallery_figures(classified, assessment.review, limits.crops)
-    pictures = _pictures(record, view, tiles, limits, deadline)
+    pictures = _pictures(record, view, tiles, limits, deadline, explainer)
     atypical, typical = _places(view, gallery_figures(classified).head(limits.marks))
     return Section(
         row=row,
@@ -284,7 +334,8 @@ def _section(results: _Results, record: SlideRecord, row: Row, limits: Limits, d
         atypical=atypical,
         typical=typical,
         marks_omitted=max(len(classified) - limits.marks, 0),
-        tiles=list(map(Tile, tiles.itertuples(index=False), pictures.crops)),
+        tiles=list(map(Tile, tiles.itertuples(index=False), pictures.crops, pictures.maps)),
+        looking=explainer.text if explainer is not None and any(pictures.maps) else "",
         probabilities=probability_bars(classified),
         votes=vote_bars(classified),
         excluded={str(k): int(n) for k, n in figures["excluded_reason"].value_counts().items()},
@@ -342,25 +393,50 @@ def _requested_hotspots(assessed: AssessedSlide | None) -> str:
 
 
 def _pictures(
-    record: SlideRecord, view: View, tiles: pd.DataFrame, limits: Limits, deadline: float
+    record: SlideRecord,
+    view: View,
+    tiles: pd.DataFrame,
+    limits: Limits,
+    deadline: float,
+    explainer: Explainer | None,
 ) -> _Pictures:
     """Make the pictures of a slide; a failure costs only the pictures that it concerns."""
     none: list[str | None] = [None] * len(tiles)
     if perf_counter() > deadline:
         reason = f"{record.name}: reading the other slides took over {MOST_SECONDS / 60:g} minutes"
-        return _Pictures(None, none, reason)
+        return _Pictures(None, none, none, reason)
     slide, reason = _attempt(lambda: open_classified(Path(record.slide.path), record.slide.digest))
     if slide is None:
-        return _Pictures(None, none, reason)
+        return _Pictures(None, none, none, reason)
     with slide:
-        return _pictures_of(slide, view, tiles, limits)
+        return _pictures_of(slide, view, tiles, limits, explainer)
 
 
-def _pictures_of(slide: Slide, view: View, tiles: pd.DataFrame, limits: Limits) -> _Pictures:
+def _pictures_of(
+    slide: Slide, view: View, tiles: pd.DataFrame, limits: Limits, explainer: Explainer | None
+) -> _Pictures:
+    none: list[str | None] = [None] * len(tiles)
     whole, no_overview = _attempt(lambda: overview(slide, view, limits.overview_chars))
     each, no_crops = _attempt(lambda: crops(slide, view.mpp, *_centres(tiles), limits.crops_chars))
-    reasons = dict.fromkeys(filter(None, (no_overview, no_crops)))
-    return _Pictures(whole, [None] * len(tiles) if each is None else each, "; ".join(reasons))
+    maps, no_maps = none, ""
+    if explainer is not None:
+        made, no_maps = _attempt(lambda: _maps(slide, view, tiles, limits, explainer))
+        maps = none if made is None else made
+    reasons = dict.fromkeys(filter(None, (no_overview, no_crops, no_maps)))
+    return _Pictures(whole, none if each is None else each, maps, "; ".join(reasons))
+
+
+def _maps(
+    slide: Slide, view: View, tiles: pd.DataFrame, limits: Limits, explainer: Explainer
+) -> list[str | None]:
+    """Return the maps of the first figures of the review list; None for the other tiles."""
+    chosen = (tiles["rank"] <= limits.maps).to_numpy(bool)
+    if not chosen.any():
+        return [None] * len(tiles)
+    x, y = _centres(tiles[chosen])
+    values = explainer.maps(slide, view.mpp, x, y)
+    uris = iter(mapped_crops(slide, view.mpp, x, y, values, explainer.window_um, limits.maps_chars))
+    return [next(uris) if is_chosen else None for is_chosen in chosen]
 
 
 def _attempt(make: Callable[[], Made]) -> tuple[Made | None, str]:

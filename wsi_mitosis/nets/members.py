@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsi_mitosis.core.calibration import calibrated
@@ -17,6 +19,7 @@ from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.nets.encoders import build_encoder, largest_map
+from wsi_mitosis.nets.explain import activation_maps, scaled
 from wsi_mitosis.nets.views import network_input, to_input, views, zoomed
 
 if TYPE_CHECKING:
@@ -216,6 +219,29 @@ class Ensemble:
                 probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
                 self._check(probabilities[rows, index], index)
         return probabilities
+
+    def explain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute where in the crops features move the members' answers most, the mean over all members.
+
+        The members see the crop as it is, at `single_zoom`, without flips and rotations.
+
+        Args:
+            crops: As for `predict`, N > 0.
+
+        Returns:
+            (N, h, w) float32, 0 to 1, in the orientation of the crops. A map covers the square that a member
+            sees: `patch_px` of the network, in the centre of the crop. The largest value is 1, or all are 0.
+        """
+        spec, zoom = self._manifest.input, self._manifest.ensemble.single_zoom
+        with full_float32(), cpu_threads(self._threads), torch.no_grad():
+            patches = zoomed(to_input(crops, spec.scale, self.device), zoom, spec.cut_px)
+            images = network_input(patches, spec)
+            maps = [activation_maps(member, images) for member in self._members]
+            size = max((one.shape[1:] for one in maps), key=math.prod)
+            mean = torch.stack([interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]).mean(
+                0
+            )
+        return np.asarray(scaled(mean).cpu().numpy(), dtype=np.float32)
 
     def _undecided_rows(self, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
         """The crops that the next member classifies."""

@@ -16,7 +16,15 @@ from PIL import Image
 from tests.slide_files import leica_slide, textured, tiff_of_resolution, tiff_slide
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.pages.drawing import View
-from wsi_mitosis.io.pages.pictures import CROP_UM, crop_side, crops, open_classified, overview
+from wsi_mitosis.io.pages.pictures import (
+    CROP_UM,
+    coloured,
+    crop_side,
+    crops,
+    mapped_crops,
+    open_classified,
+    overview,
+)
 from wsi_mitosis.io.slides import open_native
 from wsi_mitosis.units import Mpp
 
@@ -148,3 +156,46 @@ def test_a_picture_is_of_one_physical_size_and_never_enlarged(x: float, y: float
     assert 8 <= side <= 128
     if mpp.mean < 2:
         assert crop_mpp > 0.9 * mpp.mean
+
+
+def orange(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray(pixels[..., 0].astype(int) - pixels[..., 2] > 60, dtype=bool)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 3), (3, 0), (3, 3)])
+def test_a_map_is_drawn_where_it_is_and_beyond_it_the_crop_is_pale(row: int, column: int) -> None:
+    """A map of 16 um in a crop of 32 um covers its middle half on each axis."""
+    crop = np.full((128, 128, 3), (90, 60, 120), dtype=np.uint8)
+    values = np.zeros((4, 4), np.float32)
+    values[row, column] = 1
+    found = coloured(crop, values, 16.0)
+    down, across = np.nonzero(orange(found))
+    centre = (32 + 16 * row + 7.5, 32 + 16 * column + 7.5)
+    assert (down.mean(), across.mean()) == pytest.approx(centre, abs=4)
+    assert 32 <= down.min() <= down.max() < 96
+    grey = found[..., 0] == found[..., 2]
+    assert (found[:32][grey[:32]] > 180).all()
+    assert grey[:32].all()
+    assert found[64, 64, 0] == 90
+
+
+def test_a_map_that_is_larger_than_the_crop_is_cut() -> None:
+    """Of 64 um around the figure, the middle quarter is in the crop."""
+    values = np.zeros((4, 4), np.float32)
+    values[1, 2] = 1
+    found = coloured(np.full((128, 128, 3), 100, dtype=np.uint8), values, 64.0)
+    assert found.shape == (128, 128, 3)
+    down, across = np.nonzero(orange(found))
+    assert down.mean() < 64 < across.mean()
+
+
+def test_mapped_crops_are_those_of_the_figures(tmp_path: Path) -> None:
+    image = np.full((600, 2000, 3), BLUE, dtype=np.uint8)
+    image[:, :1000] = WHITE
+    with open_native(tiff_slide(tmp_path / "a.tiff", image)) as slide:
+        x, y = np.array([1900.0, 100.0]), np.array([500.0, 100.0])
+        values = np.stack([np.ones((2, 2), np.float32), np.zeros((2, 2), np.float32)])
+        first, second = map(decoded, mapped_crops(slide, QUARTER, x, y, values, 16.0, PLENTY))
+    assert orange(first)[40:88, 40:88].all()
+    assert not orange(second).any()
+    assert second.min() > 240

@@ -18,19 +18,23 @@ _CROP_CHARS = 6_500
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one slide; with them, a report of 50 slides is under 10 MB.
+    """The limits of one slide; with them, a report of 50 slides is under 10 MB, with maps as well.
 
     Attributes:
         overview_chars: Length of its overview as text.
         crops_chars: Length of all pictures in its gallery as text.
         crops: Number of pictures in its gallery.
         marks: Number of figures drawn on its overview.
+        maps: Number of figures with a map of where members look.
+        maps_chars: Length of all maps as text, within a quarter of what the gallery may take.
     """
 
     overview_chars: int
     crops_chars: int
     crops: int
     marks: int
+    maps: int
+    maps_chars: int
 
     @classmethod
     def shared(cls, slides: int) -> Limits:
@@ -38,4 +42,4 @@ class Limits:
         half = min(_MOST_SLIDE_CHARS, _PICTURE_CHARS // max(slides, 1)) // 2
         crops = min(48, max(4, half // _CROP_CHARS))
         marks = min(5_000, max(200, 100_000 // max(slides, 1)))
-        return cls(half, half, crops, marks)
+        return cls(half, half, crops, marks, min(REVIEW_SHOWN, crops // 4), half // 4)

@@ -95,10 +95,17 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure in the gallery; `picture` is a data URI, or None if the slide could not be read."""
+    """A figure in the gallery.
+
+    Attributes:
+        figure: Its row, as `gallery_figures` returns it.
+        picture: A data URI, or None if the slide could not be read.
+        map: A data URI of where members look; None for a figure without a map.
+    """
 
     figure: Any
     picture: str | None
+    map: str | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class Section:
         atypical, typical: Places of the drawn figures, units of the view.
         marks_omitted: Number of figures that are not drawn, because there are too many.
         tiles: The gallery.
+        looking: Whose maps the gallery has, in words; "" without maps.
         probabilities, votes: Histograms.
         excluded: Number of excluded candidates by reason.
         reviewed: Its recount; None without one.
@@ -132,6 +140,7 @@ class Section:
     typical: Sequence[tuple[int, int]]
     marks_omitted: int
     tiles: Sequence[Tile]
+    looking: str
     probabilities: Sequence[Bar]
     votes: Sequence[Bar]
     excluded: Mapping[str, int]

@@ -6,6 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from wsi_mitosis.errors import UnreadableSlideError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsi_mitosis.io.pages.drawing import View
@@ -39,6 +39,11 @@ CROP_MPP = 0.25
 """Pixel size of these pictures, um/px. A coarser slide keeps its own pixel size: enlarging adds no detail."""
 CROP_QUALITIES = (82, 72, 60, 45, 30)
 WHITE = 255
+MAP_COLOUR = (255, 120, 0)
+MAP_OPACITY = 0.75
+"""Share of the colour where a map is 1."""
+PALENESS = 0.6
+"""How far grey goes towards white where there is no map."""
 BATCH = 16
 THREADS = 2
 STAGE = "making pictures"
@@ -116,15 +121,76 @@ def crops(
     Raises:
         UnreadableSlideError: if the slide's pixels cannot be decoded.
     """
+    return _encoded(_read_crops(slide, mpp, x_px0, y_px0), most_chars)
+
+
+def mapped_crops(
+    slide: Slide,
+    mpp: Mpp,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    maps: NDArray[np.float32],
+    window_um: float,
+    most_chars: int,
+) -> list[str]:
+    """Return the same pictures as `crops`, in grey, with a map in colour on each.
+
+    Args:
+        slide: As for `crops`.
+        mpp: As for `crops`.
+        x_px0: As for `crops`.
+        y_px0: As for `crops`.
+        maps: (N, h, w), 0 to 1, in the orientation of the slide.
+        window_um: Side of the square around the figure that a map covers, um.
+        most_chars: As for `crops`.
+
+    Raises:
+        UnreadableSlideError: if the slide's pixels cannot be decoded.
+    """
+    pictures = _read_crops(slide, mpp, x_px0, y_px0)
+    return _encoded([coloured(*pair, window_um) for pair in zip(pictures, maps, strict=True)], most_chars)
+
+
+def coloured(crop: NDArray[np.uint8], values: NDArray[np.float32], window_um: float) -> NDArray[np.uint8]:
+    """Return a crop in grey with a map in colour in its middle; what the map does not cover is pale.
+
+    Args:
+        crop: (S, S, 3), CROP_UM wide.
+        values: (h, w), 0 to 1. They are interpolated linearly.
+        window_um: Side of what the map covers, um; more than CROP_UM if its edges are not in the crop.
+
+    Returns:
+        (S, S, 3).
+    """
+    side = len(crop)
+    window = max(2, 2 * round(side * window_um / CROP_UM / 2))
+    enlarged = np.asarray(Image.fromarray(values).resize((window, window), Image.Resampling.BILINEAR))
+    covered = np.full((max(side, window),) * 2, np.nan, np.float32)
+    first, inset = (len(covered) - window) // 2, (len(covered) - side) // 2
+    covered[first : first + window, first : first + window] = enlarged
+    strength = covered[inset : inset + side, inset : inset + side, None]
+    grey = crop.mean(axis=2, keepdims=True)
+    inside = grey + MAP_OPACITY * strength * (np.array(MAP_COLOUR) - grey)
+    outside = grey + PALENESS * (WHITE - grey)
+    return np.asarray(np.where(np.isnan(strength), outside, inside).clip(0, WHITE), dtype=np.uint8)
+
+
+def _read_crops(
+    slide: Slide, mpp: Mpp, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]
+) -> list[NDArray[np.uint8]]:
     side, crop_mpp = crop_side(mpp)
     spec = InputSpec(patch_px=side, mpp=crop_mpp, mpp_tolerance=0, pad_value=WHITE, scale=1)
     plan = plan_patches(slide.path.name, slide.levels, mpp, spec, side)
     batches = stream_patches(slide, plan, x_px0, y_px0, batch_size=BATCH, threads=THREADS)
     by_row = {int(row): crop for batch in batches for row, crop in zip(batch.rows, batch.pixels, strict=True)}
-    pictures = [Image.fromarray(by_row[row]) for row in range(len(x_px0))]
+    return [by_row[row] for row in range(len(x_px0))]
+
+
+def _encoded(pictures: Iterable[NDArray[np.uint8]], most_chars: int) -> list[str]:
+    images = list(map(Image.fromarray, pictures))
 
     def encoded(quality: int) -> list[str]:
-        return [_jpeg(picture, quality) for picture in pictures]
+        return [_jpeg(image, quality) for image in images]
 
     return _first_fitting(encoded, CROP_QUALITIES, lambda uris: sum(map(len, uris)), most_chars)
 
