@@ -157,6 +157,12 @@ def test_the_threshold_that_a_bundle_has_is_kept_at_another_temperature() -> Non
     assert logit(found.threshold) * found.temperature == pytest.approx(4 * logit(0.2) / 2, abs=1e-3)
 
 
+@pytest.mark.parametrize(("p", "threshold"), [(1.0, 0.9999), (0.0, 0.0001)])
+def test_certain_members_give_a_threshold_that_a_bundle_can_have(p: float, threshold: float) -> None:
+    labels = np.arange(2000) % 2
+    assert fit_to_figures(labels, np.full((2000, 1), p), AS_IT_IS).threshold == threshold
+
+
 def test_held_out_figures_are_labelled_by_a_fit_to_other_slides() -> None:
     slides = [f"slide {number % 5}" for number in range(100)]
     moved = np.array([-4.0, 0.5, 1.0, 1.5, 2.0])[np.arange(100) % 5]
@@ -198,3 +204,4 @@ def test_a_fit_is_always_one_that_a_bundle_can_have(
     found = fit_to_figures(labels, np.stack([p, 1 - p, p**2], axis=1), Fit(temperature, threshold))
     assert TEMPERATURES[0] <= found.temperature <= TEMPERATURES[1]
     assert 0 < found.threshold < 1
+    assert all(float(f"{value:.4g}") == value for value in found)

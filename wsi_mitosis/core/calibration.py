@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.05, 20.0)
 """Least and largest temperature that is fitted."""
+THRESHOLDS = (0.0001, 0.9999)
+"""Least and largest threshold that is fitted."""
 FARTHEST = 16.0
 """Logits beyond this, 1 in 10 million, count as this in a fit, so that no single figure decides it."""
 PRIOR_FIGURES = 35
@@ -72,7 +74,7 @@ def fit_temperature(labels: Labels, p_atypical: Floats) -> float:
     def loss(log_temperature: float) -> float:
         return float(weights @ np.logaddexp(0.0, -towards_label * np.exp(-log_temperature)))
 
-    return float(np.exp(_least(loss, *np.log(TEMPERATURES))))
+    return _rounded(np.exp(_least(loss, *np.log(TEMPERATURES))))
 
 
 def fit_to_figures(labels: Labels, probabilities: Floats, before: Fit) -> Fit:
@@ -94,10 +96,11 @@ def fit_to_figures(labels: Labels, probabilities: Floats, before: Fit) -> Fit:
         return before
     own = each / (each + PRIOR_FIGURES)
     fitted = fit_temperature(np.repeat(labels, probabilities.shape[1]), probabilities.ravel())
-    temperature = float(fitted**own * before.temperature ** (1 - own))
+    temperature = _rounded(fitted**own * before.temperature ** (1 - own))
     offset = _fit_offset(labels, decision_scores(calibrated(probabilities, temperature)))
     kept = logit(before.threshold) * before.temperature / temperature
-    return Fit(temperature, float(expit(own * -offset + (1 - own) * kept)))
+    threshold = np.clip(expit(own * -offset + (1 - own) * kept), *THRESHOLDS)
+    return Fit(temperature, _rounded(threshold))
 
 
 def held_out_calls(
@@ -193,6 +196,11 @@ def _least(loss: Callable[[float], float], low: float, high: float) -> float:
     """Return where a function with one minimum is least."""
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(found.x)
+
+
+def _rounded(value: float) -> float:
+    """Round to four significant digits: more would say nothing."""
+    return float(f"{value:.4g}")
 
 
 def _signs(labels: Labels) -> Floats:
