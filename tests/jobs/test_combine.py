@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from tests.evaluations import bundle, recorded, store
 from tests.networks import preact, timm_network
+from tests.runs import candidates_csv, run, slides_in, summary
 from wsi_mitosis.cli import main
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import BundleError, InputError, OutputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
+from wsi_mitosis.io.slides import open_native
+from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.combine import Selection, combine, select, select_without
 from wsi_mitosis.jobs.evaluate import evaluate
@@ -208,6 +212,29 @@ def test_untrained_bundles_are_combined(tmp_path: Path) -> None:
     mixed = combine([select("untrained-tiny:3"), select("untrained-tiny:0,1")], tmp_path / "mixed")
     assert (mixed.manifest.trained, mixed.manifest.training, len(mixed.manifest.member)) == (False, None, 3)
     assert "**Untrained: its labels mean nothing.**" in mixed.read_card()
+
+
+def test_a_mixed_bundle_classifies_slides(tmp_path: Path, narrow: Bundle, wide: Bundle) -> None:
+    """Each figure has the vote and the mean of all members, whatever their networks."""
+    mixed = combine([Selection(wide, (2, 0)), Selection(narrow, (1,))], tmp_path / "mixed")
+    slides = slides_in(tmp_path / "slides", ["a.tiff"])
+    arguments = slides, candidates_csv(tmp_path / "c.csv", ["a.tiff"])
+    tables = {}
+    for one in (mixed, wide, narrow):
+        assert run(*arguments, tmp_path / one.manifest.name, one.folder).exit_status == 0
+        tables[one.manifest.name] = pd.read_parquet(tmp_path / one.manifest.name / "figures/a.tiff.parquet")
+    assert summary(tmp_path / "mixed")["a.tiff"]["bundle_digest"] == mixed.digest
+    with open_native(slides[0]) as slide:
+        plan = plan_patches("a", slide.levels, slide.mpp, mixed.manifest.input, SIDE)
+        x, y = tables["mixed"][["x_px0", "y_px0"]].to_numpy(float).T
+        (batch,) = stream_patches(slide, plan, x, y, batch_size=len(x), threads=1)
+    expected = tally(probabilities(mixed, batch.pixels), 0.5)
+    found = tables["mixed"].iloc[batch.rows]
+    np.testing.assert_allclose(found["p_atypical"], expected.p_atypical, atol=1e-6)
+    assert found["votes_atypical"].tolist() == expected.votes_atypical.tolist()
+    assert set(found["votes_cast"]) == {3}
+    for other in ("wide", "narrow"):
+        assert not np.allclose(tables[other]["p_atypical"], tables["mixed"]["p_atypical"], atol=1e-4)
 
 
 def test_a_tie_is_decided_by_the_mean(tmp_path: Path, narrow: Bundle, wide: Bundle) -> None:
