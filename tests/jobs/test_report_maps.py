@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from wsi_mitosis.cli import main
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.slides import open_native
-from wsi_mitosis.jobs.explanation import Explainer, open_explainer
+from wsi_mitosis.jobs.explanation import open_explainer
 from wsi_mitosis.jobs.report import report
 from wsi_mitosis.units import Mpp
 
@@ -178,5 +179,18 @@ def test_an_explainer_maps_the_pixels_around_each_figure(tmp_path: Path, small_b
 def test_a_window_is_that_of_the_single_view(tmp_path: Path) -> None:
     from wsi_mitosis.jobs.bundles import write_untrained
 
-    bundle = write_untrained(tmp_path / "b", patch_px=32, members=1, zooms=(0.5, 2.0), name="b")
-    assert Explainer(bundle).window_um == 16.0
+    write_untrained(tmp_path / "b", patch_px=32, members=1, zooms=(0.5, 2.0), name="b")
+    assert open_explainer(str(tmp_path / "b")).window_um == 16.0
+
+
+def test_a_bundle_whose_weights_do_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, pair: Path, small_bundle: Path
+) -> None:
+    """No page has to say why there are no maps, with the path of the bundle in it."""
+    shutil.copytree(small_bundle, tmp_path / "b")
+    manifest = tmp_path / "b" / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("width = 4", "width = 3"))
+    done = call(pair, "--explain", tmp_path / "b")
+    assert done.exit_code == 2
+    assert "They must fit the network" in done.stderr
+    assert not (pair / "report.html").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,14 +26,13 @@ THREADS = 2
 class Explainer:
     """Makes class-activation maps of figures with the members of a bundle.
 
-    The networks are built when the first map needs them.
-
     Args:
         bundle: A checked bundle.
+        ensemble: Its members.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
+        self.bundle, self._ensemble = bundle, ensemble
 
     @property
     def text(self) -> str:
@@ -64,7 +62,6 @@ class Explainer:
 
         Raises:
             SlideError: if the pixels cannot be read, or not at the bundle's um/px.
-            BundleError: if the weights are missing or altered.
         """
         spec, zooms = self.bundle.manifest.input, self.bundle.manifest.ensemble.zooms
         plan = plan_patches(slide.path.name, slide.levels, mpp, spec, read_px(spec.cut_px, zooms))
@@ -73,21 +70,19 @@ class Explainer:
         rows = np.concatenate([rows for rows, _ in found])
         return np.concatenate([maps for _, maps in found])[np.argsort(rows)]
 
-    @cached_property
-    def _ensemble(self) -> Ensemble:
-        from wsi_mitosis.nets.members import Ensemble
-
-        manifest, states = self.bundle.manifest, self.bundle.read_members()
-        return Ensemble(manifest, states, device="cpu", threads=granted_cpus())
-
 
 def open_explainer(bundle: str) -> Explainer:
-    """Open the bundle whose members are to be explained.
+    """Open the bundle whose members are to be explained, and build its networks on the CPU.
 
     Args:
         bundle: A bundle's folder, or the name of a shipped one.
 
     Raises:
-        BundleError: if it is missing, malformed or altered.
+        BundleError: if it is missing, malformed or altered, or its weights do not fit its networks.
     """
-    return Explainer(open_bundle(find_bundle(bundle)))
+    from wsi_mitosis.nets.members import Ensemble
+
+    found = open_bundle(find_bundle(bundle))
+    return Explainer(
+        found, Ensemble(found.manifest, found.read_members(), device="cpu", threads=granted_cpus())
+    )
