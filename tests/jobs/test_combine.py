@@ -205,7 +205,7 @@ def test_the_card_names_the_bundles_and_says_that_nothing_was_measured(
         f"| member-2 | narrow:1 | {narrow_text} | nano 11 | random weights | lab two | none | | 0.900 |"
         in rows
     )
-    assert "No score of this ensemble was measured when it was made" in card
+    assert "do not hold for this ensemble" in card
 
 
 def test_untrained_bundles_are_combined(tmp_path: Path) -> None:
@@ -434,6 +434,23 @@ def test_models_combine(tmp_path: Path, narrow: Bundle, wide: Bundle) -> None:
     assert (facts["name"], facts["members"]) == ("of-one", 2)
     assert facts["digest"] == open_bundle(tmp_path / "other").digest
     assert [m.test_domain for m in open_bundle(tmp_path / "other").manifest.member] == ["lab one"] * 2
+
+
+def test_a_dataset_calibrates_and_scores_what_was_combined(
+    tmp_path: Path, samples: Store, narrow: Bundle, wide: Bundle
+) -> None:
+    out = tmp_path / "mixed"
+    told = call(f"{narrow.folder}:0,2", f"{wide.folder}:1", "--out", out, "--dataset", samples.folder)
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines()[-1].endswith("Its card has its scores.")
+    mixed = open_bundle(out)
+    assert mixed.manifest.calibration is not None
+    assert mixed.manifest.calibration.figures == len(samples.samples)
+    card = mixed.read_card()
+    assert "## Calibration" in card
+    assert "## Figures on labs" in card
+    found = evaluate(mixed, samples, device="cpu").report
+    assert found.bundle_digest == mixed.digest
 
 
 def test_models_show_and_verify_a_mixed_bundle(tmp_path: Path, narrow: Bundle, wide: Bundle) -> None:

@@ -158,9 +158,21 @@ def calibrate(
     metavar="NAME",
     help="Take the members of each bundle that were trained without this domain.",
 )
+@options.path(
+    "--dataset",
+    metavar="STORE.zarr",
+    help="The samples that the members were trained on: calibrate and score the bundle on the domains that "
+    "each member left out.",
+)
 @options.as_json
 def combine(
-    bundles: tuple[str, ...], out: Path, name: str | None, test_domain: str | None, *, as_json: bool
+    bundles: tuple[str, ...],
+    out: Path,
+    name: str | None,
+    test_domain: str | None,
+    dataset: Path | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Make a bundle of members of several bundles, which may have different networks.
 
@@ -169,8 +181,8 @@ def combine(
     this domain; `evaluate` scores the new ensemble on it, because none of its members has seen it.
 
     The bundles must have the same [input] and [ensemble], and the same domains of the samples that several of
-    them list. The new bundle is neither calibrated nor evaluated: the calibrations and the scores of the
-    bundles do not hold for it.
+    them list. The calibrations and the scores of the bundles do not hold for the new one: --dataset gives it
+    its own.
 
     Any number of members above one is legal. The majority decides; where an even number of members is divided
     into halves, their mean P(atypical) decides at the threshold of the bundle.
@@ -178,19 +190,25 @@ def combine(
     \b
     Example:  wsi-mitosis models combine lite2:0,2,4 lite0 --out mixed
     """
+    from wsi_mitosis.io.training.stores import open_store
     from wsi_mitosis.jobs import combine as job
+    from wsi_mitosis.jobs.calibrate import calibrate_and_score
 
     if test_domain is None:
         selections = [job.select(bundle) for bundle in bundles]
     else:
         selections = [job.select_without(bundle, test_domain) for bundle in bundles]
+    store = None if dataset is None else open_store(dataset)
     combined = job.combine(selections, out, name)
+    if store is not None:
+        combined = calibrate_and_score(combined, store)
     if as_json:
         click.echo(json_text(_facts(combined)))
         return 0
     for network, number in combined.manifest.networks.items():
         click.echo(f"{several(number, 'member')} of {network.text}")
-    click.echo(f"{combined.manifest.name} {combined.digest[:12]} in {out}. It has not been evaluated yet.")
+    scored = "It has not been evaluated yet." if store is None else "Its card has its scores."
+    click.echo(f"{combined.manifest.name} {combined.digest[:12]} in {out}. {scored}")
     return 0
 
 

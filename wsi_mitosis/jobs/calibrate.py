@@ -14,8 +14,8 @@ from wsi_mitosis.core.scoring import left_out
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
-from wsi_mitosis.jobs.cards import calibration_text, derived_card, with_section
-from wsi_mitosis.jobs.evaluate import check_scale, classify_samples, overlap_of
+from wsi_mitosis.jobs.cards import add_to_card, calibration_text, derived_card, with_section
+from wsi_mitosis.jobs.evaluate import check_scale, classify_samples, overlap_of, score_samples
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
 if TYPE_CHECKING:
@@ -135,6 +135,27 @@ def calibrate_on_left_out(bundle: Bundle, store: Store, classified: Classified |
     written = write_calibration(bundle, calibration)
     write_card(written, with_section(written.read_card(), "Calibration", calibration_text(calibration)))
     return written
+
+
+def calibrate_and_score(bundle: Bundle, store: Store, *, device: str = "auto") -> Bundle:
+    """Fit a bundle's temperature on the domains that its members left out, and add its scores to the card.
+
+    Args:
+        bundle: The bundle, in a folder that may be changed.
+        store: The samples that it was trained on.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The bundle, as read back from disk.
+
+    Raises:
+        InputError: If the bundle, the samples or the device cannot be used.
+        OutputError: If the manifest or the card cannot be written.
+    """
+    classified = classify_samples(bundle, store, device=device)
+    bundle = calibrate_on_left_out(bundle, store, classified)
+    add_to_card(bundle, score_samples(bundle, store, classified).report)
+    return bundle
 
 
 def calibrate(

@@ -32,10 +32,10 @@ LIMITS = """## What it must not be used for
   them is not known.
 """
 
-NOT_EVALUATED = """## Evaluation
+OWN_SCORES = """## Evaluation
 
-No score of this ensemble was measured when it was made. The scores and the calibrations of the bundles above
-do not hold for it. Scores that `wsi-mitosis evaluate --card` adds follow below.
+The scores and the calibrations of the bundles above do not hold for this ensemble. Its own follow below, if
+any were measured.
 """
 
 
@@ -82,7 +82,7 @@ def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]
         "",
         *table(["", ""], rows.items()),
     ]
-    return "\n".join([*head, LIMITS, *_parents(taken), *_taken(fields, taken), NOT_EVALUATED])
+    return "\n".join([*head, LIMITS, *_parents(taken), *_taken(fields, taken), OWN_SCORES])
 
 
 def _parents(taken: Sequence[tuple[Bundle, int]]) -> Iterator[str]:

@@ -23,9 +23,8 @@ from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.training.encoders import StartingWeights, given_weights, packaged_weights
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
 from wsi_mitosis.io.training.stores import Store, open_store
-from wsi_mitosis.jobs.calibrate import calibrate_on_left_out
-from wsi_mitosis.jobs.cards import add_to_card, training_card
-from wsi_mitosis.jobs.evaluate import classify_samples, score_samples
+from wsi_mitosis.jobs.calibrate import calibrate_and_score
+from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
@@ -179,9 +178,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     bundle = None
     if len(done) == len(tasks):
         bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name, encoder=encoder)
-        classified = classify_samples(bundle, store, device=spec.placement.device)
-        bundle = calibrate_on_left_out(bundle, store, classified)
-        add_to_card(bundle, score_samples(bundle, store, classified).report)
+        bundle = calibrate_and_score(bundle, store, device=spec.placement.device)
     return TrainResult(work, plan, done, failed, waiting, bundle)
 
 
