@@ -251,6 +251,20 @@ class CalibrationSpec(Spec):
         return self
 
 
+class SharpnessSpec(Spec):
+    """How sharp the figures of a slide should be; see `core/sharpness.py`.
+
+    Attributes:
+        lowest: The least sharpness of a slide that there is no warning of.
+        slides: Number of slides that it is computed from.
+        dataset_digest: Digest of the store that these are from.
+    """
+
+    lowest: float = Field(gt=0)
+    slides: int = Field(ge=1)
+    dataset_digest: str
+
+
 class ParentSpec(Spec):
     """The bundle that a bundle was derived from, with the same weights."""
 
@@ -263,6 +277,7 @@ class BundleManifest(Spec):
 
     Attributes:
         calibration: None for temperature 1.
+        sharpness: None if nothing is said of the sharpness of slides.
         parent: None for a bundle that was not derived from another one.
     """
 
@@ -280,6 +295,7 @@ class BundleManifest(Spec):
     member: tuple[MemberSpec, ...] = Field(min_length=1)
     training: TrainingSpec | None = None
     calibration: CalibrationSpec | None = None
+    sharpness: SharpnessSpec | None = None
     parent: ParentSpec | None = None
 
     @property

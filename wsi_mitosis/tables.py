@@ -124,6 +124,8 @@ SUMMARY = (
     SummaryColumn("atypical_fraction_high", "number", "counts.atypical_fraction_high", "upper end, 95 %"),
     SummaryColumn("atypical_to_typical", "number", "counts.atypical_to_typical", "atypical / typical"),
     SummaryColumn("mean_agreement", "number", "counts.mean_agreement", "mean share of votes for the label"),
+    SummaryColumn("sharpness", "number", "record.sharpness.value", "median sharpness of the figures"),
+    SummaryColumn("sharpness_verdict", "text", "record.sharpness.verdict", "low, not low, too few figures"),
     SummaryColumn("mpp_um", "number", "record.scale.mpp.mean", "pixel size of level 0, um/px"),
     SummaryColumn("mpp_source", "text", "record.scale.mpp_source", "slide, given or list"),
     SummaryColumn("hotspot_area_mm2", "number", "hotspot.area_mm2", "area of the first hotspot, mm^2"),

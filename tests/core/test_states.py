@@ -9,6 +9,7 @@ import pytest
 from wsi_mitosis.core.assessments import AssessedSlide, Assessment
 from wsi_mitosis.core.hotspots import Hotspot
 from wsi_mitosis.core.records import Cost, ModelIdentity, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.sharpness import SlideSharpness
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import Counts, wilson
 from wsi_mitosis.specs import AssessmentOptions
@@ -26,6 +27,7 @@ RECORD = SlideRecord(
     key="k" * 64,
     program="1.0",
     warnings=("a warning",),
+    sharpness=SlideSharpness(value=0.31, lowest=0.2),
 )
 
 
@@ -56,6 +58,8 @@ def test_a_done_slide_fills_every_column() -> None:
         "atypical_fraction_high": high,
         "atypical_to_typical": 0.5,
         "mean_agreement": 0.8,
+        "sharpness": 0.31,
+        "sharpness_verdict": "not low",
         "mpp_um": 0.2505,
         "mpp_source": "given",
         "hotspot_area_mm2": 0.5,

@@ -125,6 +125,21 @@ def test_the_manifest_states_where_each_member_comes_from(
     assert ["network" in member for member in tables["member"]] == [False, False, True]
 
 
+def test_a_limit_of_sharpness_is_kept_where_all_have_the_same(tmp_path: Path, samples: Store) -> None:
+    limit = {"lowest": 0.2, "slides": 30, "dataset_digest": "d" * 64}
+    limits = {"one": limit, "same": limit, "other": {**limit, "lowest": 0.3}, "none": None}
+    bundles = {
+        name: trained(tmp_path / name, width, samples, **({"sharpness": limit} if limit else {}))
+        for width, (name, limit) in enumerate(limits.items(), start=1)
+    }
+    for others, kept in ((["same"], True), (["other"], False), (["none"], False), (["same", "none"], False)):
+        selections = [Selection(bundles[name], (0,)) for name in ("one", *others)]
+        mixed = combine(selections, tmp_path / "-".join(["mixed", *others]))
+        found = mixed.manifest.sharpness
+        assert (None if found is None else found.model_dump()) == (limit if kept else None)
+        assert ("a run warns of slides whose figures have less than 0.200" in mixed.read_card()) == kept
+
+
 def test_files_are_copied_byte_for_byte(tmp_path: Path, narrow: Bundle) -> None:
     """Also of another type than those that a training writes."""
     from safetensors.numpy import load, save

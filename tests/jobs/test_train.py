@@ -32,6 +32,7 @@ from tests.training_files import (
     write_recipe,
 )
 from wsi_mitosis import workers
+from wsi_mitosis.core import sharpness
 from wsi_mitosis.core.calibration import fit_temperature
 from wsi_mitosis.errors import InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
@@ -41,6 +42,7 @@ from wsi_mitosis.io.training.runs import FoldFolder
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs import train as job
 from wsi_mitosis.jobs.evaluate import evaluate
+from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.jobs.train import TrainResult, run_fold
 from wsi_mitosis.nets.backbone import Backbone
 from wsi_mitosis.nets.members import Ensemble
@@ -115,6 +117,19 @@ def test_the_bundle_is_calibrated_on_the_domains_left_out(
     measured = report.reliability["members on domains left out"].before.brier
     assert "## Calibration" in bundle.read_card()
     assert f"{measured:.3f} |" in bundle.read_card().split("## Figures on store")[1]
+
+
+def test_a_bundle_has_the_limit_of_sharpness_of_its_dataset(
+    whole: tuple[TrainResult, Any], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = whole
+    assert result.bundle is not None
+    assert result.bundle.manifest.sharpness is None  # of six slides
+    monkeypatch.setattr(sharpness, "LEAST_SLIDES", 6)
+    bundle = job.export(tmp_path / "again", tiny_recipe(), store, result.records, result.work)
+    assert bundle.manifest.sharpness is not None
+    assert bundle.manifest.sharpness.model_dump() == sharpness_fields(store, PATCH_PX)
+    assert f"less than {bundle.manifest.sharpness.lowest:.3f}, computed from 6 slides" in bundle.read_card()
 
 
 def test_the_plan_is_told_and_kept_before_anything_is_trained(whole: tuple[TrainResult, Any]) -> None:

@@ -182,7 +182,7 @@ def combine(
 
     The bundles must have the same [input] and [ensemble], and the same domains of the samples that several of
     them list. The calibrations and the scores of the bundles do not hold for the new one: --dataset gives it
-    its own.
+    its own. It keeps their limit of sharpness if that is the same in all of them.
 
     Any number of members above one is legal. The majority decides; where an even number of members is divided
     into halves, their mean P(atypical) decides at the threshold of the bundle.

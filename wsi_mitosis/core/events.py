@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from wsi_mitosis.core.sharpness import Verdict
 from wsi_mitosis.errors import SpecError
 from wsi_mitosis.schema import Spec
 
@@ -67,6 +68,12 @@ class Done(Event):
     excluded: int | None = Field(None, ge=0, description="Candidates without a label (`classify`).")
     mean_agreement: float | None = Field(
         None, ge=0, le=1, description="Mean share of the votes for the label; null without figures."
+    )
+    sharpness: float | None = Field(
+        None, ge=0, description="Median sharpness of the figures; null for too few of them (`classify`)."
+    )
+    sharpness_verdict: Verdict | None = Field(
+        None, description="How it compares with the bundle's limit; absent for a bundle without one."
     )
 
 

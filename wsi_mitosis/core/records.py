@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from wsi_mitosis.core.qupath import frame_origin, frame_size
+from wsi_mitosis.core.sharpness import SlideSharpness
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.schema import Spec
 from wsi_mitosis.units import Bounds, Frame, Mpp
@@ -117,6 +118,7 @@ class SlideRecord(Spec):
         program: Version of wsi-mitosis that computed it.
         warnings: What the user should know about this slide's result.
         origin: How and when it was made; None in a record of a version that did not state it.
+        sharpness: How sharp its figures are; None if the bundle has no limit to compare them with.
     """
 
     schema_: Literal[2] = Field(2, alias="schema")
@@ -129,6 +131,7 @@ class SlideRecord(Spec):
     program: str
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
+    sharpness: SlideSharpness | None = None
 
     @property
     def name(self) -> str:
@@ -139,6 +142,13 @@ class SlideRecord(Spec):
     def logged_counts(self) -> dict[str, float | int | None]:
         """The counts that a log states: a detector only finds candidates."""
         return self.counts.model_dump(include={"candidates"} if self.model.is_detector else None)
+
+    @property
+    def logged_sharpness(self) -> dict[str, float | str | None]:
+        """The sharpness that a log states; nothing if there is no limit for it."""
+        if self.sharpness is None:
+            return {}
+        return {"sharpness": self.sharpness.value, "sharpness_verdict": self.sharpness.verdict}
 
     @property
     def text(self) -> str:

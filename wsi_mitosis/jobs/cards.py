@@ -71,6 +71,7 @@ def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]
         "input": _input(first.input),
         "networks": "; ".join(f"{several(n, 'member')} of {spec.text}" for spec, n in networks.items()),
         "vote": _vote(first.ensemble),
+        **_sharpness(fields["sharpness"]),
         "weights": "the files of the bundles below, byte for byte; computed in float32",
         "licence": fields["licence"],
     }
@@ -224,6 +225,7 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
         "network": recipe.network.text,
         "trained for": tasks if recipe.decoders else "classification alone",
         "vote": _vote(recipe.ensemble),
+        **_sharpness(fields.get("sharpness")),
         "recipe": fields["training"]["recipe"],
         "start": f"{recipe.initial_weights} weights, seed {recipe.seed}",
         "weights": "float16 on disk, computed in float32; every figure is of the stored weights",
@@ -236,6 +238,14 @@ def _vote(spec: EnsembleSpec) -> str:
     """How members vote, in words."""
     zooms = ", ".join(f"{zoom:g}" for zoom in spec.zooms)
     return f"{spec.vote} at {spec.threshold:g}; views: {spec.tta}, zooms {zooms}"
+
+
+def _sharpness(limit: Mapping[str, Any] | None) -> dict[str, str]:
+    """The row on the sharpness of slides; none without a limit."""
+    if limit is None:
+        return {}
+    basis = f"{limit['lowest']:.3f}, computed from {limit['slides']} slides"
+    return {"sharpness": f"a run warns of slides whose figures have less than {basis}"}
 
 
 def _input(spec: InputSpec) -> str:

@@ -24,6 +24,7 @@ from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.parts import unchanged
 from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
 from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt, ignore_progress
+from wsi_mitosis.jobs.sharpness import SharpnessMeter, sharpness_warning
 from wsi_mitosis.jobs.slide_result import SlideResult
 from wsi_mitosis.version import RESULT_VERSION, __version__
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from wsi_mitosis.core.sharpness import SlideSharpness
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.detections.regions import RegionFile
     from wsi_mitosis.io.slides import Slide
@@ -58,11 +60,13 @@ class Predictions(NamedTuple):
     Attributes:
         probabilities: (M, members) P(atypical); NaN for a member that did not vote and for a blank patch.
         blank: (M,) which patches have no pixels.
+        sharpness: How sharp the candidates are; None if the bundle has no limit for it.
         seconds: Time by stage (STAGES).
     """
 
     probabilities: NDArray[np.float64]
     blank: NDArray[np.bool_]
+    sharpness: SlideSharpness | None
     seconds: dict[str, float]
 
 
@@ -156,7 +160,9 @@ class Classifier:
                 *self._notes(name, slide, detections, candidates),
                 *enlarging_warning(name, plan),
                 *_blank_warning(name, figures),
+                *sharpness_warning(name, self.bundle.manifest.name, predictions.sharpness),
             ),
+            sharpness=predictions.sharpness,
             origin=origin_of(self.device, self.options.model_dump(mode="json")),
         )
         return SlideResult(record, figures)
@@ -229,8 +235,9 @@ class Classifier:
         x, y = candidates.loc[included(candidates), ["x_px0", "y_px0"]].to_numpy(np.float64).T
         probabilities = np.full((len(x), len(self.bundle.manifest.member)), np.nan)
         blank = np.zeros(len(x), np.bool_)
+        meter = SharpnessMeter(self.bundle.manifest, x, y)
         if not len(x):
-            return Predictions(probabilities, blank, dict.fromkeys(STAGES, 0.0))
+            return Predictions(probabilities, blank, meter.result(), dict.fromkeys(STAGES, 0.0))
         started, times, model = perf_counter(), ReadingTimes(), 0.0
         on_patches(0)
         ensemble = self._ready(lambda: on_patches(0))
@@ -243,11 +250,12 @@ class Classifier:
             started = perf_counter()
             probabilities[batch.rows] = ensemble.predict(batch.pixels)
             model += perf_counter() - started
+            meter.add(batch.rows, batch.pixels)
             on_patches(len(batch.rows))
         if blank.all():
             raise _all_blank(slide.path.name, len(x))
         seconds = zip(STAGES, (loading, times.waiting, model, times.reading), strict=True)
-        return Predictions(probabilities, blank, dict(seconds))
+        return Predictions(probabilities, blank, meter.result(), dict(seconds))
 
     def _figures(
         self, name: str, slide: Slide, candidates: pd.DataFrame, predictions: Predictions

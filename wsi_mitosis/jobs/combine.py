@@ -271,6 +271,14 @@ def _domains(names: frozenset[str]) -> str:
     return f"the domain {listed(sorted(names))}" if names else "no domain"
 
 
+def _common_sharpness(selections: Sequence[Selection]) -> dict[str, Any] | None:
+    """Return the table [sharpness] that all of the bundles have; None if they do not have the same."""
+    first, *others = (one.bundle.manifest.sharpness for one in selections)
+    if first is None or any(other != first for other in others):
+        return None
+    return first.model_dump()
+
+
 def _fields(selections: Sequence[Selection], name: str) -> dict[str, Any]:
     """The manifest, as `io.bundles.write_bundle` takes it."""
     first, network = selections[0].bundle.manifest, selections[0].networks[0]
@@ -288,6 +296,7 @@ def _fields(selections: Sequence[Selection], name: str) -> dict[str, Any]:
         "input": first.input.model_dump(),
         "network": network.model_dump(),
         "ensemble": first.ensemble.model_dump(),
+        "sharpness": _common_sharpness(selections),
         "member": [
             _member(*parts, network)
             for one in selections

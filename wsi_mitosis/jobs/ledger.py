@@ -343,6 +343,7 @@ class Ledger:
             stages=stages,
             peak_rss_mb=outcome.peak_rss_mb,
             **record.logged_counts,
+            **record.logged_sharpness,
         )
         for message in record.warnings:
             self.warn(message)

@@ -376,6 +376,7 @@ def _facts(record: SlideRecord, assessed: AssessedSlide | None) -> tuple[tuple[s
         ("classified by", f"wsi-mitosis {record.program}"),
         ("size", f"{width} x {height} px, {mm}"),
         ("pixel size", f"{pixel} µm, from: {scale.mpp_source}"),
+        *([] if record.sharpness is None else [("sharpness of its figures", record.sharpness.text)]),
         ("requested hotspots", _requested_hotspots(assessed)),
         ("slide's identity", record.slide.digest),
         ("result's key", record.key),

@@ -26,6 +26,7 @@ from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.calibrate import calibrate_and_score
 from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.predict import predict_crops
+from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
 from wsi_mitosis.version import __version__
@@ -233,6 +234,7 @@ def export(
     chosen = sorted(best, key=lambda record: record.fold)
     states = [FoldFolder(work / record.fold, record.key).read_member() for record in chosen]
     fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence, encoder)
+    fields["sharpness"] = sharpness_fields(store, recipe.input.cut_px)
     members = [
         {
             "test_domain": record.test_domain,

@@ -38,6 +38,7 @@ class Row:
         status: As in `summary.csv`.
         trained: Whether its bundle is trained; True for a slide that was not classified.
         error: Why it failed, or "".
+        blurred: Whether its figures are less sharp than the bundle's limit.
         numbers: NUMERIC_COLUMNS; None for an empty cell.
         section: The id of its section in the page; None without one.
     """
@@ -46,6 +47,7 @@ class Row:
     status: str
     trained: bool
     error: str
+    blurred: bool
     numbers: Mapping[str, float | None]
     section: str | None
 
@@ -57,6 +59,7 @@ class Row:
             status=str(row["status"]),
             trained=str(row.get("trained", "")).lower() != "false",
             error=str(row.get("error") or ""),
+            blurred=row.get("sharpness_verdict") == "low",
             numbers=_numbers(row),
             section=section,
         )
