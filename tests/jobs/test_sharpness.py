@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,8 @@ def test_a_dataset_of_few_or_unnamed_slides_gives_none(store: Store, monkeypatch
     monkeypatch.setattr(sharpness, "LEAST_SLIDES", 1)
     unnamed = Store(store.folder, store.attributes, store.samples.assign(slide=""))
     assert sharpness_fields(unnamed, PATCH_PX) is None
+
+
+def test_the_shipped_model_has_the_limit_of_its_dataset() -> None:
+    manifest = tomllib.loads(Path("models/amibr-nano/manifest.toml").read_text())
+    assert manifest["sharpness"]["dataset_digest"] == manifest["training"]["dataset_digest"]
