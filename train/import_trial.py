@@ -21,7 +21,6 @@ from wsi_mitosis.io.training.encoders import packaged_weights
 from wsi_mitosis.io.training.runs import read_recipe
 from wsi_mitosis.io.training.stores import open_store
 from wsi_mitosis.jobs.calibrate import calibrate_on_left_out
-from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.jobs.train import manifest_fields, sample_lines
 
 CARD = """# {name}
@@ -46,7 +45,6 @@ def main(trial: Path, store_folder: Path, out: Path) -> None:
     fields = manifest_fields(recipe, store, out.name, "Apache-2.0", encoder)
     members = [{"test_domain": domain} for domain in domains]
     card = CARD.format(name=out.name)
-    fields["sharpness"] = sharpness_fields(store, recipe.input.cut_px)
     bundle = write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
     calibrate_on_left_out(bundle, store)
 

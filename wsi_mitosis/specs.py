@@ -678,9 +678,10 @@ class ClassifySpec(Spec):
     model: Annotated[
         str | None,
         _result(
-            help="Folder of a bundle, or the name of a shipped one (see `models list`).",
+            help="Folder of a bundle, or the name of a shipped one (see `models list`); `fast` names the one "
+            "that costs least.",
             metavar="BUNDLE",
-            default="amibr-nano",
+            default="amibr-lite",
             known_by="bundle",
         ),
     ] = None

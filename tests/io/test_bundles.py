@@ -274,6 +274,10 @@ def test_a_bundle_is_found_by_folder_and_by_name(folder: Path, monkeypatch: pyte
     assert find_bundle(DEFAULT_BUNDLE) == Path(DEFAULT_BUNDLE)
 
 
+def test_a_bundle_is_found_by_what_it_is_for() -> None:
+    assert find_bundle("fast") == find_bundle("amibr-lite0")
+
+
 @pytest.mark.parametrize("name", ["nonesuch", "../models/untrained-tiny", ""])
 def test_what_is_no_bundle_lists_those_that_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

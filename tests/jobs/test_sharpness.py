@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tests.training_files import PATCH_PX, tiny_store
 from wsi_mitosis.core import sharpness
 from wsi_mitosis.core.sharpness import crop_sharpness, find_limit, slide_sharpness
 from wsi_mitosis.errors import BundleError
-from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
+from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.figures import read_record
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.batch import BatchResult
@@ -209,5 +208,7 @@ def test_a_dataset_of_few_or_unnamed_slides_gives_none(store: Store, monkeypatch
 
 
 def test_the_shipped_model_has_the_limit_of_its_dataset() -> None:
-    manifest = tomllib.loads(Path("models/amibr-nano/manifest.toml").read_text())
-    assert manifest["sharpness"]["dataset_digest"] == manifest["training"]["dataset_digest"]
+    manifest = open_bundle(find_bundle(DEFAULT_BUNDLE)).manifest
+    assert manifest.sharpness is not None
+    origins = [member.training for member in manifest.member]
+    assert {origin and origin.dataset_digest for origin in origins} == {manifest.sharpness.dataset_digest}

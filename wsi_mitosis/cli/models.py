@@ -123,7 +123,7 @@ def calibrate(
     least 5 slides.
 
     \b
-    Example:  wsi-mitosis models calibrate amibr-nano --dataset own.zarr --out my-bundle
+    Example:  wsi-mitosis models calibrate amibr-lite --dataset own.zarr --out my-bundle
     """
     from wsi_mitosis.io.training.stores import open_store
     from wsi_mitosis.jobs.calibrate import calibrate as calibrate_bundle

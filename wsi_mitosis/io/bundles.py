@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.specs import CalibrationSpec, MemberSpec
 
-DEFAULT_BUNDLE = "amibr-nano"
+DEFAULT_BUNDLE = "amibr-lite"
+ALIASES = {"fast": "amibr-lite0"}
+"""Names of shipped bundles by what they are for."""
 SCHEMA = 1
 MANIFEST, CARD = "manifest.toml", "CARD.md"
 GET_AGAIN = "Take the bundle from its source again"
@@ -159,7 +161,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the folder of a bundle.
 
     Args:
-        name_or_path: A bundle's folder, or the name of a shipped bundle.
+        name_or_path: A bundle's folder, or the name of a shipped bundle, which may be one of `ALIASES`.
 
     Raises:
         BundleError: If there is no such folder or bundle. The message lists the shipped bundles.
@@ -168,15 +170,17 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     try:
         if (path / MANIFEST).is_file():
             return path
-        if str(name_or_path) in names("models"):
-            return shipped("models") / path
+        name = ALIASES.get(str(name_or_path), str(name_or_path))
+        if name in names("models"):
+            return shipped("models") / name
         cause = f"the folder has no {MANIFEST}" if path.is_dir() else "no such bundle"
     except OSError as error:  # no permission, or a name that no file can have
         cause = f"cannot be read: {_reason(error)}"
     raise BundleError(
         cause,
         subject=name_or_path,
-        remedy=f"Give a bundle's folder, or the name of a shipped bundle: {', '.join(names('models'))}",
+        remedy="Give a bundle's folder, or the name of a shipped bundle: "
+        f"{', '.join([*names('models'), *ALIASES])}",
     )
 
 

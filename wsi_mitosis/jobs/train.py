@@ -234,7 +234,6 @@ def export(
     chosen = sorted(best, key=lambda record: record.fold)
     states = [FoldFolder(work / record.fold, record.key).read_member() for record in chosen]
     fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence, encoder)
-    fields["sharpness"] = sharpness_fields(store, recipe.input.cut_px)
     members = [
         {
             "test_domain": record.test_domain,
@@ -267,6 +266,7 @@ def manifest_fields(
         "input": recipe.input.model_dump(),
         "network": recipe.network.model_dump(),
         "ensemble": recipe.ensemble.model_dump(),
+        "sharpness": sharpness_fields(store, recipe.input.cut_px),
         "training": {
             "dataset_digest": store.attributes.digest,
             "dataset_licence": store.attributes.licence,
