@@ -30,9 +30,9 @@ def amibr(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def travelled(crop: np.ndarray) -> np.ndarray:
-    """The crop as it was sent to the GPU: its central 104 px as JPEG of quality 96."""
+    """The crop as it was sent to the GPU: its central 104 px as JPEG of quality 96 with whole colour."""
     file = io.BytesIO()
-    Image.fromarray(cut_centres(crop[None], 104, "trial")[0]).save(file, "JPEG", quality=96)
+    Image.fromarray(cut_centres(crop[None], 104, "trial")[0]).save(file, "JPEG", quality=96, subsampling=0)
     return np.asarray(Image.open(file))
 
 
