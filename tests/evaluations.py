@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.training.stores import Store, sample_table, write_store
+from wsi_mitosis.nets import members
 from wsi_mitosis.specs import BundleManifest
 
 SIDE = 40
@@ -131,3 +133,11 @@ def bundle(
 def recorded(samples: Any) -> list[str]:
     """Lines of a bundle that was trained on a store's samples."""
     return [f"{digest} {domain}" for digest, domain in zip(samples["digest"], samples["domain"], strict=True)]
+
+
+def known_members(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Let every ensemble be a `KnownEnsemble`; the list gets each member and its number of crops."""
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(KnownEnsemble, "asked", asked, raising=False)
+    monkeypatch.setattr(members, "Ensemble", KnownEnsemble)
+    return asked

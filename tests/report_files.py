@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tests.records import NO_HOTSPOTS, assessed_slide, slide_record
+from tests.slide_files import tiff_slide
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.qupath import figure_ids
 from wsi_mitosis.core.records import SlideRecord
@@ -139,6 +140,17 @@ def results_folder(
             | run
         )
     return folder
+
+
+def fifty_slides_of_noise(folder: Path) -> Path:
+    """Results of 60 figures on each of 50 slides of noise, which is the worst that a JPEG can meet."""
+    noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
+    path = tiff_slide(folder / "a.tiff", noise)
+    figures = [tuple(place) for place in np.random.default_rng(1).uniform(0, 600, (60, 2))]
+    names = [folder / f"slide-{number}.tiff" for number in range(50)]
+    for name in names:
+        name.symlink_to(path)
+    return results_folder(folder / "out", [Done(name, figures) for name in names])
 
 
 def page_of(folder: Path) -> str:

@@ -99,25 +99,17 @@ def train(name: str, archive: Path, folder: Path, device: str = "cuda") -> None:
 
 
 def bundle(name: str, store_folder: Path, folder: Path, out: Path) -> None:
-    """Make a bundle of the members, calibrated on the domains that they were trained without."""
+    """Make a bundle of the members."""
     from safetensors.numpy import load_file
 
-    from wsi_mitosis.io.bundles import write_bundle
-    from wsi_mitosis.io.training.encoders import packaged_weights
     from wsi_mitosis.io.training.stores import open_store
-    from wsi_mitosis.jobs.calibrate import calibrate_on_left_out
-    from wsi_mitosis.jobs.train import manifest_fields, sample_lines
+    from wsi_mitosis.jobs.train import bundle_of_states
 
     recipe, store = read_recipe(name), open_store(store_folder)
     folds = plan_folds(store.samples, {})
-    packaged = recipe.initial_weights == "package" and recipe.network.timm_name is not None
-    encoder = packaged_weights(str(recipe.network.timm_name)) if packaged else None
-    manifest = manifest_fields(recipe, store, out.name, store.attributes.licence, encoder)
-    members = [{"test_domain": fold.test_domain} for fold in folds]
-    states = [load_file(folder / f"{fold.name}.safetensors") for fold in folds]
-    card = f"# {out.name}\n\n**Research use only.** Trained by `{recipe.name}` on a GPU, by `train/gpu.py`.\n"
-    made = write_bundle(out, {**manifest, "member": members}, states, card, samples=sample_lines(store))
-    calibrate_on_left_out(made, store)
+    states = {fold.test_domain: load_file(folder / f"{fold.name}.safetensors") for fold in folds}
+    origin = f"Trained by `{recipe.name}` on a GPU, by `train/gpu.py`."
+    bundle_of_states(out, recipe, store, states, licence=store.attributes.licence, origin=origin)
 
 
 def figures_of(packed: Mapping[str, NDArray[Any]]) -> Figures:

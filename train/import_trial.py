@@ -16,37 +16,23 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from wsi_mitosis.io.bundles import write_bundle
-from wsi_mitosis.io.training.encoders import packaged_weights
 from wsi_mitosis.io.training.runs import read_recipe
 from wsi_mitosis.io.training.stores import open_store
-from wsi_mitosis.jobs.calibrate import calibrate_on_left_out
-from wsi_mitosis.jobs.train import manifest_fields, sample_lines
+from wsi_mitosis.jobs.train import bundle_of_states
 
-CARD = """# {name}
-
-**Research use only.** The members of a trial on a GPU by the recipe `lite2`, imported by
-`train/import_trial.py`.
-"""
 TRIAL_ENCODER, ENCODER = "body.", "backbone.body."
 """Start of the names of the encoder's weights, there and here."""
 
 
 def main(trial: Path, store_folder: Path, out: Path) -> None:
-    """Write the bundle, and calibrate it on the domains that its members were trained without."""
+    """Write the bundle."""
     recipe, store = read_recipe("lite2"), open_store(store_folder)
-    domains = sorted(set(store.samples["domain"]))
-    files = [trial / f"l2_80_160_all5.{number}.safetensors" for number in range(len(domains))]
-    states = [
-        {name.replace(TRIAL_ENCODER, ENCODER, 1): array for name, array in load_file(file).items()}
-        for file in files
-    ]
-    encoder = packaged_weights("tf_efficientnet_lite2")
-    fields = manifest_fields(recipe, store, out.name, "Apache-2.0", encoder)
-    members = [{"test_domain": domain} for domain in domains]
-    card = CARD.format(name=out.name)
-    bundle = write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
-    calibrate_on_left_out(bundle, store)
+    states = {}
+    for number, domain in enumerate(sorted(set(store.samples["domain"]))):
+        weights = load_file(trial / f"l2_80_160_all5.{number}.safetensors")
+        states[domain] = {name.replace(TRIAL_ENCODER, ENCODER, 1): array for name, array in weights.items()}
+    origin = "The members of a trial on a GPU by the recipe `lite2`, imported by `train/import_trial.py`."
+    bundle_of_states(out, recipe, store, states, licence="Apache-2.0", origin=origin)
 
 
 if __name__ == "__main__":

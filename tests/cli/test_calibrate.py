@@ -197,6 +197,13 @@ def test_refusals_give_2_and_leave_nothing(own: Store, parent: Path, tmp_path: P
         assert not out.exists()
 
 
+def test_an_empty_name_is_refused(own: Store, parent: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    done = call("models", "calibrate", parent, "--dataset", own.folder, "--out", out, "--name", "")
+    assert (done.exit_code, out.exists()) == (2, False)
+    assert "the value is empty" in done.stderr
+
+
 def test_an_existing_folder_is_refused(own: Store, parent: Path, derived: Path) -> None:
     before = open_bundle(derived).digest
     found = call("models", "calibrate", parent, "--dataset", own.folder, "--out", derived)

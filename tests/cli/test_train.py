@@ -16,6 +16,7 @@ from tests.training_files import tiny_recipe, tiny_store, write_recipe
 from wsi_mitosis.cli import main
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.training.stores import Store
+from wsi_mitosis.nets import memory
 
 HERE = ("--workers", "0", "--device", "cpu", "--cpus-per-worker", "1")
 
@@ -23,6 +24,14 @@ HERE = ("--workers", "0", "--device", "cpu", "--cpus-per-worker", "1")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In the place of a setting of this process that cannot be undone: a note of each time it was made."""
+    calls: list[str] = []
+    monkeypatch.setattr(memory, "keep_large_blocks", lambda: calls.append("kept"))
+    return calls
 
 
 @pytest.fixture
@@ -33,6 +42,11 @@ def arguments(store: Store, tmp_path: Path) -> list[str]:
 
 def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
+
+
+def test_the_command_keeps_the_large_blocks_of_its_process(arguments: list[str], kept: list[str]) -> None:
+    assert call(*arguments[:2], "--dataset", "nonesuch.zarr", "--out", "bundle").exit_code == 2
+    assert kept == ["kept"]
 
 
 def test_it_tells_the_plan_the_epochs_and_what_to_do_next(arguments: list[str], tmp_path: Path) -> None:

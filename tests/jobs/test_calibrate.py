@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluations import KnownEnsemble, bundle, calibration, crop, recorded, store
+from tests.evaluations import bundle, calibration, crop, known_members, recorded, store
 from wsi_mitosis.core.calibration import Fit, calibrated, fit_temperature, fit_to_figures
 from wsi_mitosis.errors import BundleError, InputError, OutputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
@@ -23,7 +23,6 @@ from wsi_mitosis.jobs.calibrate import (
     gain_lines,
 )
 from wsi_mitosis.jobs.evaluate import evaluate
-from wsi_mitosis.nets import members
 
 DOMAINS = ("a", "b")
 ELSEWHERE = [f"{'f' * 64} a"]
@@ -32,11 +31,7 @@ Row = tuple[str, str, int, np.ndarray]
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Members whose answers are in the crops; the list gets who was asked about which."""
-    asked: list[tuple[str, int]] = []
-    monkeypatch.setattr(KnownEnsemble, "asked", asked, raising=False)
-    monkeypatch.setattr(members, "Ensemble", KnownEnsemble)
-    return asked
+    return known_members(monkeypatch)
 
 
 def answers(number: int, offset: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -162,7 +157,7 @@ def test_the_gain_is_of_figures_that_were_not_fitted(tmp_path: Path, parent: Bun
     rates = found.gain.before
     assert rates.balanced_accuracy == pytest.approx((rates.sensitivity + rates.specificity) / 2)
     assert abs(found.gain.after.balanced_accuracy - 0.5) < 0.12
-    assert not found.gain.can_be_told
+    assert not found.gain.is_clear
     assert labels.mean() == 0.5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.evaluations import KnownEnsemble, bundle, calibration, crop, recorded, store
+from tests.evaluations import bundle, calibration, crop, known_members, recorded, store
 from wsi_mitosis.core.calibration import calibrated, calibration_error, fit_temperature
 from wsi_mitosis.core.metrics import RESAMPLES
 from wsi_mitosis.core.scoring import EvaluationReport
@@ -38,11 +38,7 @@ DOMAINS = ("a", "b", "c")
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Members whose answers stand in the crops; the list gets who was asked about which."""
-    asked: list[tuple[str, int]] = []
-    monkeypatch.setattr(KnownEnsemble, "asked", asked, raising=False)
-    monkeypatch.setattr(members, "Ensemble", KnownEnsemble)
-    return asked
+    return known_members(monkeypatch)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.report_files import Done, page_of, results_folder, run_json
+from tests.report_files import Done, fifty_slides_of_noise, page_of, results_folder, run_json
 from tests.runs import SLIDE_PX, slides_in
-from tests.slide_files import leica_slide, textured, tiff_slide
+from tests.slide_files import leica_slide, textured
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.regions import Region
 from wsi_mitosis.errors import InputError, OutputError
@@ -366,14 +366,7 @@ def test_no_slide_is_opened_after_the_time_is_up(pair: Path, monkeypatch: pytest
 
 
 def test_fifty_slides_of_noise_are_under_ten_megabytes(tmp_path: Path) -> None:
-    """Noise is the worst that a JPEG can meet."""
-    noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
-    path = tiff_slide(tmp_path / "a.tiff", noise)
-    figures = [tuple(place) for place in np.random.default_rng(1).uniform(0, 600, (60, 2))]
-    names = [tmp_path / f"slide-{number}.tiff" for number in range(50)]
-    for name in names:
-        name.symlink_to(path)
-    out = results_folder(tmp_path / "out", [Done(name, figures) for name in names])
+    out = fifty_slides_of_noise(tmp_path)
     result = report(out)
     assert len(result.pictured) == 50
     assert result.without_picture == {}

@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.jobs.test_report import Parsed, places, section, told
-from tests.report_files import Done, page_of, results_folder
+from tests.report_files import Done, fifty_slides_of_noise, page_of, results_folder
 from tests.runs import candidates_csv, run, slides_in
-from tests.slide_files import tiff_slide
 from wsi_mitosis.cli import main
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import open_bundle
@@ -131,13 +130,7 @@ def test_a_map_that_fails_is_told_in_its_place_and_costs_no_picture(
 
 
 def test_fifty_slides_of_noise_with_maps_are_under_ten_megabytes(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
-    path = tiff_slide(tmp_path / "a.tiff", noise)
-    figures = [tuple(place) for place in np.random.default_rng(1).uniform(0, 600, (60, 2))]
-    names = [tmp_path / f"slide-{number}.tiff" for number in range(50)]
-    for name in names:
-        name.symlink_to(path)
-    out = results_folder(tmp_path / "out", [Done(name, figures) for name in names])
+    out = fifty_slides_of_noise(tmp_path)
     result = report(out, explainer=Known())  # type: ignore[arg-type]
     assert page_of(out).count(ALT) >= 50
     assert result.size_bytes < 10e6

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs import train as job
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.sharpness import sharpness_fields
-from wsi_mitosis.jobs.train import TrainResult, run_fold
+from wsi_mitosis.jobs.train import FoldProgress, TrainResult, run_fold
 from wsi_mitosis.nets.backbone import Backbone
 from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.recipes import FoldRecord
+from wsi_mitosis.workers.pool import Work
 
 ROOT = Path(__file__).parents[2]
 ONE_FOLD = {"folds": ["alpha"]}
@@ -359,6 +362,20 @@ def dying_once(task: Any, threads: int, emit: Any) -> Any:
             os._exit(1)
 
     return run_fold(task, threads, emit_or_die)
+
+
+def test_workers_of_folds_start_with_the_setting_for_large_blocks(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments = []
+
+    def noting(tasks: Any, work: Work[Any, Any, Any, Any], *_: Any) -> Iterator[FoldProgress]:
+        environments.append(work.environment)
+        yield from ()
+
+    monkeypatch.setattr(workers, "run_tasks", noting)
+    trained(write_recipe(tmp_path / "tiny.toml", tiny_recipe()), store, tmp_path / "bundle")
+    assert environments == [LARGE_BLOCKS_ENVIRONMENT]
 
 
 def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(

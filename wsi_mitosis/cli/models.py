@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from wsi_mitosis.specs import BundleManifest
 
 
+new_folder = options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
+new_name = click.option(
+    "--name", callback=options.filled, help="Name of the new bundle.  [default: the folder's name]"
+)
+
+
 @click.group()
 def command() -> None:
     """List, show, verify, calibrate and combine bundles: the ensembles that classify figures.
@@ -100,8 +106,8 @@ def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
 @command.command()
 @click.argument("bundle")
 @options.path("--dataset", required=True, metavar="STORE.zarr", help="Your labelled figures.")
-@options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
-@click.option("--name", metavar="TEXT", help="Name of the new bundle.  [default: its folder's]")
+@new_folder
+@new_name
 @options.device
 @options.messages
 def calibrate(
@@ -150,8 +156,8 @@ def calibrate(
 
 @command.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE[:N,N...]...")
-@options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
-@click.option("--name", callback=options.filled, help="Name of the new bundle.  [default: the folder's name]")
+@new_folder
+@new_name
 @click.option(
     "--test-domain",
     callback=options.filled,

@@ -35,6 +35,7 @@ ALIASES = {"fast": "amibr-lite0"}
 SCHEMA = 1
 MANIFEST, CARD = "manifest.toml", "CARD.md"
 GET_AGAIN = "Take the bundle from its source again"
+WRITABLE = "Make the folder writable, or copy the bundle to one that is, with room on its disk"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ def write_card(bundle: Bundle, card: str) -> None:
         write_text(bundle.folder / CARD, card)
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror}", subject=bundle.folder / CARD, stage="writing a card"
+            f"cannot be written: {error.strerror}",
+            subject=bundle.folder / CARD,
+            stage="writing a card",
+            remedy=WRITABLE,
         ) from error
 
 
@@ -152,7 +156,10 @@ def write_calibration(bundle: Bundle, calibration: CalibrationSpec) -> Bundle:
         write_text(path, tomli_w.dumps(_without_none(data)))
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror}", subject=path, stage="writing a calibration"
+            f"cannot be written: {error.strerror}",
+            subject=path,
+            stage="writing a calibration",
+            remedy=WRITABLE,
         ) from error
     return open_bundle(bundle.folder)
 

@@ -63,7 +63,7 @@ class Gain:
     unknown_slides: int
 
     @property
-    def can_be_told(self) -> bool:
+    def is_clear(self) -> bool:
         """Whether the interval is on one side of zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
@@ -217,7 +217,7 @@ def gain_lines(gain: Gain) -> list[str]:
         f"Sensitivity {gain.before.sensitivity:.3f} before, {gain.after.sensitivity:.3f} after; "
         f"specificity {gain.before.specificity:.3f} before, {gain.after.specificity:.3f} after.",
     ]
-    if not gain.can_be_told:
+    if not gain.is_clear:
         lines.append("The interval includes 0: these figures do not tell whether anything is gained or lost.")
     elif high < 0:
         lines.append("Something is lost: use the bundle that this one was derived from.")

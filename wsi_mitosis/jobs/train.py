@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +245,43 @@ def export(
     ]
     card = training_card(fields, recipe, store, records, chosen)
     return write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
+
+
+def bundle_of_states(
+    out: Path,
+    recipe: RecipeSpec,
+    store: Store,
+    states: Mapping[str, Mapping[str, NDArray[np.floating]]],
+    *,
+    licence: str,
+    origin: str,
+) -> Bundle:
+    """Write a bundle of members that a recipe was trained to elsewhere, calibrate it and score it.
+
+    Args:
+        out: The bundle's folder.
+        recipe: What they were trained by. Weights to start from must be a package's, or random.
+        store: What they were trained on.
+        states: Weights of each member by the domain that it was trained without.
+        licence: Licence of the weights.
+        origin: Where they were trained, a sentence for the card.
+
+    Returns:
+        The bundle, as read back from disk.
+
+    Raises:
+        InputError: if the package of the starting weights is not installed, or the weights do not fit.
+        OutputError: if the folder is in use or cannot be written.
+    """
+    name = recipe.network.timm_name
+    encoder = packaged_weights(name) if recipe.initial_weights == "package" and name is not None else None
+    fields = manifest_fields(recipe, store, out.name, licence, encoder)
+    members = [{"test_domain": domain} for domain in states]
+    card = f"# {out.name}\n\n**Research use only.** {origin}\n"
+    written = write_bundle(
+        out, {**fields, "member": members}, list(states.values()), card, samples=sample_lines(store)
+    )
+    return calibrate_and_score(written, store)
 
 
 def sample_lines(store: Store) -> list[str]:

@@ -238,9 +238,8 @@ class Ensemble:
             images = network_input(patches, spec)
             maps = [activation_maps(member, images) for member in self._members]
             size = max((one.shape[1:] for one in maps), key=math.prod)
-            mean = torch.stack([interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]).mean(
-                0
-            )
+            alike = [interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]
+            mean = torch.stack(alike).mean(dim=0)
         return np.asarray(scaled(mean).cpu().numpy(), dtype=np.float32)
 
     def _undecided_rows(self, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
