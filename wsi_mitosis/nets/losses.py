@@ -63,14 +63,15 @@ def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, di
         outputs.logits.float(), targets.labels, targets.p_atypical, class_weights
     )
     nothing = torch.zeros((), device=classification.device)
-    masked = targets.has_mask
-    if outputs.mask is None or outputs.pixels is None or not masked.any():
+    if outputs.mask is None or outputs.pixels is None:
         return Losses(classification, nothing, nothing)
-    measure = DICE[dice]
+    # No shape depends on the number of masks, so that a CUDA graph can hold this.
+    masked, measure = targets.has_mask, DICE[dice]
+    mask = measure(outputs.mask.float(), targets.masks, masked)
+    pixels = measure(outputs.pixels.float(), targets.pixel_classes, masked)
+    any_mask = masked.any()
     return Losses(
-        classification,
-        measure(outputs.mask[masked].float(), targets.masks[masked]),
-        measure(outputs.pixels[masked].float(), targets.pixel_classes[masked]),
+        classification, torch.where(any_mask, mask, nothing), torch.where(any_mask, pixels, nothing)
     )
 
 
@@ -111,7 +112,7 @@ def weighted_cross_entropy(
     return (weights * each).sum() / weights.sum()
 
 
-def generalised_dice(logits: Tensor, classes: Tensor) -> Tensor:
+def generalised_dice(logits: Tensor, classes: Tensor, counted: Tensor | None = None) -> Tensor:
     """Compute the generalised Dice loss (Sudre et al. 2017, arXiv 1707.03237, eq. 1, weights 1 / area^2).
 
     The areas are summed over the batch, and a class that is absent from it has weight 0: each image lacks one
@@ -120,16 +121,20 @@ def generalised_dice(logits: Tensor, classes: Tensor) -> Tensor:
     Args:
         logits: (N, C, P, P) float32.
         classes: (N, P, P) int64 in 0..C-1.
+        counted: (N,) bool, the images that count; all if None.
+
+    Returns:
+        A scalar: 1 if no image counts.
     """
-    predicted, true = _by_class(logits, classes)  # each (C, pixels)
+    predicted, true = _by_class(logits, classes, counted)  # each (C, pixels)
     area = true.sum(dim=1)
     weights = torch.where(area > 0, 1 / area.clamp(min=1).square(), torch.zeros_like(area))
     overlap = (weights * (predicted * true).sum(dim=1)).sum()
     total = (weights * (predicted + true).sum(dim=1)).sum()
-    return 1 - 2 * overlap / total
+    return 1 - 2 * overlap / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def hover_net_dice(logits: Tensor, classes: Tensor) -> Tensor:
+def hover_net_dice(logits: Tensor, classes: Tensor, counted: Tensor | None = None) -> Tensor:
     """Compute HoVer-Net's Dice loss: 1 - Dice, summed over the classes.
 
     Source: vqdang/hover_net, models/hovernet/utils.py.
@@ -137,22 +142,29 @@ def hover_net_dice(logits: Tensor, classes: Tensor) -> Tensor:
     Args:
         logits: (N, C, P, P) float32.
         classes: (N, P, P) int64 in 0..C-1.
+        counted: (N,) bool, the images that count; all if None.
+
+    Returns:
+        A scalar: 0 if no image counts.
     """
-    predicted, true = _by_class(logits, classes)
+    predicted, true = _by_class(logits, classes, counted)
     overlap = (predicted * true).sum(dim=1)
     total = predicted.sum(dim=1) + true.sum(dim=1)
     return (1 - (2 * overlap + HOVER_NET_SMOOTH) / (total + HOVER_NET_SMOOTH)).sum()
 
 
-DICE: dict[DiceName, Callable[[Tensor, Tensor], Tensor]] = {
+DICE: dict[DiceName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "generalised": generalised_dice,
     "hover-net": hover_net_dice,
 }
 
 
-def _by_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and truth, each (C, N * P * P)."""
+def _by_class(logits: Tensor, classes: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth, each (C, N * P * P); 0 where the image does not count."""
     number = logits.shape[1]
-    predicted = logits.softmax(dim=1).transpose(0, 1).reshape(number, -1)
-    true = functional.one_hot(classes, number).reshape(-1, number).T.to(predicted)
-    return predicted, true
+    predicted = logits.softmax(dim=1)
+    true = functional.one_hot(classes, number).permute(0, 3, 1, 2).to(predicted)
+    if counted is not None:
+        share = counted.to(predicted)[:, None, None, None]
+        predicted, true = share * predicted, share * true
+    return predicted.transpose(0, 1).reshape(number, -1), true.transpose(0, 1).reshape(number, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
     if patches.shape[-1] != spec.patch_px:
         patches = zoomed(patches, spec.patch_px / patches.shape[-1], spec.patch_px)
     if (spec.mean, spec.std) != ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
-        mean, std = (torch.tensor(values).to(patches).view(3, 1, 1) for values in (spec.mean, spec.std))
+        mean, std = (_channels(values, patches.dtype, patches.device) for values in (spec.mean, spec.std))
         patches = (patches - mean) / std
     return patches.contiguous(memory_format=torch.channels_last)
 
@@ -95,6 +96,21 @@ def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
     if zoom == 1:
         first = (side - patch_px) // 2
         return batch[..., first : first + patch_px, first : first + patch_px]
-    weights = torch.from_numpy(resampling_weights((side - patch_px / zoom) / 2, 1 / zoom, patch_px, side))
-    weights = weights.to(batch)
+    weights = _weights(zoom, patch_px, side, batch.dtype, batch.device)
     return weights @ batch @ weights.T
+
+
+# The arrays below are kept on their device: a copy from the CPU would wait for all that the GPU computes.
+
+
+@cache
+def _weights(zoom: float, patch_px: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # usable in training, too
+        weights = resampling_weights((side - patch_px / zoom) / 2, 1 / zoom, patch_px, side)
+        return torch.from_numpy(weights).to(device, dtype)
+
+
+@cache
+def _channels(values: tuple[float, float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
