@@ -14,11 +14,12 @@ from tests.networks import preact
 from tests.training_files import PATCH_PX, tiny_recipe
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.nets import training
+from wsi_mitosis.nets import steps, training
 from wsi_mitosis.nets.backbone import Backbone
+from wsi_mitosis.nets.batches import Figures, whole_crops
 from wsi_mitosis.nets.losses import Losses
 from wsi_mitosis.nets.members import load_member
-from wsi_mitosis.nets.training import Epoch, Figures, build_network, choose_precision, train, validate
+from wsi_mitosis.nets.training import Epoch, build_network, choose_precision, train, validate
 from wsi_mitosis.nets.views import to_input, zoomed
 
 
@@ -76,8 +77,8 @@ def test_another_seed_gives_another_member(sides: tuple[Figures, Figures]) -> No
 def test_each_epoch_draws_anew() -> None:
     drawn = []
     for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
-        with training._seeded(seed, epoch, "cpu") as generator:
-            drawn.append((torch.rand(1, generator=generator).item(), torch.rand(1).item()))
+        with training._seeded(seed, epoch, "cpu"):
+            drawn.append(torch.rand(1).item())
     assert len(set(drawn[:3])) == 3
     assert drawn[3] == drawn[0]
 
@@ -137,7 +138,8 @@ def test_class_weights_are_those_of_the_training_side_alone(monkeypatch: pytest.
         seen.append(weights)
         return original(outputs, targets, weights, dice)
 
-    monkeypatch.setattr(training, "compute_losses", spy)
+    for module in (training, steps):
+        monkeypatch.setattr(module, "compute_losses", spy)
     side = figures(16, typical=12)
     run((side, figures(8, seed=2, typical=2)), optimiser={"epochs": 1})
     wanted = compute_class_weight("balanced", classes=np.array([0, 1]), y=side.labels)
@@ -159,7 +161,7 @@ def test_soft_targets_lie_between_majority_and_experts() -> None:
     side = figures(4)
     experts = np.array([0.25, 1.0, 0.0, 0.75], dtype=np.float32)
     side = Figures(side.images, side.masks, side.has_mask, side.labels, experts)
-    _, targets = training._batch(side, np.arange(4), tiny_recipe(loss={"experts_share": 0.4}), "cpu")
+    _, targets = whole_crops(side, np.arange(4), tiny_recipe(loss={"experts_share": 0.4}))
     assert targets.p_atypical.tolist() == pytest.approx((0.6 * side.labels + 0.4 * experts).tolist())
 
 

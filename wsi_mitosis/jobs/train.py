@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from wsi_mitosis.nets.training import Figures
+    from wsi_mitosis.nets.batches import Figures
     from wsi_mitosis.specs import TrainSpec
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Changes when the same recipe on the same data would give other weights."""
 INTENDED_USE = "Research: telling atypical from typical mitotic figures in H&E. Not for diagnosis."
 EMPTY_HASH = "0" * 64
@@ -500,7 +500,7 @@ def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store, threads: in
 
 def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
     """Samples of a store as the training loop takes them."""
-    from wsi_mitosis.nets.training import Figures
+    from wsi_mitosis.nets.batches import Figures
 
     samples = store.samples.iloc[rows]
     labels, number = samples["label"].to_numpy(), samples["experts_asked"].to_numpy()

@@ -28,14 +28,18 @@ def build_optimiser(network: nn.Module, spec: OptimiserSpec) -> torch.optim.Opti
     if spec.name == "muon":
         return MuonWithAdamW(network, spec.learning_rate, spec.weight_decay)
     kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
-    if spec.head_rate == 1:
-        return kind(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     named = list(network.named_parameters())
     encoder = [parameter for name, parameter in named if name.startswith(ENCODER)]
     others = [parameter for name, parameter in named if not name.startswith(ENCODER)]
-    rate = spec.head_rate * spec.learning_rate
-    groups = [{"params": encoder, "lr": spec.learning_rate}, {"params": others, "lr": rate}]
-    return kind(groups, weight_decay=spec.weight_decay)
+    rates = spec.learning_rate, spec.head_rate * spec.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": part, "lr": rate} for part, rate in zip((encoder, others), rates, strict=True)
+    ]
+    if not named[0][1].is_cuda:
+        return kind(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    for group in groups:  # as arrays, so that a schedule can change them in a CUDA graph
+        group["lr"] = torch.tensor(group["lr"], device=named[0][1].device)
+    return kind(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, capturable=True, fused=True)
 
 
 class MuonWithAdamW(torch.optim.AdamW):

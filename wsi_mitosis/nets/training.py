@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.nets.augment import Crops, augment
+from wsi_mitosis.nets.batches import Figures, augmented, moved, whole_crops
 from wsi_mitosis.nets.decoders import TrainedNetwork
-from wsi_mitosis.nets.losses import Losses, Targets, balanced_weights, compute_losses
+from wsi_mitosis.nets.losses import Losses, balanced_weights, compute_losses
 from wsi_mitosis.nets.members import ATYPICAL, Member, member_state, resolve_device
 from wsi_mitosis.nets.optimisers import build_optimiser
-from wsi_mitosis.nets.views import network_input, to_input, zoomed
+from wsi_mitosis.nets.steps import Precision, Trainer, autocast, scaled, total_loss
+from wsi_mitosis.nets.views import zoomed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,37 +36,12 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.recipes import RecipeSpec
 
-Precision = Literal["fp32", "bf16"]
-WHITE = 255
 PROBE, PROBES = 8, 5
 """Samples per step, and steps with each precision, in the measurement of the time of bf16."""
 BF16_PAYS = 0.8
 """Share of the time of fp32 below which bf16 is used. A smaller gain is noise."""
 HOPELESS = 1.5
 """Multiple of the time of fp32 above which the measurement ends: the CPU emulates bf16."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Labelled figures in memory.
-
-    Attributes:
-        images: (N, S, S, 3) uint8 RGB, whole crops with the figure in the centre.
-        masks: (N, S, S) uint8, 1 on the figure.
-        has_mask: (N,) bool.
-        labels: (N,) int64, 0 typical, 1 atypical.
-        experts: (N,) float32, share of the experts whose label is atypical; the label if there were none.
-    """
-
-    images: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
-    has_mask: NDArray[np.bool_]
-    labels: NDArray[np.int64]
-    experts: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        """Number of figures."""
-        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,7 @@ class Epoch:
         device: Device of the steps.
         chosen_epoch: The epoch whose weights would be chosen if the training ended here.
         chosen: These weights, arrays by name: the member alone, without decoders.
-        checkpoint: Everything that `train` needs to continue from here, as bytes.
+        checkpoint: Everything that `train` needs to continue from here; empty if `train` was to make none.
     """
 
     number: int
@@ -99,6 +76,7 @@ def train(
     device: str = "auto",
     encoder: Mapping[str, Tensor] | None = None,
     checkpoint: bytes | None = None,
+    checkpoints: bool = True,
 ) -> Iterator[Epoch]:
     """Train one member.
 
@@ -109,6 +87,7 @@ def train(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         encoder: Initial weights of the encoder, if the recipe starts from given weights.
         checkpoint: The checkpoint of an earlier epoch of the same training, to continue from.
+        checkpoints: Whether each epoch has a checkpoint, which takes time and three times the weights' bytes.
 
     Yields:
         Each epoch when it is finished.
@@ -126,17 +105,17 @@ def train(
         state.precision = choose_precision(state.network, recipe, training, device)
     else:
         state.restore(checkpoint)
+    trainer = Trainer(state.network, state.optimiser, recipe, weights, state.precision, device)
     epochs = recipe.optimiser.epochs
     for epoch in range(state.epoch + 1, epochs + 1):
         started = perf_counter()
-        metrics = _train_epoch(state, epoch, training, recipe, weights, device)
+        metrics = _train_epoch(state, epoch, training, recipe, trainer, device)
         if epoch % recipe.selection.every == 0 or epoch == epochs:
             metrics |= validate(state.network, validation, recipe, weights, device)
         metrics["seconds"] = perf_counter() - started
         state.select(epoch, metrics, recipe)
-        yield Epoch(
-            epoch, metrics, state.precision, device, state.best_epoch, state.chosen, state.checkpoint()
-        )
+        saved = state.checkpoint() if checkpoints else b""
+        yield Epoch(epoch, metrics, state.precision, device, state.best_epoch, state.chosen, saved)
 
 
 @dataclass
@@ -188,6 +167,9 @@ class _State:
         saved: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].to(group["params"][0].device)
         self.schedule.load_state_dict(saved["schedule"])
         self.chosen = {name: tensor.numpy() for name, tensor in saved["chosen"].items()}
         self.precision, self.epoch = saved["precision"], saved["epoch"]
@@ -205,32 +187,20 @@ def _start(
 
 
 def _train_epoch(
-    state: _State, epoch: int, training: Figures, recipe: RecipeSpec, class_weights: Tensor, device: str
+    state: _State, epoch: int, training: Figures, recipe: RecipeSpec, trainer: Trainer, device: str
 ) -> dict[str, float]:
     """Train for one epoch; return its `learning_rate` and mean losses, `training_<name>`."""
-    batch, totals = recipe.optimiser.batch, np.zeros(4)
-    steps = len(training) // batch
-    with _seeded(recipe.seed, epoch, device) as generator:
-        state.network.train()
-        order = torch.randperm(len(training), generator=generator).numpy()
-        for step in range(steps):
-            rows = order[step * batch : (step + 1) * batch]
-            crops, targets = _batch(training, rows, recipe, device)  # (B, 3, S, S), (B, S, S)
-            crops = augment(crops, recipe.augmentation, recipe.input.cut_px, generator)
-            targets = targets._replace(masks=crops.masks.long())  # (B, F, F)
-            with _autocast(device, state.precision):
-                outputs = state.network(_scaled(crops.images, recipe))
-            losses = compute_losses(outputs, targets, class_weights, recipe.loss.dice)  # fp32
-            total = _total(losses, recipe)
-            state.optimiser.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            state.optimiser.step()
+    threads = 0 if device == "cpu" else torch.get_num_threads()
+    state.network.train()
+    with _seeded(recipe.seed, epoch, device), closing(augmented(training, recipe, epoch, threads)) as batches:
+        for batch in batches:
+            trainer.step(batch)
             state.schedule.step()
-            totals += [float(loss.detach()) for loss in (total, *losses)]
-    if not np.isfinite(totals).all():
+    losses = trainer.mean_losses()
+    if not np.isfinite(losses).all():
         raise FloatingPointError(f"epoch {epoch}: the training loss is not a finite number")
     learning_rate = float(state.schedule.get_last_lr()[0])
-    return {"learning_rate": learning_rate, **_named("training", totals / steps)}
+    return {"learning_rate": learning_rate, **_named("training", losses)}
 
 
 def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None) -> TrainedNetwork:
@@ -276,12 +246,12 @@ def validate(
     with torch.inference_mode():
         for start in range(0, len(figures), recipe.optimiser.batch):
             rows = np.arange(start, min(start + recipe.optimiser.batch, len(figures)))
-            crops, targets = _batch(figures, rows, recipe, device)
+            images, targets = moved(whole_crops(figures, rows, recipe), device)
             cut_px = recipe.input.cut_px
-            targets = targets._replace(masks=zoomed(crops.masks[:, None], 1, cut_px)[:, 0].long())
-            outputs = network(_scaled(zoomed(crops.images, 1, cut_px), recipe))
+            targets = targets._replace(masks=zoomed(targets.masks[:, None], 1, cut_px)[:, 0].long())
+            outputs = network(scaled(zoomed(images, 1, cut_px), recipe))
             losses = compute_losses(outputs, targets, class_weights, recipe.loss.dice)
-            totals += len(rows) * np.array([float(loss) for loss in (_total(losses, recipe), *losses)])
+            totals += len(rows) * np.array([float(loss) for loss in (total_loss(losses, recipe), *losses)])
             probabilities.append(outputs.logits.double().softmax(dim=1)[:, ATYPICAL].cpu().numpy())
     p_atypical = np.concatenate(probabilities)
     scores = score(figures.labels, p_atypical >= recipe.ensemble.threshold, p_atypical)
@@ -305,8 +275,7 @@ def choose_precision(network: TrainedNetwork, recipe: RecipeSpec, figures: Figur
     if device != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     rows = np.arange(min(PROBE, len(figures)))
-    crops, _ = _batch(figures, rows, recipe, device)
-    images = _scaled(zoomed(crops.images, 1, recipe.input.cut_px), recipe)
+    images = scaled(zoomed(whole_crops(figures, rows, recipe).images, 1, recipe.input.cut_px), recipe)
     trial = copy.deepcopy(network).train()
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(PROBES):  # in turn, because other programs may use the CPU as well
@@ -319,7 +288,7 @@ def choose_precision(network: TrainedNetwork, recipe: RecipeSpec, figures: Figur
 
 def _step_seconds(network: TrainedNetwork, images: Tensor, precision: Precision) -> float:
     started = perf_counter()
-    with torch.random.fork_rng(devices=[]), _autocast("cpu", precision):
+    with torch.random.fork_rng(devices=[]), autocast("cpu", precision):
         outputs = network(images)
     torch.stack([part.float().sum() for part in outputs if part is not None]).sum().backward()  # type: ignore[no-untyped-call]
     return perf_counter() - started
@@ -352,7 +321,7 @@ def _schedule(
     total = steps + 1  # the schedule is stepped once more after the last step
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        max_lr=[group["lr"] for group in optimiser.param_groups],
+        max_lr=[float(group["lr"]) for group in optimiser.param_groups],
         total_steps=total,
         pct_start=max(
             recipe.optimiser.warm_up, 2 / total
@@ -361,43 +330,15 @@ def _schedule(
     )
 
 
-def _batch(
-    figures: Figures, rows: NDArray[np.intp], recipe: RecipeSpec, device: str
-) -> tuple[Crops, Targets]:
-    """Return whole crops, images in 0..1, and their targets, whose masks are of the whole crops."""
-    images = to_input(figures.images[rows], WHITE, device)
-    masks = torch.from_numpy(figures.masks[rows]).to(device)
-    labels = torch.from_numpy(figures.labels[rows]).to(device)
-    experts = torch.from_numpy(figures.experts[rows]).to(device)
-    share = recipe.loss.experts_share
-    has_mask = torch.from_numpy(figures.has_mask[rows]).to(device)
-    return Crops(images, masks), Targets(labels, (1 - share) * labels + share * experts, masks, has_mask)
-
-
-def _scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
-    """Turn images in 0..1 into the input of the network."""
-    scaled = images if recipe.input.scale == WHITE else images * (WHITE / recipe.input.scale)
-    return network_input(scaled, recipe.input)
-
-
-def _total(losses: Losses, recipe: RecipeSpec) -> Tensor:
-    weights = recipe.loss.classification, recipe.loss.mask, recipe.loss.pixels
-    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
-
-
 def _named(side: str, totals: NDArray[np.float64]) -> dict[str, float]:
     names = ("total", *Losses._fields)
     return {f"{side}_{name}": float(value) for name, value in zip(names, totals, strict=True)}
 
 
-def _autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-
-
 @contextlib.contextmanager
-def _seeded(seed: int, epoch: int, device: str) -> Iterator[torch.Generator]:
-    """Make a generator for one epoch. Torch's own, for dropout, is seeded as well and restored at the end."""
+def _seeded(seed: int, epoch: int, device: str) -> Iterator[None]:
+    """Seed torch's own generator, for dropout, for one epoch. It is restored at the end."""
     drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
         torch.manual_seed(drawn)
-        yield torch.Generator().manual_seed(drawn)
+        yield
