@@ -34,10 +34,9 @@ from PIL import Image
 from wsi_mitosis.io.training.runs import read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from wsi_mitosis.nets.batches import Figures
     from wsi_mitosis.recipes import RecipeSpec
@@ -81,9 +80,7 @@ class Training:
         epochs = self.epochs or recipe.optimiser.epochs
         optimiser = recipe.optimiser.model_copy(update={"epochs": epochs})
         selection = recipe.selection.model_copy(update={"every": epochs})
-        return recipe.model_copy(
-            update={"seed": self.seed, "optimiser": optimiser, "selection": selection}
-        )
+        return recipe.model_copy(update={"seed": self.seed, "optimiser": optimiser, "selection": selection})
 
 
 def read_plan(name: str) -> list[Training]:
@@ -121,7 +118,9 @@ def pack(plan: str, store_folder: Path, archive: Path) -> None:
         name = recipe.network.timm_name
         if recipe.initial_weights == "package" and name is not None:
             weights = load_encoder(packaged_weights(name).path, recipe.network)
-            arrays |= {f"encoder/{name}/{key}": tensor.numpy().astype("f2") for key, tensor in weights.items()}
+            arrays |= {
+                f"encoder/{name}/{key}": tensor.numpy().astype("f2") for key, tensor in weights.items()
+            }
     np.savez_compressed(archive, **arrays)
 
 
@@ -199,7 +198,10 @@ def _answers(
     with torch.inference_mode(), full_float32():
         for some in np.array_split(rows, max(1, len(rows) // AT_ONCE)):
             cut = zoomed(to_input(figures.images[some], recipe.input.scale, device), 1, recipe.input.cut_px)
-            seen = (view.contiguous(memory_format=torch.channels_last) for view in views(network_input(cut, recipe.input), "d4"))
+            seen = (
+                view.contiguous(memory_format=torch.channels_last)
+                for view in views(network_input(cut, recipe.input), "d4")
+            )
             parts.append(torch.stack([member(view).softmax(1)[:, 1] for view in seen], 1).cpu().numpy())
     p_atypical = np.concatenate(parts)  # (N, 8)
     np.savez(path.with_suffix(".npz"), rows=rows, p_atypical=p_atypical)
@@ -251,7 +253,9 @@ def collect(folder: Path, out: Path, *names: str) -> None:
     answers = {}
     for path in sorted(folder.glob("*/*.npz")):
         for name, array in np.load(path).items():
-            answers[f"{path.parent.name}/{path.stem}/{name}"] = array.astype("f2" if name == "p_atypical" else "i4")
+            answers[f"{path.parent.name}/{path.stem}/{name}"] = array.astype(
+                "f2" if name == "p_atypical" else "i4"
+            )
     np.savez_compressed(out / "answers.npz", **answers)
     waiting: dict[str, NDArray[Any]] = {}
     files = itertools.count()
@@ -330,9 +334,7 @@ def main(verb: str, *words: str) -> None:
         sys.exit(__doc__)
     paths = 2 if verb in ("train", "collect") else len(words)
     first = strings[verb]
-    arguments = [
-        Path(word) if first <= number < first + paths else word for number, word in enumerate(words)
-    ]
+    arguments = [Path(word) if first <= number < first + paths else word for number, word in enumerate(words)]
     verbs[verb](*arguments)  # type: ignore[operator]
 
 

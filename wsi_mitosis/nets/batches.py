@@ -1,4 +1,4 @@
-"""Augmented batches of figures: made when they are asked for, or ahead of a GPU by the CPU's threads.
+"""Augmented batches of figures: made when they are asked for, or ahead of a GPU by other processes.
 
 The randomness of a batch comes from the recipe's seed, the epoch and the number of the batch alone. It is
 therefore the same whoever makes the batch, and whenever.
@@ -6,30 +6,31 @@ therefore the same whoever makes the batch, and whenever.
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from wsi_mitosis.nets.augment import Crops, augment
 from wsi_mitosis.nets.losses import Targets
+from wsi_mitosis.nets.memory import keep_large_blocks
 from wsi_mitosis.nets.views import to_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
+    from torch.utils.data import Dataset
 
     from wsi_mitosis.recipes import RecipeSpec
 
 WHITE = 255
 AHEAD = 2
-"""Batches by thread that wait for the GPU."""
+"""Batches by process that wait for the GPU."""
 
 
 @dataclass(frozen=True)
@@ -81,56 +82,60 @@ def moved(batch: Batch, device: torch.device | str) -> Batch:
     return Batch(batch.images.to(device), Targets(*(part.to(device) for part in batch.targets)))
 
 
-def augmented(
-    figures: Figures, recipe: RecipeSpec, epoch: int, threads: int = 0
-) -> Generator[Batch, None, None]:
-    """Yield the batches of an epoch in a random order of the figures. An incomplete batch is left out.
+class Batches:
+    """The augmented batches of all epochs of a training, each epoch in another random order of the figures.
+
+    An incomplete batch is left out.
 
     Args:
         figures: The figures.
         recipe: The training recipe.
-        epoch: Number of the epoch, from 1.
-        threads: Number of threads that make batches ahead, in memory from which a GPU copies while it
+        first: The first epoch that is asked for, from 1.
+        processes: Number of processes that make batches ahead, in memory from which a GPU copies while it
             computes. With 0 each batch is made when it is asked for, by all of torch's threads.
+
+    Attributes:
+        steps: Number of batches of an epoch.
     """
-    size = recipe.optimiser.batch
-    order = torch.randperm(len(figures), generator=_generator(recipe.seed, epoch)).numpy()
 
-    def made(number: int) -> Batch:
-        rows = order[number * size : (number + 1) * size]
-        whole, generator = whole_crops(figures, rows, recipe), _generator(recipe.seed, epoch, number)
-        crops = Crops(whole.images, whole.targets.masks)
+    def __init__(self, figures: Figures, recipe: RecipeSpec, first: int = 1, processes: int = 0) -> None:
+        self.steps = len(figures) // recipe.optimiser.batch
+        numbers = [(e, n) for e in range(first, recipe.optimiser.epochs + 1) for n in range(self.steps)]
+        loader: DataLoader[Batch] = DataLoader(
+            cast("Dataset[Batch]", _Augmented(figures, recipe)),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=processes,
+            prefetch_factor=AHEAD if processes else None,
+            pin_memory=processes > 0 and torch.cuda.is_available(),
+            worker_init_fn=_start_process,
+            generator=torch.Generator(),  # it draws a seed, which must not change what training draws
+        )
+        self._coming = iter(loader)
+
+    def epoch(self) -> Iterator[Batch]:
+        """Yield the batches of the next epoch."""
+        return islice(self._coming, self.steps)
+
+
+class _Augmented:
+    """Makes a batch by the number of its epoch and its own."""
+
+    def __init__(self, figures: Figures, recipe: RecipeSpec) -> None:
+        self._figures, self._recipe = figures, recipe
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, number = key
+        figures, recipe, size = self._figures, self._recipe, self._recipe.optimiser.batch
+        order = torch.randperm(len(figures), generator=_generator(recipe.seed, epoch)).numpy()
+        whole = whole_crops(figures, order[number * size : (number + 1) * size], recipe)
+        crops, generator = Crops(whole.images, whole.targets.masks), _generator(recipe.seed, epoch, number)
         images, masks = augment(crops, recipe.augmentation, recipe.input.cut_px, generator)
-        return Batch(images, whole.targets._replace(masks=masks))
-
-    numbers = range(len(figures) // size)
-    yield from _ahead(made, numbers, threads) if threads else map(made, numbers)
+        return Batch(images.contiguous(), whole.targets._replace(masks=masks))
 
 
-def _ahead(make: Callable[[int], Batch], numbers: range, threads: int) -> Iterator[Batch]:
-    """Yield what `make` makes of the numbers, in their order; threads make those that follow meanwhile."""
-
-    def pinned(number: int) -> Batch:
-        return _pinned(make(number))
-
-    with ThreadPoolExecutor(threads, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming = iter(numbers)
-        waiting = deque(pool.submit(pinned, number) for number in islice(coming, AHEAD * threads))
-        try:
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(pinned, number) for number in islice(coming, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pinned(batch: Batch) -> Batch:
-    """The batch in page-locked memory, where there is a GPU."""
-    if not torch.cuda.is_available():
-        return batch
-    targets = Targets(*(tensor.pin_memory() for tensor in batch.targets))
-    return Batch(batch.images.contiguous().pin_memory(), targets)
+def _start_process(_: int) -> None:
+    keep_large_blocks()
 
 
 def _generator(*seeds: int) -> torch.Generator:

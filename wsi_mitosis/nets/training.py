@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.nets.batches import Figures, augmented, moved, whole_crops
+from wsi_mitosis.nets.batches import Batches, Figures, moved, whole_crops
 from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.losses import Losses, balanced_weights, compute_losses
 from wsi_mitosis.nets.members import ATYPICAL, Member, member_state, resolve_device
@@ -106,10 +105,12 @@ def train(
     else:
         state.restore(checkpoint)
     trainer = Trainer(state.network, state.optimiser, recipe, weights, state.precision, device)
+    processes = 0 if device == "cpu" else torch.get_num_threads()
+    batches = Batches(training, recipe, state.epoch + 1, processes)
     epochs = recipe.optimiser.epochs
     for epoch in range(state.epoch + 1, epochs + 1):
         started = perf_counter()
-        metrics = _train_epoch(state, epoch, training, recipe, trainer, device)
+        metrics = _train_epoch(state, epoch, batches, recipe, trainer, device)
         if epoch % recipe.selection.every == 0 or epoch == epochs:
             metrics |= validate(state.network, validation, recipe, weights, device)
         metrics["seconds"] = perf_counter() - started
@@ -187,13 +188,12 @@ def _start(
 
 
 def _train_epoch(
-    state: _State, epoch: int, training: Figures, recipe: RecipeSpec, trainer: Trainer, device: str
+    state: _State, epoch: int, batches: Batches, recipe: RecipeSpec, trainer: Trainer, device: str
 ) -> dict[str, float]:
     """Train for one epoch; return its `learning_rate` and mean losses, `training_<name>`."""
-    threads = 0 if device == "cpu" else torch.get_num_threads()
     state.network.train()
-    with _seeded(recipe.seed, epoch, device), closing(augmented(training, recipe, epoch, threads)) as batches:
-        for batch in batches:
+    with _seeded(recipe.seed, epoch, device):
+        for batch in batches.epoch():
             trainer.step(batch)
             state.schedule.step()
     losses = trainer.mean_losses()
