@@ -173,7 +173,8 @@ def _member(
     for epoch in epochs:
         if epoch.number in (1, 2, recipe.optimiser.epochs):
             print(json.dumps({"epoch": epoch.number, **epoch.metrics}), flush=True)
-    return {name: np.asarray(array, dtype=np.float16) for name, array in epoch.chosen.items()}
+    # safetensors writes an array in the order of its memory.
+    return {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in epoch.chosen.items()}
 
 
 def _answers(
@@ -252,10 +253,9 @@ def collect(folder: Path, out: Path, *names: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     answers = {}
     for path in sorted(folder.glob("*/*.npz")):
-        for name, array in np.load(path).items():
-            answers[f"{path.parent.name}/{path.stem}/{name}"] = array.astype(
-                "f2" if name == "p_atypical" else "i4"
-            )
+        found = np.load(path)
+        answers[f"{path.parent.name}/{path.stem}/rows"] = found["rows"].astype("i4")
+        answers[f"{path.parent.name}/{path.stem}/p_atypical"] = found["p_atypical"].astype("f4")
     np.savez_compressed(out / "answers.npz", **answers)
     waiting: dict[str, NDArray[Any]] = {}
     files = itertools.count()
