@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,15 +20,17 @@ from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.nets.encoders import build_encoder, largest_map
 from wsi_mitosis.nets.explain import activation_maps, scaled
-from wsi_mitosis.nets.views import network_input, to_input, views, zoomed
+from wsi_mitosis.nets.graphs import FixedBatches, side_by_side
+from wsi_mitosis.nets.precision import in_precision
+from wsi_mitosis.nets.views import from_bytes, network_input, to_input, views, zoomed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from wsi_mitosis.specs import BundleManifest, NetworkSpec
-    from wsi_mitosis.tables import Tta, Vote
+    from wsi_mitosis.tables import Precision, Tta, Vote
 
 ATYPICAL = 1
 """Index of the atypical class among the two logits, as in the paper's challenge container."""
@@ -136,8 +138,9 @@ def _faults(state: Mapping[str, NDArray[np.floating]], member: Member) -> Iterat
 class Ensemble:
     """The members of a bundle, ready to vote.
 
-    Everything is computed in float32, on GPUs as well (no TF32), so that results do not depend on the GPU.
-    Batch norms that follow a convolution are folded into it, which halves the time on a CPU.
+    Everything is computed in float32 unless `precision` says otherwise, on GPUs as well (no TF32), so that
+    results do not depend on the GPU. Batch norms that follow a convolution are folded into it, which halves
+    the time on a CPU.
 
     Args:
         manifest: The manifest of the bundle.
@@ -146,6 +149,10 @@ class Ensemble:
         tta: Views of a patch; the bundle's if None.
         vote: `all`, or `early`: a member classifies only the crops whose majority is not certain yet.
         threads: Number of CPU threads that torch uses in `predict`; if None, the process's setting.
+        precision: Precision of the encoders; heads, probabilities and their means are float32 or better.
+        graphs: Whether a GPU replays batches of fixed size (`nets.graphs`). Without a GPU, and with the vote
+            `early`, whose members wait for each other's votes, it changes nothing.
+        together: Whether the members of a replayed batch compute side by side.
 
     Attributes:
         device: The device that `device` was resolved to.
@@ -166,6 +173,9 @@ class Ensemble:
         tta: Tta | None = None,
         vote: Vote = "all",
         threads: int | None = None,
+        precision: Precision = "fp32",
+        graphs: bool = False,
+        together: bool = False,
     ) -> None:
         self.device = resolve_device(device)
         self.tta: Tta = tta or manifest.ensemble.tta
@@ -177,9 +187,12 @@ class Ensemble:
         ]
         self._at_once = self._patches_at_once(members)
         self._members = [
-            _folded(member).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            in_precision(_folded(member), precision).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             for member in members
         ]
+        on_gpu = self.device != "cpu"
+        self._streams = [torch.cuda.Stream(self.device) for _ in members if on_gpu and together]  # type: ignore[no-untyped-call]  # missing in torch's stubs
+        self._replayed = self._fixed_batches() if on_gpu and graphs and vote == "all" else None
 
     def _patches_at_once(self, members: Sequence[Member]) -> list[int | None]:
         """Return how many patches each member classifies at a time; None for all of a batch."""
@@ -209,13 +222,18 @@ class Ensemble:
         if not len(crops):
             return probabilities
         with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
+            if self._replayed is not None:
+                probabilities = calibrated(self._replayed(crops), self._manifest.temperature)
+                for index in range(len(self._members)):
+                    self._check(probabilities[:, index], index)
+                return probabilities
             batch = to_input(crops, self._manifest.input.scale, self.device)
             for index in range(len(self._members)):
                 rows = self._undecided_rows(probabilities)
                 if not len(rows):
                     break
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self.device)]
-                mean = self._classify(index, part)
+                mean = self._mean(index, self._seen(part)).cpu().numpy()
                 probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
                 self._check(probabilities[rows, index], index)
         return probabilities
@@ -250,17 +268,31 @@ class Ensemble:
         cast = (~np.isnan(probabilities)).sum(axis=1)
         return np.flatnonzero(undecided(atypical, cast, len(self._members)))
 
-    def _classify(self, index: int, batch: Tensor) -> NDArray[np.float64]:
-        """(N,) mean P(atypical) of one member over the views of a (N, 3, S, S) batch."""
-        member, zooms, spec = self._members[index], self._manifest.ensemble.zooms, self._manifest.input
-        cut = (zoomed(batch, zoom, spec.cut_px) for zoom in zooms)
-        seen = itertools.chain.from_iterable(views(network_input(patches, spec), self.tta) for patches in cut)
-        total, count = torch.zeros(len(batch), dtype=torch.float64, device=batch.device), 0
-        for view in seen:
-            parts = torch.split(view, self._at_once[index] or len(view))
-            logits = torch.cat([member(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-            total, count = total + logits.double().softmax(dim=1)[:, ATYPICAL], count + 1
-        return np.asarray((total / count).cpu().numpy(), dtype=np.float64)
+    def _fixed_batches(self) -> FixedBatches:
+        return FixedBatches(
+            self._classify, device=self.device, crop_px=self.read_px, members=len(self._members)
+        )
+
+    def _classify(self, pixels: Tensor) -> Tensor:
+        """(B, M) float64 mean P(atypical) of all members for (B, S, S, 3) uint8, both on the device."""
+        seen = list(self._seen(from_bytes(pixels, self._manifest.input.scale)))
+        tasks = [partial(self._mean, index, seen) for index in range(len(self._members))]
+        return torch.stack(side_by_side(tasks, self._streams), dim=1)
+
+    def _seen(self, batch: Tensor) -> Iterator[Tensor]:
+        """Yield what a network sees of a (N, 3, S, S) batch, (N, 3, P, P) for each zoom and view."""
+        spec = self._manifest.input
+        for zoom in self._manifest.ensemble.zooms:
+            for view in views(network_input(zoomed(batch, zoom, spec.cut_px), spec), self.tta):
+                yield view.contiguous(memory_format=torch.channels_last)
+
+    def _mean(self, index: int, seen: Iterable[Tensor]) -> Tensor:
+        """(N,) mean P(atypical) of one member over what it sees of N crops; float64 on the device."""
+        member, shares = self._members[index], []
+        for images in seen:
+            logits = [member(part) for part in torch.split(images, self._at_once[index] or len(images))]
+            shares.append(torch.cat(logits).double().softmax(dim=1)[:, ATYPICAL])
+        return torch.as_tensor(sum(shares)) / len(shares)
 
     def _check(self, probabilities: NDArray[np.float64], index: int) -> None:
         if not np.isfinite(probabilities).all():

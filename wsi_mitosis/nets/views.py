@@ -36,7 +36,12 @@ def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device 
     """
     # Read-only crops are copied, because torch warns of memory that it must not write to.
     owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
-    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
+    return from_bytes(torch.from_numpy(owned).to(device), scale)
+
+
+def from_bytes(pixels: Tensor, scale: float) -> Tensor:
+    """Turn (N, H, W, 3) uint8 on any device into what `to_input` returns."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32) / scale
 
 
 def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
@@ -100,7 +105,8 @@ def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
     return weights @ batch @ weights.T
 
 
-# The arrays below are kept on their device: a copy from the CPU would wait for all that the GPU computes.
+# The arrays below are kept on their device: a copy from the CPU would wait for all that the GPU computes,
+# and a CUDA graph cannot make one. They are kept for good, because graphs read them in each replay.
 
 
 @cache
