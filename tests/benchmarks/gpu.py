@@ -21,7 +21,9 @@ import functools
 import io
 import json
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +87,7 @@ def pack(store_folder: str, archive: str, *names: str) -> None:
     ensembles = {b.manifest.name: Ensemble(b.manifest, b.read_members(), device="cpu") for b in bundles}
     side = max(ensemble.read_px for ensemble in ensembles.values())
     whole = figures(store, np.arange(0, len(store.samples), EVERY))
-    files = [_jpeg(crop) for crop in centres(whole.images, side)]
+    files = [_jpeg(crop, optimize=True) for crop in centres(whole.images, side)]
     crops = _decoded(files)
     arrays: dict[str, Any] = {
         "crops": np.frombuffer(b"".join(files), np.uint8),
@@ -100,9 +102,9 @@ def pack(store_folder: str, archive: str, *names: str) -> None:
     np.savez(archive, **arrays)
 
 
-def _jpeg(crop: NDArray[np.uint8]) -> bytes:
+def _jpeg(crop: NDArray[np.uint8], **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(crop).save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    Image.fromarray(crop).save(file, "JPEG", quality=QUALITY, subsampling=0, **options)
     return file.getvalue()
 
 
@@ -441,7 +443,7 @@ def classify(archive: str, folder: str, name: str) -> None:
     from wsi_mitosis.jobs import ledger
 
     ledger.LIBRARIES = ("numpy", "pandas", "torch")  # Ray and TIAToolbox are not on such a machine
-    place = Path(folder)
+    place = Path(tempfile.mkdtemp())
     packed = Packed.read(archive)
     cells = mosaic(place / "mosaic.tiff", packed.crops)
     number = CANDIDATES if ON_GPU else 20
@@ -475,9 +477,9 @@ def classify(archive: str, folder: str, name: str) -> None:
                 f"{way}: status {status}, {number} candidates, {taken:.1f} s, {shown}, {differ} labels differ"
             )
             rows.append({"way": way, "seconds": taken, "stages": stages, "labels_differ": differ})
-            (place / "classify.json").write_text(json.dumps(rows, indent=1))
+            (Path(folder) / "classify.json").write_text(json.dumps(rows, indent=1))
     members.Ensemble = usual  # type: ignore[misc]
-    (place / "mosaic.tiff").unlink()
+    shutil.rmtree(place)
 
 
 def command(place: Path, out: Path, name: str) -> object:
@@ -505,13 +507,16 @@ def mosaic(path: Path, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
             grid = shown.reshape(across, across, side, side, 3).swapaxes(1, 2)
             tile = np.full((TILE_PX, TILE_PX, 3), 240, np.uint8)
             tile[: across * side, : across * side] = grid.reshape(across * side, across * side, 3)
-            yield _jpeg(tile)
+            yield _jpeg(tile, keep_rgb=True)
 
+    # tifffile takes compressed tiles as they are, but would need another package to call them JPEG
     tifffile.imwrite(
         path, tiles(), shape=(SIDE_PX, SIDE_PX, 3), dtype=np.uint8, tile=(TILE_PX, TILE_PX),
-        compression="jpeg", photometric="ycbcr", subsampling=(1, 1), resolution=(40_000, 40_000),
+        compression="adobe_deflate", photometric="rgb", resolution=(40_000, 40_000),
         resolutionunit="CENTIMETER", metadata=None,
     )  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(tifffile.COMPRESSION.JPEG.value)
     inside = (np.arange(across) + 0.5) * side
     starts = np.arange(0, SIDE_PX, TILE_PX)
     along = (starts[:, None] + inside).ravel()

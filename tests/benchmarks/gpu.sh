@@ -26,9 +26,10 @@ step() { # NAME SECONDS COMMAND...: what it prints is kept as NAME.txt
 }
 
 if compgen -G "$root/build/wheels/*.whl" > /dev/null; then
-    step wheels 30 "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
+    timeout 30 "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
         --target "$root/build/site" "$root"/build/wheels/*.whl
     export PYTHONPATH="$root/build/site:$root"
+    echo "== wheels: $SECONDS s in all"
 fi
 cd "$root" || exit
 LIMIT=45 step forward 65 "$python" tests/benchmarks/gpu.py forward "$crops" "$folder" "${bundles[@]}"
