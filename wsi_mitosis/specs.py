@@ -22,6 +22,7 @@ from wsi_mitosis.tables import (
     DetectionFormat,
     LabelSource,
     MaskProviderName,
+    Precision,
     Tta,
     Vote,
 )
@@ -458,6 +459,14 @@ class ResultOptions(Spec):
             known_by="tta",
         ),
     ] = None
+    precision: Annotated[
+        Precision,
+        _result(
+            help="Precision of the networks: fp32, or half of it, bf16 or fp16, which is faster on a GPU. A "
+            "figure near the threshold can get another label.",
+            known_by="precision",
+        ),
+    ] = "fp32"
 
 
 def _proportion(aspect: str) -> str:

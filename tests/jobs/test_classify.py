@@ -138,6 +138,24 @@ def test_every_option_that_changes_a_result_is_part_of_its_key(slide: Path, smal
             assert (field.option.known_by or field.name) in parts, field.name
 
 
+def test_half_precision_is_computed_and_stated(slide: Path, small_bundle: Path) -> None:
+    """Of the key, float32 is as it was before there was a choice: such results are not computed again."""
+    table = pd.DataFrame({"x": [50.25, 90.0], "y": [70.5, 80.0]})
+    found = {}
+    for precision, stated in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")):
+        options = ResultOptions(precision=precision)
+        classifier = Classifier(open_bundle(small_bundle), options, device="cpu")
+        with open_slide(slide) as opened:
+            assert classifier.key_parts(opened, pd.DataFrame({"x_px0": [1.0]}))["precision"] == stated
+        result = classify_slide(slide, table, bundle=small_bundle, device="cpu", precision=precision)
+        assert result.record.origin is not None
+        assert result.record.origin.options["precision"] == precision
+        found[precision] = result.figures["p_atypical"].to_numpy()
+    for half in ("bf16", "fp16"):
+        assert (found[half] != found["fp32"]).all()
+        np.testing.assert_allclose(found[half], found["fp32"], atol=0.05)  # bf16 has 8 bits
+
+
 def test_a_result_has_figures_with_geometry_and_a_plain_text(slide: Path, small_bundle: Path) -> None:
     table = pd.DataFrame({"x": [50.25, np.nan], "y": [70.5, 80.0], "stain": ["H", "E"]})
     result = classify_slide(slide, table, bundle=small_bundle, device="cpu")

@@ -62,6 +62,7 @@ CASES = {
     "mpp": Case(0.25, 0.3, slide="unscaled.tiff", detections="unscaled.csv"),
     "vote": Case("all", "early"),
     "tta": Case(None, "flips"),
+    "precision": Case("fp32", "bf16"),
     "folder": Case("out", "another"),
     "objects": Case("detections", "annotations"),
     "geojson_frame": Case("qupath", "slide", slide="s.scn", detections="s.csv"),

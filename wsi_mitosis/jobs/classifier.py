@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.specs import ResultOptions
-    from wsi_mitosis.tables import Detections, SlideSource
+    from wsi_mitosis.tables import Detections, Precision, SlideSource
 
 CPU_BATCH = 32
 GPU_BATCH = 256
 """Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
-
+PRECISIONS: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Names of the precisions in a key."""
 
 STAGES = ("loading", "waiting", "model", "reading")
 """Stages of a prediction: loading the model, waiting for patches, the model's own time, and reading, which is
@@ -211,7 +212,7 @@ class Classifier:
             **self.options.changing("result"),
             "tta": self.options.tta or self.bundle.manifest.ensemble.tta,
             "device": self.device.partition(":")[0],
-            "precision": "float32",
+            "precision": PRECISIONS[self.options.precision],
             "algorithm": RESULT_VERSION,
         }
 
@@ -301,6 +302,7 @@ class Classifier:
                 tta=self.options.tta,
                 vote=self.options.vote,
                 threads=self.threads,
+                precision=self.options.precision,
             )
         return self._ensemble
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsi_mitosis.jobs.slide_result import SlideResult
-    from wsi_mitosis.tables import Tta, Vote
+    from wsi_mitosis.tables import Precision, Tta, Vote
 
 
 def classify_slide(
@@ -35,6 +35,7 @@ def classify_slide(
     merge_um: float | None = None,
     vote: Vote = "all",
     tta: Tta | None = None,
+    precision: Precision = "fp32",
     device: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
@@ -52,6 +53,7 @@ def classify_slide(
         merge_um: Candidates nearer than this, um, are one.
         vote: `all`, or `early` to stop when the majority is certain: the labels are the same.
         tta: Views of each patch: `none`, `flips` or `d4`; the bundle's if None.
+        precision: Precision of the networks: `fp32`, or half of it, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.
@@ -68,7 +70,7 @@ def classify_slide(
             "min_score": min_score,
             "merge_um": merge_um,
         }
-        | {"vote": vote, "tta": tta},
+        | {"vote": vote, "tta": tta, "precision": precision},
         "classify_slide",
     )
     _check_positive(batch_size=batch_size, threads=threads)
