@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import io
 import json
 import os
@@ -338,7 +339,9 @@ def compare(
     rows = [row(runner, runners[0], whole, packed.cpu.get(name), bundle) for runner in runners]
     if ON_GPU:
         say(f"GPU memory reserved: {torch.cuda.memory_reserved() / 2**30:.1f} GiB")
+        del runner
         runners.clear()
+        gc.collect()
         torch.cuda.empty_cache()
     return rows
 
