@@ -179,7 +179,8 @@ class _Captured:
                 self._compute(self._pixels)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Other threads may lock memory meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             values = self._compute(self._pixels)
         return graph, values
 
