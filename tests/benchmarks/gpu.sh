@@ -33,8 +33,8 @@ if compgen -G "$root/build/wheels/*.whl" > /dev/null; then
 fi
 cd "$root" || exit
 LIMIT=45 step forward 65 "$python" tests/benchmarks/gpu.py forward "$crops" "$folder" "${bundles[@]}"
-step tests 30 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings=default -k "graphs or gpu" \
-    tests/nets/test_graphs.py tests/nets/test_members.py
+step tests 30 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings=default -k "graph or gpu" \
+    tests/nets/test_graphs.py tests/nets/test_members.py tests/nets/test_steps.py
 LIMIT=20 step classify 35 "$python" tests/benchmarks/gpu.py classify "$crops" "$folder" "${bundles[0]}"
 left=$((${TOTAL:-120} - 2 - SECONDS))
 if [ "$left" -ge 15 ]; then
