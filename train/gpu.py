@@ -7,7 +7,7 @@ usage: python train/gpu.py pack PLAN STORE.zarr ARCHIVE.npz
 
 A plan is a TOML file with a table `[[training]]` for each training (see `Training`), or the name of a recipe,
 whose folds are then trained. `pack` writes the central crops of a store as JPEG, the masks, and the weights
-that encoders start from, in half precision, into one file: 54 MiB for AMi-Br with `lite0` and `lite2`.
+that encoders start from, in half precision, into one file: 45 MiB for AMi-Br with `lite0` and `lite2`.
 `train` trains one member after the other and writes each in half precision, with its answers for the figures
 that it has not seen. Several processes may share a folder: each takes what none has begun. `collect` puts
 the answers of all, and the members of the trainings that are named, into few files. `bundle` makes a bundle

@@ -90,14 +90,12 @@ class Trainer:
     def _compute(self, batch: Batch) -> None:
         self._optimiser.zero_grad(set_to_none=True)
         targets = batch.targets._replace(masks=batch.targets.masks.long())
-        # Batches have one size, so that cuDNN can choose its algorithms once, by their time.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            # Without the cache of weights in half precision, which would outlive a graph.
-            with autocast(self._device.type, self._precision, cache=not self._graphs):
-                outputs = self._network(scaled(batch.images, self._recipe))
-            losses = compute_losses(outputs, targets, self._class_weights, self._recipe.loss.dice)  # fp32
-            total = total_loss(losses, self._recipe)
-            total.backward()  # type: ignore[no-untyped-call]
+        # Without the cache of weights in half precision, which would outlive a graph.
+        with autocast(self._device.type, self._precision, cache=not self._graphs):
+            outputs = self._network(scaled(batch.images, self._recipe))
+        losses = compute_losses(outputs, targets, self._class_weights, self._recipe.loss.dice)  # fp32
+        total = total_loss(losses, self._recipe)
+        total.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._totals += torch.stack([part.detach() for part in (total, *losses)])
 
