@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from wsi_mitosis.nets.decoders import Outputs
 from wsi_mitosis.nets.losses import (
+    DiceName,
     HOVER_NET_SMOOTH,
     Targets,
     balanced_weights,
@@ -135,6 +136,19 @@ def test_a_batch_without_masks_and_a_network_without_decoders_have_no_dice() -> 
         losses = compute_losses(of, targets, weights, "hover-net")
         assert losses.mask.item() == losses.pixels.item() == 0
         assert losses.classification.item() > 0
+
+
+@pytest.mark.parametrize("dice", ["generalised", "hover-net"])
+def test_what_has_no_mask_does_not_move_the_decoders(dice: DiceName) -> None:
+    outputs, targets = outputs_and_targets([True, False])
+    nothing, none = outputs_and_targets([False, False])
+    for (given, wanted), moved in (((outputs, targets), [True, False]), ((nothing, none), [False, False])):
+        assert given.mask is not None
+        logits = given.mask.requires_grad_()
+        compute_losses(given, wanted, torch.ones(2), dice).mask.backward()
+        assert logits.grad is not None
+        assert [bool(part.any()) for part in logits.grad] == moved
+        assert torch.isfinite(logits.grad).all()
 
 
 def test_losses_are_float32_whatever_the_network_computes_in() -> None:
