@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from wsi_mitosis.nets.decoders import Outputs
 from wsi_mitosis.nets.losses import (
-    DiceName,
     HOVER_NET_SMOOTH,
+    DiceName,
     Targets,
     balanced_weights,
     compute_losses,
@@ -142,10 +142,10 @@ def test_a_batch_without_masks_and_a_network_without_decoders_have_no_dice() -> 
 def test_what_has_no_mask_does_not_move_the_decoders(dice: DiceName) -> None:
     outputs, targets = outputs_and_targets([True, False])
     nothing, none = outputs_and_targets([False, False])
-    for (given, wanted), moved in (((outputs, targets), [True, False]), ((nothing, none), [False, False])):
-        assert given.mask is not None
-        logits = given.mask.requires_grad_()
-        compute_losses(given, wanted, torch.ones(2), dice).mask.backward()
+    for (made, wanted), moved in (((outputs, targets), [True, False]), ((nothing, none), [False, False])):
+        assert made.mask is not None
+        logits = made.mask.requires_grad_()
+        compute_losses(made, wanted, torch.ones(2), dice).mask.backward()
         assert logits.grad is not None
         assert [bool(part.any()) for part in logits.grad] == moved
         assert torch.isfinite(logits.grad).all()
