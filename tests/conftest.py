@@ -53,6 +53,20 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def gpu_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `cuda` exist by its name only: its networks are computed on the CPU, so that any machine does."""
+    from wsi_mitosis.nets import members
+
+    build, resolve = members.Ensemble.__init__, members.resolve_device
+
+    def build_on_cpu(self: members.Ensemble, *arguments: Any, **more: Any) -> None:
+        build(self, *arguments, **more | {"device": "cpu"})
+
+    monkeypatch.setattr(members, "resolve_device", lambda name: name if name == "cuda" else resolve(name))
+    monkeypatch.setattr(members.Ensemble, "__init__", build_on_cpu)
+
+
 @pytest.fixture(autouse=True)
 def every_geojson_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a run in this process writes for QuPath must pass; Ray's driver writes here too."""

@@ -245,8 +245,8 @@ LabelSource = Literal["midog25", "amibr", "folder", "csv"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Precision of the encoders: float32, or one of two kinds of half precision."""
+Precision = Literal["fp32", "fp16"]
+"""Precision of the encoders: float32, or half of it."""
 ReviewLabel = Literal["atypical", "typical", "none"]
 """What a class means in a review; "none" is no mitotic figure."""
 Status = Literal["done", "failed", "no_detections", "set_aside", "waiting", "pending"]

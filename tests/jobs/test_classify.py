@@ -138,22 +138,29 @@ def test_every_option_that_changes_a_result_is_part_of_its_key(slide: Path, smal
             assert (field.option.known_by or field.name) in parts, field.name
 
 
-def test_half_precision_is_computed_and_stated(slide: Path, small_bundle: Path) -> None:
+def test_half_precision_is_computed_and_stated(slide: Path, small_bundle: Path, gpu_by_name: None) -> None:
     """Of the key, float32 is as it was before there was a choice: such results are not computed again."""
     table = pd.DataFrame({"x": [50.25, 90.0], "y": [70.5, 80.0]})
-    found = {}
-    for precision, stated in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")):
+    found, keys = {}, set()
+    for precision, stated in (("fp32", "float32"), ("fp16", "float16")):
         options = ResultOptions(precision=precision)
-        classifier = Classifier(open_bundle(small_bundle), options, device="cpu")
+        classifier = Classifier(open_bundle(small_bundle), options, device="cuda")
         with open_slide(slide) as opened:
             assert classifier.key_parts(opened, pd.DataFrame({"x_px0": [1.0]}))["precision"] == stated
-        result = classify_slide(slide, table, bundle=small_bundle, device="cpu", precision=precision)
+        result = classify_slide(slide, table, bundle=small_bundle, device="cuda", precision=precision)
         assert result.record.origin is not None
         assert result.record.origin.options["precision"] == precision
         found[precision] = result.figures["p_atypical"].to_numpy()
-    for half in ("bf16", "fp16"):
-        assert (found[half] != found["fp32"]).all()
-        np.testing.assert_allclose(found[half], found["fp32"], atol=0.05)  # bf16 has 8 bits
+        keys.add(result.record.key)
+    assert len(keys) == 2
+    assert (found["fp16"] != found["fp32"]).all()
+    np.testing.assert_allclose(found["fp16"], found["fp32"], atol=0.005)  # 11 bits, added up by layer
+
+
+def test_half_precision_is_refused_on_a_cpu(slide: Path, small_bundle: Path) -> None:
+    table = pd.DataFrame({"x": [50.25], "y": [70.5]})
+    with pytest.raises(InputError, match=r"--precision fp16: .*for GPUs.*Use --precision fp32"):
+        classify_slide(slide, table, bundle=small_bundle, device="cpu", precision="fp16")
 
 
 def test_a_result_has_figures_with_geometry_and_a_plain_text(slide: Path, small_bundle: Path) -> None:

@@ -62,7 +62,7 @@ CASES = {
     "mpp": Case(0.25, 0.3, slide="unscaled.tiff", detections="unscaled.csv"),
     "vote": Case("all", "early"),
     "tta": Case(None, "flips"),
-    "precision": Case("fp32", "bf16"),
+    "precision": Case("fp32", "fp16", others={"placement": {"device": "cuda"}}),
     "folder": Case("out", "another"),
     "objects": Case("detections", "annotations"),
     "geojson_frame": Case("qupath", "slide", slide="s.scn", detections="s.csv"),
@@ -138,17 +138,8 @@ Runner = Callable[[Path, Any], None]
 
 
 @pytest.fixture
-def runner(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Runner]:
+def runner(inputs: Path, gpu_by_name: None) -> Callable[[str], Runner]:
     """Runs a case with one of its values into a folder."""
-    build, resolve = members.Ensemble.__init__, members.resolve_device
-
-    def build_on_cpu(self: members.Ensemble, *arguments: Any, **more: Any) -> None:
-        build(self, *arguments, **more | {"device": "cpu"})
-
-    # a GPU by its name only, so that the test runs on any machine
-    monkeypatch.setattr(members, "resolve_device", lambda name: name if name == "cuda" else resolve(name))
-    monkeypatch.setattr(members.Ensemble, "__init__", build_on_cpu)
-
     def for_option(name: str) -> Runner:
         case = CASES[name]
 

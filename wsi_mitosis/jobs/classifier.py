@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 CPU_BATCH = 32
 GPU_BATCH = 256
 """Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
-PRECISIONS: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 """Names of the precisions in a key."""
 
 STAGES = ("loading", "waiting", "model", "reading")
@@ -82,6 +82,9 @@ class Classifier:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.
+
+    Raises:
+        InputError: If the device does not exist, or the precision is not for it.
     """
 
     def __init__(
@@ -94,10 +97,12 @@ class Classifier:
         threads: int | None = None,
     ) -> None:
         from wsi_mitosis.nets.members import resolve_device
+        from wsi_mitosis.nets.precision import check_precision
 
         self.bundle, self.options = bundle, options
         self.threads = threads or granted_cpus()
         self.device = resolve_device(device)
+        check_precision(options.precision, self.device)
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
         self._ensemble: Ensemble | None = None
 

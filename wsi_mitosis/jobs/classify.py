@@ -53,7 +53,7 @@ def classify_slide(
         merge_um: Candidates nearer than this, um, are one.
         vote: `all`, or `early` to stop when the majority is certain: the labels are the same.
         tta: Views of each patch: `none`, `flips` or `d4`; the bundle's if None.
-        precision: Precision of the networks: `fp32`, or half of it, `bf16` or `fp16`.
+        precision: Precision of the networks: `fp32`, or `fp16` on a GPU.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,9 +19,8 @@ from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.nets.encoders import build_encoder, largest_map
 from wsi_mitosis.nets.explain import activation_maps, scaled
-from wsi_mitosis.nets.graphs import FixedBatches, side_by_side
 from wsi_mitosis.nets.precision import in_precision
-from wsi_mitosis.nets.views import from_bytes, network_input, to_input, views, zoomed
+from wsi_mitosis.nets.views import network_input, to_input, views, zoomed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -150,9 +148,6 @@ class Ensemble:
         vote: `all`, or `early`: a member classifies only the crops whose majority is not certain yet.
         threads: Number of CPU threads that torch uses in `predict`; if None, the process's setting.
         precision: Precision of the encoders; heads, probabilities and their means are float32 or better.
-        graphs: Whether a GPU replays batches of fixed size (`nets.graphs`). Without a GPU, and with the vote
-            `early`, whose members wait for each other's votes, it changes nothing.
-        together: Whether the members of a replayed batch compute side by side.
 
     Attributes:
         device: The device that `device` was resolved to.
@@ -174,8 +169,6 @@ class Ensemble:
         vote: Vote = "all",
         threads: int | None = None,
         precision: Precision = "fp32",
-        graphs: bool = False,
-        together: bool = False,
     ) -> None:
         self.device = resolve_device(device)
         self.tta: Tta = tta or manifest.ensemble.tta
@@ -190,9 +183,6 @@ class Ensemble:
             in_precision(_folded(member), precision).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             for member in members
         ]
-        on_gpu = self.device != "cpu"
-        self._streams = [torch.cuda.Stream(self.device) for _ in members if on_gpu and together]  # type: ignore[no-untyped-call]  # missing in torch's stubs
-        self._replayed = self._fixed_batches() if on_gpu and graphs and vote == "all" else None
 
     def _patches_at_once(self, members: Sequence[Member]) -> list[int | None]:
         """Return how many patches each member classifies at a time; None for all of a batch."""
@@ -222,11 +212,6 @@ class Ensemble:
         if not len(crops):
             return probabilities
         with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
-            if self._replayed is not None:
-                probabilities = calibrated(self._replayed(crops), self._manifest.temperature)
-                for index in range(len(self._members)):
-                    self._check(probabilities[:, index], index)
-                return probabilities
             batch = to_input(crops, self._manifest.input.scale, self.device)
             for index in range(len(self._members)):
                 rows = self._undecided_rows(probabilities)
@@ -267,17 +252,6 @@ class Ensemble:
         atypical = (probabilities >= self._manifest.ensemble.threshold).sum(axis=1)
         cast = (~np.isnan(probabilities)).sum(axis=1)
         return np.flatnonzero(undecided(atypical, cast, len(self._members)))
-
-    def _fixed_batches(self) -> FixedBatches:
-        return FixedBatches(
-            self._classify, device=self.device, crop_px=self.read_px, members=len(self._members)
-        )
-
-    def _classify(self, pixels: Tensor) -> Tensor:
-        """(B, M) float64 mean P(atypical) of all members for (B, S, S, 3) uint8, both on the device."""
-        seen = list(self._seen(from_bytes(pixels, self._manifest.input.scale)))
-        tasks = [partial(self._mean, index, seen) for index in range(len(self._members))]
-        return torch.stack(side_by_side(tasks, self._streams), dim=1)
 
     def _seen(self, batch: Tensor) -> Iterator[Tensor]:
         """Yield what a network sees of a (N, 3, S, S) batch, (N, 3, P, P) for each zoom and view."""

@@ -36,12 +36,7 @@ def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device 
     """
     # Read-only crops are copied, because torch warns of memory that it must not write to.
     owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
-    return from_bytes(torch.from_numpy(owned).to(device), scale)
-
-
-def from_bytes(pixels: Tensor, scale: float) -> Tensor:
-    """Turn (N, H, W, 3) uint8 on any device into what `to_input` returns."""
-    return pixels.permute(0, 3, 1, 2).to(torch.float32) / scale
+    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
 
 
 def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
