@@ -462,8 +462,8 @@ class ResultOptions(Spec):
     precision: Annotated[
         Precision,
         _result(
-            help="Precision of the networks: fp32 or, on a GPU, fp16, which was 2.3 times as fast on an H200. "
-            "A figure near the threshold can get another label.",
+            help="Precision of the networks: fp32, or fp16 on a GPU, 2.3 times as fast on an H200. A figure "
+            "near the threshold can get another label.",
             known_by="precision",
         ),
     ] = "fp32"

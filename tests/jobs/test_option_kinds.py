@@ -17,7 +17,6 @@ from tests.slide_files import leica_slide, textured, tiff_of_resolution
 from wsi_mitosis.core.assessments import assessment_key
 from wsi_mitosis.io.results.figures import read_record
 from wsi_mitosis.jobs.bundles import write_untrained
-from wsi_mitosis.nets import members
 from wsi_mitosis.schema import KINDS, Kind, options_of
 from wsi_mitosis.specs import AssessmentOptions, ClassifySpec
 
@@ -140,6 +139,7 @@ Runner = Callable[[Path, Any], None]
 @pytest.fixture
 def runner(inputs: Path, gpu_by_name: None) -> Callable[[str], Runner]:
     """Runs a case with one of its values into a folder."""
+
     def for_option(name: str) -> Runner:
         case = CASES[name]
 

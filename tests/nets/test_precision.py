@@ -17,7 +17,6 @@ from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.specs import NetworkSpec
 from wsi_mitosis.tables import Precision
 
-
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
