@@ -180,8 +180,9 @@ def classify(archive: str, name: str) -> None:
             stages = next(line["stages"] for line in lines if line["event"] == "done")
             shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
             labels[precision] = pd.read_parquet(out / "figures")["label"].to_numpy()
-            differ = f"{(labels[precision] != labels['fp32']).sum()} of {len(chosen)} labels differ"
-            print(f"{precision}: {taken:.1f} s ({shown}), {differ}", flush=True)
+            differ = (labels[precision] != labels["fp32"]).sum()
+            against = "" if precision == "fp32" else f", {differ} labels differ from fp32"
+            print(f"{precision}: {taken:.1f} s ({shown}), {len(chosen)} candidates{against}", flush=True)
 
 
 def mosaic(path: Path, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
