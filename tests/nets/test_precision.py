@@ -83,5 +83,5 @@ def test_what_overflows_in_fp16_is_refused(bundle: Bundle) -> None:
     states[1] = {**states[1], name: np.full_like(states[1][name], 60_000)}
     crops = stained_noise(4, 32, seed=3)
     assert np.isfinite(Ensemble(bundle.manifest, states, device="cpu").predict(crops)).all()
-    with pytest.raises(BundleError, match=r"member-1.*not a number"):
+    with pytest.raises(BundleError, match=r"member-1.*not a number.*Use --precision fp32"):
         Ensemble(bundle.manifest, states, device="cpu", precision="fp16").predict(crops)

@@ -173,6 +173,7 @@ class Ensemble:
         self.device = resolve_device(device)
         self.tta: Tta = tta or manifest.ensemble.tta
         self.read_px = read_px(manifest.input.cut_px, manifest.ensemble.zooms)
+        self._precision = precision
         self._manifest, self._vote, self._threads = manifest, vote, threads
         members = [
             load_member(state, manifest.network_of(spec), f"{manifest.name}/{spec.file}")
@@ -274,7 +275,9 @@ class Ensemble:
                 "its result for a patch is not a number",
                 subject=f"{self._manifest.name}/{self._manifest.member[index].file}",
                 stage="classifying",
-                remedy="Its weights are damaged. Take the bundle from its source again",
+                remedy="Its weights are damaged. Take the bundle from its source again"
+                if self._precision == "fp32"
+                else "It may have overflowed in half precision. Use --precision fp32",
             )
 
 
