@@ -245,6 +245,9 @@ LabelSource = Literal["midog25", "amibr", "folder", "csv"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]
+Backend = Literal["torch", "openvino"]
+"""What computes the networks."""
+BackendChoice = Literal["auto", "torch", "openvino"]
 Precision = Literal["fp32", "fp16"]
 """Precision of the encoders: float32, or half of it."""
 ReviewLabel = Literal["atypical", "typical", "none"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,18 +18,20 @@ from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import undecided
 from wsi_mitosis.errors import BundleError, InputError
+from wsi_mitosis.nets.compiled import Compiler, Sight, resolve_backend
 from wsi_mitosis.nets.encoders import build_encoder, largest_map
 from wsi_mitosis.nets.explain import activation_maps, scaled
 from wsi_mitosis.nets.precision import in_precision
-from wsi_mitosis.nets.views import network_input, to_input, views, zoomed
+from wsi_mitosis.nets.views import all_views, network_input, to_input, zoomed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.specs import BundleManifest, NetworkSpec
-    from wsi_mitosis.tables import Precision, Tta, Vote
+    from wsi_mitosis.nets.compiled import CompiledFiles, CompiledMember
+    from wsi_mitosis.specs import BundleManifest, MemberSpec, NetworkSpec
+    from wsi_mitosis.tables import Backend, BackendChoice, Precision, Tta, Vote
 
 ATYPICAL = 1
 """Index of the atypical class among the two logits, as in the paper's challenge container."""
@@ -138,7 +141,7 @@ class Ensemble:
 
     Everything is computed in float32 unless `precision` says otherwise, on GPUs as well (no TF32), so that
     results do not depend on the GPU. Batch norms that follow a convolution are folded into it, which halves
-    the time on a CPU.
+    the time on a CPU. There, OpenVINO can compute the members in torch's place (`nets.compiled`).
 
     Args:
         manifest: The manifest of the bundle.
@@ -146,17 +149,20 @@ class Ensemble:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         tta: Views of a patch; the bundle's if None.
         vote: `all`, or `early`: a member classifies only the crops whose majority is not certain yet.
-        threads: Number of CPU threads that torch uses in `predict`; if None, the process's setting.
+        threads: Number of CPU threads that compute in `predict`; if None, the process's setting of torch.
         precision: Precision of the encoders; heads, probabilities and their means are float32 or better.
+        backend: `torch`, `openvino` for a CPU, or `auto`; see `nets.compiled.resolve_backend`.
+        files: Where networks that OpenVINO compiled are kept; None if nowhere.
 
     Attributes:
         device: The device that `device` was resolved to.
+        backend: The backend that `backend` was resolved to.
         tta: The views of a patch.
         read_px: Side of the crops for `predict`, px.
 
     Raises:
         BundleError: If the weights do not fit the network.
-        InputError: If the device does not exist.
+        InputError: If the device does not exist, or the backend cannot be used.
     """
 
     def __init__(
@@ -169,21 +175,56 @@ class Ensemble:
         vote: Vote = "all",
         threads: int | None = None,
         precision: Precision = "fp32",
+        backend: BackendChoice = "torch",
+        files: CompiledFiles | None = None,
     ) -> None:
         self.device = resolve_device(device)
+        self.backend: Backend = resolve_backend(backend, self.device, precision)
         self.tta: Tta = tta or manifest.ensemble.tta
         self.read_px = read_px(manifest.input.cut_px, manifest.ensemble.zooms)
         self._precision = precision
         self._manifest, self._vote, self._threads = manifest, vote, threads
+        self._members: list[Member] = []
+        self._compiled: list[CompiledMember] = []
+        if self.backend == "openvino":
+            self._compiled = self._compile(states, files)
+        else:
+            self._load(states)
+
+    def _load(self, states: Sequence[Mapping[str, NDArray[np.floating]]]) -> None:
         members = [
-            load_member(state, manifest.network_of(spec), f"{manifest.name}/{spec.file}")
-            for spec, state in zip(manifest.member, states, strict=True)
+            load_member(state, self._manifest.network_of(spec), self._file(spec))
+            for spec, state in zip(self._manifest.member, states, strict=True)
         ]
         self._at_once = self._patches_at_once(members)
         self._members = [
-            in_precision(_folded(member), precision).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            in_precision(_folded(member), self._precision).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             for member in members
         ]
+
+    def _compile(
+        self, states: Sequence[Mapping[str, NDArray[np.floating]]], files: CompiledFiles | None
+    ) -> list[CompiledMember]:
+        sight = Sight(self._manifest.input, self._manifest.ensemble.zooms, self.tta, self.read_px)
+        compiler = Compiler(sight, self._threads or torch.get_num_threads(), files)
+        members = zip(self._manifest.member, states, strict=True)
+        return [
+            compiler.member(
+                state, self._manifest.network_of(spec), partial(self._sound, index, state), self._file(spec)
+            )
+            for index, (spec, state) in enumerate(members)
+        ]
+
+    def _sound(self, index: int, state: Mapping[str, NDArray[np.floating]]) -> Member:
+        """Build a member, and see that torch's result is a number: OpenVINO's layers may lose a NaN."""
+        spec, side_px = self._manifest.member[index], self._manifest.input.patch_px
+        member = _folded(load_member(state, self._manifest.network_of(spec), self._file(spec)))
+        with torch.inference_mode():
+            self._check(member(torch.zeros(1, 3, side_px, side_px)).numpy(), index)
+        return member
+
+    def _file(self, spec: MemberSpec) -> str:
+        return f"{self._manifest.name}/{spec.file}"
 
     def _patches_at_once(self, members: Sequence[Member]) -> list[int | None]:
         """Return how many patches each member classifies at a time; None for all of a batch."""
@@ -209,19 +250,38 @@ class Ensemble:
         """
         if crops.shape[1:] != (self.read_px, self.read_px, 3):
             raise ValueError(f"crops of shape {crops.shape}, not (N, {self.read_px}, {self.read_px}, 3)")
-        probabilities = np.full((len(crops), len(self._members)), np.nan)
         if not len(crops):
-            return probabilities
+            return np.empty((0, len(self._manifest.member)))
+        if self.backend == "openvino":
+            return self._vote_on(
+                len(crops), lambda index, rows: self._compiled[index].probabilities(crops[rows])[:, ATYPICAL]
+            )
         with torch.inference_mode(), full_float32(), cpu_threads(self._threads):
             batch = to_input(crops, self._manifest.input.scale, self.device)
-            for index in range(len(self._members)):
-                rows = self._undecided_rows(probabilities)
-                if not len(rows):
-                    break
+
+            def classify(index: int, rows: NDArray[np.intp]) -> NDArray[np.float64]:
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self.device)]
-                mean = self._mean(index, self._seen(part)).cpu().numpy()
-                probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
-                self._check(probabilities[rows, index], index)
+                return np.asarray(self._mean(index, self._seen(part)).cpu().numpy())
+
+            return self._vote_on(len(crops), classify)
+
+    def _vote_on(
+        self, number: int, classify: Callable[[int, NDArray[np.intp]], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """Ask one member after the other.
+
+        Args:
+            number: Number of crops.
+            classify: Returns the mean P(atypical) of a member, given by its index, for rows of the crops.
+        """
+        probabilities = np.full((number, len(self._manifest.member)), np.nan)
+        for index in range(len(self._manifest.member)):
+            rows = self._undecided_rows(probabilities)
+            if not len(rows):
+                break
+            mean = classify(index, rows)
+            probabilities[rows, index] = calibrated(mean, self._manifest.temperature)
+            self._check(probabilities[rows, index], index)
         return probabilities
 
     def explain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -235,7 +295,12 @@ class Ensemble:
         Returns:
             (N, h, w) float32, 0 to 1, in the orientation of the crops. A map covers the square that a member
             sees: `patch_px` of the network, in the centre of the crop. The largest value is 1, or all are 0.
+
+        Raises:
+            ValueError: If the backend is not torch, which alone has gradients.
         """
+        if self.backend != "torch":
+            raise ValueError(f"the backend {self.backend} has no gradients")
         spec, zoom = self._manifest.input, self._manifest.ensemble.single_zoom
         with full_float32(), cpu_threads(self._threads), torch.no_grad():
             patches = zoomed(to_input(crops, spec.scale, self.device), zoom, spec.cut_px)
@@ -252,14 +317,12 @@ class Ensemble:
             return np.arange(len(probabilities))
         atypical = (probabilities >= self._manifest.ensemble.threshold).sum(axis=1)
         cast = (~np.isnan(probabilities)).sum(axis=1)
-        return np.flatnonzero(undecided(atypical, cast, len(self._members)))
+        return np.flatnonzero(undecided(atypical, cast, len(self._manifest.member)))
 
     def _seen(self, batch: Tensor) -> Iterator[Tensor]:
         """Yield what a network sees of a (N, 3, S, S) batch, (N, 3, P, P) for each zoom and view."""
-        spec = self._manifest.input
-        for zoom in self._manifest.ensemble.zooms:
-            for view in views(network_input(zoomed(batch, zoom, spec.cut_px), spec), self.tta):
-                yield view.contiguous(memory_format=torch.channels_last)
+        for view in all_views(batch, self._manifest.input, self._manifest.ensemble.zooms, self.tta):
+            yield view.contiguous(memory_format=torch.channels_last)
 
     def _mean(self, index: int, seen: Iterable[Tensor]) -> Tensor:
         """(N,) mean P(atypical) of one member over what it sees of N crops; float64 on the device."""
@@ -273,7 +336,7 @@ class Ensemble:
         if not np.isfinite(probabilities).all():
             raise BundleError(
                 "its result for a patch is not a number",
-                subject=f"{self._manifest.name}/{self._manifest.member[index].file}",
+                subject=self._file(self._manifest.member[index]),
                 stage="classifying",
                 remedy="Its weights are damaged. Take the bundle from its source again"
                 if self._precision == "fp32"

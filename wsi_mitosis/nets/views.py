@@ -11,7 +11,7 @@ import torch
 from wsi_mitosis.core.geometry import resampling_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -36,7 +36,12 @@ def to_input(crops: NDArray[np.uint8], scale: float, device: str | torch.device 
     """
     # Read-only crops are copied, because torch warns of memory that it must not write to.
     owned = np.require(crops, dtype=np.uint8, requirements=["C", "W"])
-    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).to(torch.float32) / scale
+    return from_bytes(torch.from_numpy(owned).to(device), scale)
+
+
+def from_bytes(pixels: Tensor, scale: float) -> Tensor:
+    """Turn (N, H, W, 3) uint8 on any device into what `to_input` returns."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32) / scale
 
 
 def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
@@ -49,8 +54,9 @@ def network_input(patches: Tensor, spec: InputSpec) -> Tensor:
     Returns:
         (N, 3, P, P), P = `spec.patch_px`, channels-last in memory.
     """
-    if patches.shape[-1] != spec.patch_px:
-        patches = zoomed(patches, spec.patch_px / patches.shape[-1], spec.patch_px)
+    side = int(patches.shape[-1])  # a tensor while torch traces it
+    if side != spec.patch_px:
+        patches = zoomed(patches, spec.patch_px / side, spec.patch_px)
     if (spec.mean, spec.std) != ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
         mean, std = (_channels(values, patches.dtype, patches.device) for values in (spec.mean, spec.std))
         patches = (patches - mean) / std
@@ -79,6 +85,12 @@ def views(batch: Tensor, tta: Tta) -> Iterator[Tensor]:
         yield batch.flip(3)
 
 
+def all_views(batch: Tensor, spec: InputSpec, zooms: Iterable[float], tta: Tta) -> Iterator[Tensor]:
+    """Yield what a network sees of a batch from `to_input`: (N, 3, P, P) for each zoom and view."""
+    for zoom in zooms:
+        yield from views(network_input(zoomed(batch, zoom, spec.cut_px), spec), tta)
+
+
 def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
     """Cut the central window of side `patch_px / zoom` and resample it to `patch_px`.
 
@@ -92,7 +104,7 @@ def zoomed(batch: Tensor, zoom: float, patch_px: int) -> Tensor:
     Returns:
         (N, 3, patch_px, patch_px) of the batch's dtype.
     """
-    side = batch.shape[-1]
+    side = int(batch.shape[-1])
     if zoom == 1:
         first = (side - patch_px) // 2
         return batch[..., first : first + patch_px, first : first + patch_px]
