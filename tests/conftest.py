@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # TIAToolbox 2.1 leaves files open where it tries a format (`is_tiled_tiff`); they close when collected
     leaked = r"ignore:unclosed file .*\.(svs|scn|tiff?|dcm)'[ >]:ResourceWarning"
     config.addinivalue_line("filterwarnings", leaked)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the program keeps in the user's cache, it keeps in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture(scope="session")

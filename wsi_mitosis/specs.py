@@ -18,6 +18,7 @@ from wsi_mitosis.errors import BundleError, DatasetError, InputError
 from wsi_mitosis.schema import Only, Option, Spec
 from wsi_mitosis.tables import (
     MOST_HOTSPOTS,
+    BackendChoice,
     DecimalSign,
     DetectionFormat,
     LabelSource,
@@ -602,6 +603,14 @@ class PlacementOptions(Spec):
             known_by="device",
         ),
     ] = "auto"
+    backend: Annotated[
+        BackendChoice,
+        _result(
+            help="What computes the ensemble: torch or, on a CPU, openvino, which is faster there and which "
+            "auto takes. Results of the two are kept apart.",
+            known_by="backend",
+        ),
+    ] = "auto"
     batch_size: Annotated[
         int | None, Field(ge=1), _run(help="Patches or tiles per batch.", default="auto")
     ] = None
@@ -749,6 +758,10 @@ class PipelineSpec(ClassifySpec):
         return {**data, "input": {**data["input"], "detections": found}}
 
 
+SEARCH_PLACEMENT = Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device", "batch_size"])
+"""Options of a search, whose detector torch computes."""
+
+
 class DetectSpec(Spec):
     """One `detect` run."""
 
@@ -762,7 +775,7 @@ class DetectSpec(Spec):
     overwrite: Overwrite = False
     fail_fast: FailFast = False
     steal_lock: StealLock = False
-    placement: PlacementOptions = PlacementOptions()
+    placement: Annotated[PlacementOptions, SEARCH_PLACEMENT] = PlacementOptions()
     retries: RetryOptions = RetryOptions()
     schedule: ScheduleOptions = ScheduleOptions()
 

@@ -80,6 +80,7 @@ CASES = {
     "cpus_per_worker": Case(None, 1),
     "address": Case(None, "local", others={"placement": {"workers": None}}),
     "device": Case("cpu", "cuda"),
+    "backend": Case("torch", "openvino"),
     "batch_size": Case(None, 2),
     "metrics": Case(None, "metrics.prom"),
     "notify": Case(None, "touch notified"),

@@ -13,7 +13,7 @@ from wsi_mitosis.cli.streams import json_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsi_mitosis.tables import Tta
+    from wsi_mitosis.tables import BackendChoice, Tta
 
 
 @click.command()
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--card", is_flag=True, help="Write the results into the bundle's CARD.md as well.")
 @options.device
+@options.backend
 @options.tta
 @options.messages
 def command(
@@ -38,6 +39,7 @@ def command(
     dataset: Path,
     out: Path | None,
     device: str,
+    backend: BackendChoice,
     tta: Tta | None,
     *,
     allow_overlap: bool,
@@ -72,7 +74,15 @@ def command(
         if not quiet and (verbose or not done):
             message(f"{member}: {done} of {samples} samples")
 
-    found = evaluate(bundle, store, device=device, tta=tta, allow_overlap=allow_overlap, on_progress=progress)
+    found = evaluate(
+        bundle,
+        store,
+        device=device,
+        backend=backend,
+        tta=tta,
+        allow_overlap=allow_overlap,
+        on_progress=progress,
+    )
     if out is not None:
         write_evaluation(out, found.report, found.predictions, found.curves)
     if card:

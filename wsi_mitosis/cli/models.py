@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.specs import BundleManifest
+    from wsi_mitosis.tables import BackendChoice
 
 
 new_folder = options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
@@ -109,6 +110,7 @@ def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
 @new_folder
 @new_name
 @options.device
+@options.backend
 @options.messages
 def calibrate(
     bundle: str,
@@ -116,6 +118,7 @@ def calibrate(
     out: Path,
     name: str | None,
     device: str,
+    backend: BackendChoice,
     *,
     as_json: bool,
     quiet: bool,
@@ -140,7 +143,13 @@ def calibrate(
             message(f"{member}: {done} of {samples} samples")
 
     found = calibrate_bundle(
-        _opened(bundle), open_store(dataset), out, name=name, device=device, on_progress=progress
+        _opened(bundle),
+        open_store(dataset),
+        out,
+        name=name,
+        device=device,
+        backend=backend,
+        on_progress=progress,
     )
     lines = (
         f"{found.parent.name}: temperature {found.parent.temperature:.3f}, "

@@ -174,6 +174,7 @@ path = partial(click.option, type=click.Path(path_type=Path))
 """Decorator of an option whose value is a path."""
 model = one(ClassifySpec, "model")
 device = one(ClassifySpec, "device")
+backend = one(ClassifySpec, "backend")
 tta = one(ClassifySpec, "tta")
 vote = one(ClassifySpec, "vote")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -12,7 +12,7 @@ from wsi_mitosis.cli.render import message, note
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.predict import StackResult
-    from wsi_mitosis.tables import Tta, Vote
+    from wsi_mitosis.tables import BackendChoice, Tta, Vote
 
 INPUT_DIR, OUTPUT_DIR = Path("/input"), Path("/output")
 """Where Grand Challenge mounts a container's folders."""
@@ -26,6 +26,7 @@ INPUT_DIR, OUTPUT_DIR = Path("/input"), Path("/output")
 @options.path("--input-dir", help="For --grand-challenge.  [default: /input]")
 @options.path("--output-dir", help="For --grand-challenge.  [default: /output]")
 @options.device
+@options.backend
 @options.tta
 @options.vote
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions, as they are in the file.")
@@ -38,6 +39,7 @@ def command(
     input_dir: Path | None,
     output_dir: Path | None,
     device: str,
+    backend: BackendChoice,
     tta: Tta | None,
     vote: Vote,
     *,
@@ -71,10 +73,16 @@ def command(
         note(f"'{bundle.manifest.name}' is UNTRAINED: these labels mean nothing")
     if stack is None:
         result, out = predict_challenge(
-            input_dir or INPUT_DIR, output_dir or OUTPUT_DIR, bundle, device=device, tta=tta, vote=vote
+            input_dir or INPUT_DIR,
+            output_dir or OUTPUT_DIR,
+            bundle,
+            device=device,
+            backend=backend,
+            tta=tta,
+            vote=vote,
         )
     else:
-        result = predict_stack(stack, bundle, device=device, tta=tta, vote=vote)
+        result = predict_stack(stack, bundle, device=device, backend=backend, tta=tta, vote=vote)
         if out is not None:
             result.write(out)
     if as_json:

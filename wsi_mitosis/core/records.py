@@ -100,12 +100,14 @@ class Origin(Spec):
         made: When, ISO 8601.
         host: Kind of the machine, without its name.
         device: `cpu` or `cuda`.
+        backend: What computed the networks; None in a record of a version that did not state it.
         options: The options that change a result.
     """
 
     made: str
     host: str
     device: str
+    backend: str | None = None
     options: dict[str, Any]
 
 

@@ -160,6 +160,7 @@ class ReportHeading(Spec):
         samples: Number of samples in the dataset.
         positive: The positive class of all measures.
         temperature: The bundle's; 1 if it is not calibrated.
+        backend: What computed the networks; empty in a report of a version that did not state it.
         trained_on: Number of samples that the bundle was trained on.
         notes: What a reader of the report must know.
     """
@@ -176,6 +177,7 @@ class ReportHeading(Spec):
     tta: Tta
     zooms: tuple[float, ...]
     device: str
+    backend: str = ""
     dataset: str
     dataset_digest: str
     dataset_licence: str
@@ -186,6 +188,11 @@ class ReportHeading(Spec):
     training_data: bool
     trained_on: int
     notes: tuple[str, ...]
+
+    @property
+    def computed_by(self) -> str:
+        """The program, the device and what computed the networks there."""
+        return ", ".join(part for part in (self.program, self.device, self.backend) if part)
 
 
 class EvaluationReport(ViewScores, ReportHeading):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.jobs.evaluate import Classified, OnProgress
+    from wsi_mitosis.tables import BackendChoice
 
 STAGE = "calibrating"
 OF_EACH_CLASS = 25
@@ -165,6 +166,7 @@ def calibrate(
     *,
     name: str | None = None,
     device: str = "auto",
+    backend: BackendChoice = "auto",
     on_progress: OnProgress = lambda *_: None,
 ) -> Calibrated:
     """Derive a bundle whose temperature and threshold are fitted to a laboratory's own labelled figures.
@@ -175,6 +177,7 @@ def calibrate(
         out: The new bundle's folder. It must not exist, or be empty.
         name: Its name; that of the folder if None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: `auto`, `torch` or `openvino`.
         on_progress: As for `evaluate`.
 
     Raises:
@@ -189,7 +192,9 @@ def calibrate(
     check_scale(parent, store, STAGE)
     _check_unknown(parent, store)
     _check_enough(store)
-    found = classify_samples(parent, store, device=device, single_view=False, on_progress=on_progress)
+    found = classify_samples(
+        parent, store, device=device, backend=backend, single_view=False, on_progress=on_progress
+    )
     labels, (probabilities,) = store.samples["label"].to_numpy(np.int64), found.at(1.0)
     before = Fit(parent.manifest.temperature, parent.manifest.ensemble.threshold)
     fit = fit_to_figures(labels, probabilities, before)

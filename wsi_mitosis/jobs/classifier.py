@@ -19,6 +19,7 @@ from wsi_mitosis.core.regions import check_on_slide
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
+from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus, host_class
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.parts import unchanged
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.specs import ResultOptions
-    from wsi_mitosis.tables import Detections, Precision, SlideSource
+    from wsi_mitosis.tables import Backend, BackendChoice, Detections, Precision, SlideSource
 
 CPU_BATCH = 32
 GPU_BATCH = 256
@@ -80,11 +81,12 @@ class Classifier:
         bundle: A checked bundle.
         options: What changes a result.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: `auto`, `torch` or `openvino`.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.
 
     Raises:
-        InputError: If the device does not exist, or the precision is not for it.
+        InputError: If the device does not exist, or the precision or the backend is not for it.
     """
 
     def __init__(
@@ -93,9 +95,11 @@ class Classifier:
         options: ResultOptions,
         *,
         device: str = "auto",
+        backend: BackendChoice = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
     ) -> None:
+        from wsi_mitosis.nets.compiled import resolve_backend
         from wsi_mitosis.nets.members import resolve_device
         from wsi_mitosis.nets.precision import check_precision
 
@@ -103,6 +107,7 @@ class Classifier:
         self.threads = threads or granted_cpus()
         self.device = resolve_device(device)
         check_precision(options.precision, self.device)
+        self.backend = resolve_backend(backend, self.device, options.precision)
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
         self._ensemble: Ensemble | None = None
 
@@ -169,7 +174,7 @@ class Classifier:
                 *sharpness_warning(name, self.bundle.manifest.name, predictions.sharpness),
             ),
             sharpness=predictions.sharpness,
-            origin=origin_of(self.device, self.options.model_dump(mode="json")),
+            origin=origin_of(self.device, self.backend, self.options.model_dump(mode="json")),
         )
         return SlideResult(record, figures)
 
@@ -217,6 +222,7 @@ class Classifier:
             **self.options.changing("result"),
             "tta": self.options.tta or self.bundle.manifest.ensemble.tta,
             "device": self.device.partition(":")[0],
+            "backend": self.backend,
             "precision": PRECISIONS[self.options.precision],
             "algorithm": RESULT_VERSION,
         }
@@ -308,6 +314,8 @@ class Classifier:
                 vote=self.options.vote,
                 threads=self.threads,
                 precision=self.options.precision,
+                backend=self.backend,
+                files=user_files(),
             )
         return self._ensemble
 
@@ -388,9 +396,10 @@ def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:
     )
 
 
-def origin_of(device: str, options: dict[str, object]) -> Origin:
+def origin_of(device: str, backend: Backend, options: dict[str, object]) -> Origin:
     """Return the origin of a result that is made now."""
-    return Origin(made=now(), host=host_class(), device=device.partition(":")[0], options=options)
+    kind = device.partition(":")[0]
+    return Origin(made=now(), host=host_class(), device=kind, backend=backend, options=options)
 
 
 def checked_bundle(model: str | None) -> Bundle:

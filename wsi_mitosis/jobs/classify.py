@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsi_mitosis.jobs.slide_result import SlideResult
-    from wsi_mitosis.tables import Precision, Tta, Vote
+    from wsi_mitosis.tables import BackendChoice, Precision, Tta, Vote
 
 
 def classify_slide(
@@ -37,6 +37,7 @@ def classify_slide(
     tta: Tta | None = None,
     precision: Precision = "fp32",
     device: str = "auto",
+    backend: BackendChoice = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
 ) -> SlideResult:
@@ -55,6 +56,7 @@ def classify_slide(
         tta: Views of each patch: `none`, `flips` or `d4`; the bundle's if None.
         precision: Precision of the networks: `fp32`, or `fp16` on a GPU.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: What computes the ensemble: `torch`, or `openvino` on a CPU; `auto` is `openvino` there.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.
 
@@ -75,7 +77,12 @@ def classify_slide(
     )
     _check_positive(batch_size=batch_size, threads=threads)
     classifier = Classifier(
-        open_bundle(find_bundle(bundle)), options, device=device, batch_size=batch_size, threads=threads
+        open_bundle(find_bundle(bundle)),
+        options,
+        device=device,
+        backend=backend,
+        batch_size=batch_size,
+        threads=threads,
     )
     result = classifier.classify(source, source.relative, _detections_of(source, candidates))
     assert result is not None  # noqa: S101 - only a known key gives None

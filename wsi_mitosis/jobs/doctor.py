@@ -35,6 +35,7 @@ REPORTED = (
     "openslide-python",
     "tiatoolbox",
     "torch",
+    "openvino",
     "ray",
     "zarr",
     "shapely",
@@ -75,6 +76,7 @@ def examine(folder: Path, model: str | None, start_ray: Callable[[], str]) -> It
     yield _openslide()
     yield from _shared_libraries()
     yield _gpu()
+    yield _cpu()
     yield _home()
     yield from _temporary_files()
     yield _ray(start_ray)
@@ -125,6 +127,15 @@ def _gpu() -> Finding:
     from wsi_mitosis.nets.members import describe_devices
 
     return Finding("GPU", True, describe_devices())
+
+
+def _cpu() -> Finding:
+    from wsi_mitosis.nets.compiled import resolve_backend, unusable
+
+    cause = unusable()
+    usual = resolve_backend("auto", "cpu")
+    found = f"{usual} computes an ensemble" + (f"; OpenVINO: {cause}" if cause else "")
+    return Finding("CPU", True, found)
 
 
 def _home() -> Finding:

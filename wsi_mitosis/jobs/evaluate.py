@@ -21,6 +21,7 @@ from wsi_mitosis.core.scoring import (
     member_names,
 )
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.jobs.predict import BATCH
 from wsi_mitosis.version import __version__
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.nets.members import Ensemble
     from wsi_mitosis.specs import BundleManifest
-    from wsi_mitosis.tables import Tta
+    from wsi_mitosis.tables import Backend, BackendChoice, Tta
 
     OnProgress = Callable[[str, int, int], None]
     Probabilities = NDArray[np.float64]
@@ -90,6 +91,7 @@ class Classified:
         probabilities: (N, M) P(atypical) for each choice at `temperature`; NaN if it was not computed.
         temperature: Of the bundle that classified.
         device: Device of the networks.
+        backend: What computed them.
     """
 
     overlap: Overlap
@@ -98,6 +100,7 @@ class Classified:
     probabilities: tuple[Probabilities, ...]
     temperature: float
     device: str
+    backend: Backend
 
     def at(self, temperature: float) -> tuple[Probabilities, ...]:
         """Return the probabilities as a bundle of another temperature gives them."""
@@ -109,6 +112,7 @@ def evaluate(
     store: Store,
     *,
     device: str = "auto",
+    backend: BackendChoice = "auto",
     tta: Tta | None = None,
     allow_overlap: bool = False,
     on_progress: OnProgress = lambda *_: None,
@@ -123,6 +127,7 @@ def evaluate(
         bundle: A bundle, as read back from disk.
         store: Labelled crops at the bundle's um/px. Larger crops are cut to their centre.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: `auto`, `torch` or `openvino`.
         tta: Views of each crop; the bundle's if None.
         allow_overlap: Score everything on all samples in any case, and mark every score.
         on_progress: Called with a member's name, the number of samples that it has classified, and the number
@@ -132,7 +137,13 @@ def evaluate(
         InputError: If no member has unseen samples, or the bundle, the dataset or the device cannot be used.
     """
     found = classify_samples(
-        bundle, store, device=device, tta=tta, allow_overlap=allow_overlap, on_progress=on_progress
+        bundle,
+        store,
+        device=device,
+        backend=backend,
+        tta=tta,
+        allow_overlap=allow_overlap,
+        on_progress=on_progress,
     )
     return score_samples(bundle, store, found)
 
@@ -142,6 +153,7 @@ def classify_samples(
     store: Store,
     *,
     device: str = "auto",
+    backend: BackendChoice = "auto",
     tta: Tta | None = None,
     allow_overlap: bool = False,
     single_view: bool = True,
@@ -153,6 +165,7 @@ def classify_samples(
         bundle: As for `evaluate`, like the other arguments.
         store: Labelled crops.
         device: Device of the networks.
+        backend: What computes them.
         tta: Views of each crop.
         allow_overlap: Classify all samples by all members in any case.
         single_view: Classify the crop as it is as well, if the bundle has further views.
@@ -171,8 +184,13 @@ def classify_samples(
     _check_unseen(bundle, store, included)
     views = _Views(manifest, tta or manifest.ensemble.tta)
     choices = (views, views.single()) if single_view and views.has_extra else (views,)
-    probabilities, device = _predict(bundle, store, included, choices, device, on_progress)
-    return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device)
+    from wsi_mitosis.nets.compiled import resolve_backend
+    from wsi_mitosis.nets.members import resolve_device
+
+    device = resolve_device(device)
+    resolved = resolve_backend(backend, device)
+    probabilities = _predict(bundle, store, included, choices, (device, resolved), on_progress)
+    return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device, resolved)
 
 
 def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evaluation:
@@ -239,13 +257,10 @@ def _predict(
     store: Store,
     included: NDArray[np.bool_],
     choices: tuple[_Views, ...],
-    device: str,
+    computed_by: tuple[str, Backend],
     on_progress: OnProgress,
-) -> tuple[list[Probabilities], str]:
-    """For each choice of views (N, M) P(atypical), NaN for samples that are not included; and the device."""
-    from wsi_mitosis.nets.members import resolve_device
-
-    device = resolve_device(device)
+) -> list[Probabilities]:
+    """For each choice of views (N, M) P(atypical), NaN for samples that are not included."""
     results = [np.full(included.shape, np.nan) for _ in choices]
     names = member_names(bundle.manifest)
     for index, state in enumerate(bundle.read_members()):
@@ -253,22 +268,32 @@ def _predict(
         if not len(rows):
             continue
         on_progress(names[index], 0, len(rows))
-        ensembles = [_alone(views, index, state, device) for views in choices]
+        ensembles = [_alone(views, index, state, *computed_by) for views in choices]
         for start in range(0, len(rows), SAMPLES_AT_ONCE):
             block = rows[start : start + SAMPLES_AT_ONCE]
             images = store.images(block)
             for result, ensemble in zip(results, ensembles, strict=True):
                 result[block, index] = _classify(ensemble, _centres(images, ensemble.read_px, bundle, store))
             on_progress(names[index], start + len(block), len(rows))
-    return results, device
+    return results
 
 
-def _alone(views: _Views, index: int, state: Mapping[str, NDArray[np.floating]], device: str) -> Ensemble:
+def _alone(
+    views: _Views, index: int, state: Mapping[str, NDArray[np.floating]], device: str, backend: Backend
+) -> Ensemble:
     """Build an ensemble of one member."""
     from wsi_mitosis.nets.members import Ensemble
 
     manifest = views.manifest.model_copy(update={"member": (views.manifest.member[index],)})
-    return Ensemble(manifest, [state], device=device, tta=views.tta, threads=granted_cpus())
+    return Ensemble(
+        manifest,
+        [state],
+        device=device,
+        tta=views.tta,
+        threads=granted_cpus(),
+        backend=backend,
+        files=user_files(),
+    )
 
 
 def _classify(ensemble: Ensemble, crops: NDArray[np.uint8]) -> Probabilities:
@@ -299,6 +324,7 @@ def _heading(bundle: Bundle, store: Store, classified: Classified, scorer: Score
         tta=classified.views[0].tta,
         zooms=manifest.ensemble.zooms,
         device=classified.device,
+        backend=classified.backend,
         dataset=attributes.name,
         dataset_digest=attributes.digest,
         dataset_licence=attributes.licence,

@@ -81,7 +81,8 @@ def plan_run(spec: ClassifySpec) -> RunPlan:
     inputs = read_inputs(spec, _searched_before(spec))
     folder = ResultFiles(Path(spec.output.folder))
     prepared = prepare(spec, bundle, inputs, folder)
-    classifier = Classifier(bundle, spec.result, device=spec.placement.device)
+    placement = spec.placement
+    classifier = Classifier(bundle, spec.result, device=placement.device, backend=placement.backend)
     holder = folder.holder()
     return RunPlan(
         folder.folder, None if holder is None else str(holder), tuple(_planned(prepared, classifier))

@@ -10,6 +10,7 @@ import numpy as np
 from wsi_mitosis.core.geometry import cut_centres, read_px
 from wsi_mitosis.core.voting import Votes, tally
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.slides.stacks import OUT_FILE, challenge_stack, read_stack, write_predictions
 from wsi_mitosis.version import __version__
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.nets.members import Ensemble
-    from wsi_mitosis.tables import Tta, Vote
+    from wsi_mitosis.tables import Backend, BackendChoice, Tta, Vote
 
 BATCH = 32
 """Crops in memory as floats at once."""
@@ -36,6 +37,7 @@ class StackResult:
         votes: In page order.
         bundle: What voted.
         device: Device of the networks.
+        backend: What computed them.
         tta: Views of each crop.
         vote: `all` or `early`.
     """
@@ -44,6 +46,7 @@ class StackResult:
     votes: Votes
     bundle: Bundle
     device: str
+    backend: Backend
     tta: Tta
     vote: Vote
 
@@ -67,6 +70,7 @@ class StackResult:
             "intended_use": self.bundle.manifest.intended_use,
             "threshold": self.bundle.manifest.ensemble.threshold,
             "device": self.device,
+            "backend": self.backend,
             "tta": self.tta,
             "vote": self.vote,
         }
@@ -101,7 +105,13 @@ def predict_crops(crops: NDArray[np.uint8], ensemble: Ensemble, bundle: Bundle) 
 
 
 def predict_stack(
-    path: Path, bundle: Bundle, *, device: str = "auto", tta: Tta | None = None, vote: Vote = "all"
+    path: Path,
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    backend: BackendChoice = "auto",
+    tta: Tta | None = None,
+    vote: Vote = "all",
 ) -> StackResult:
     """Vote on the pages of a TIFF.
 
@@ -109,6 +119,7 @@ def predict_stack(
         path: A TIFF whose pages are square RGB crops of one size.
         bundle: What votes.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: `auto`, `torch` or `openvino`.
         tta: Views of each crop; the bundle's if None.
         vote: `all`, or `early` to skip the other members once the majority is certain.
 
@@ -125,12 +136,14 @@ def predict_stack(
         tta=tta,
         vote=vote,
         threads=granted_cpus(),
+        backend=backend,
+        files=user_files(),
     )
     try:
         votes = predict_crops(crops, ensemble, bundle)
     except InputError as error:
         raise InputError(error.cause, subject=path, stage=error.stage, remedy=error.remedy) from error
-    return StackResult(path, votes, bundle, ensemble.device, ensemble.tta, vote)
+    return StackResult(path, votes, bundle, ensemble.device, ensemble.backend, ensemble.tta, vote)
 
 
 def predict_challenge(
@@ -139,6 +152,7 @@ def predict_challenge(
     bundle: Bundle,
     *,
     device: str = "auto",
+    backend: BackendChoice = "auto",
     tta: Tta | None = None,
     vote: Vote = "all",
 ) -> tuple[StackResult, Path]:
@@ -149,6 +163,7 @@ def predict_challenge(
         output_dir: Gets the predictions.
         bundle: What votes.
         device: As for `predict_stack`.
+        backend: As for `predict_stack`.
         tta: As for `predict_stack`.
         vote: As for `predict_stack`.
 
@@ -159,6 +174,7 @@ def predict_challenge(
         InputError: if the input, the bundle or the device cannot be used.
         OutputError: if the output folder cannot be written.
     """
-    result = predict_stack(challenge_stack(input_dir), bundle, device=device, tta=tta, vote=vote)
+    stack = challenge_stack(input_dir)
+    result = predict_stack(stack, bundle, device=device, backend=backend, tta=tta, vote=vote)
     result.write(output_dir / OUT_FILE)
     return result, output_dir / OUT_FILE

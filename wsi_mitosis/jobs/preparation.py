@@ -58,7 +58,7 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
     """
     records = folder.records()
     names = names_in_folder(inputs.sources, inputs.openable, records)
-    options = [spec.result.model_dump(mode="json"), spec.placement.device]
+    options = [spec.result.model_dump(mode="json"), spec.placement.device, spec.placement.backend]
     basis = basis_of(bundle.digest, RESULT_VERSION, options)
     histories = Histories(folder, spec.retries, basis, inputs.own_files)
     inputs = _with_kept(inputs, names, records)

@@ -131,7 +131,7 @@ class SlideDetector:
             key=key,
             program=__version__,
             warnings=(*slide.warnings, *enlarging_warning(name, plan), *gaps),
-            origin=origin_of(self.device, {"min_score": self.min_score, "mpp": self.mpp}),
+            origin=origin_of(self.device, "torch", {"min_score": self.min_score, "mpp": self.mpp}),
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 AUTO_MACHINES = frozenset({"x86_64"})
 """Machines on which `auto` is OpenVINO: those whose labels were compared with torch's."""
 TELEMETRY = "openvino_telemetry"
-"""The package by which OpenVINO reports each import and each conversion to Google Analytics, unless the user has
-objected. OpenVINO does without it if it cannot be imported (openvino/tools/ovc/telemetry_utils.py)."""
+"""The package by which OpenVINO reports each import and each conversion to Google Analytics, unless the user
+has objected. OpenVINO does without it if it cannot be imported (openvino/tools/ovc/telemetry_utils.py)."""
 EXACT = {
     "INFERENCE_PRECISION_HINT": "f32",  # by default bf16 where the CPU has it
     "ENABLE_CPU_PINNING": False,  # several workers would be pinned to the same cores
@@ -68,7 +68,7 @@ def openvino() -> Any:
 
     for name, module in list(sys.modules.items()):
         if name.startswith("openvino.") and hasattr(module, "tm"):
-            module.tm = telemetry_stub
+            setattr(module, "tm", telemetry_stub)  # noqa: B010 - mypy knows no such attribute of a module
     return library
 
 

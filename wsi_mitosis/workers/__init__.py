@@ -90,7 +90,12 @@ def _classify(
 def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
     options = spec.placement
     return Classifier(
-        bundle, spec.result, device=options.device, batch_size=options.batch_size, threads=threads
+        bundle,
+        spec.result,
+        device=options.device,
+        backend=options.backend,
+        batch_size=options.batch_size,
+        threads=threads,
     )
 
 

@@ -105,7 +105,7 @@ def as_section(report: EvaluationReport) -> str:
 
 def _section(report: EvaluationReport) -> Iterator[str]:
     about = f"{report.samples} samples, digest `{report.dataset_digest[:16]}`"
-    yield f"{about}. {report.program}, {report.device}."
+    yield f"{about}. {report.computed_by}."
     yield ""
     yield from (f"- {plain(note)}" for note in report.notes)
     yield ""
@@ -136,7 +136,7 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
             ["views", f"{report.tta}, zooms {', '.join(map(str, report.zooms))}"],
             ["threshold", str(report.threshold)],
             ["temperature", f"{report.temperature:.3g}"],
-            ["computed by", f"{report.program}, {report.device}"],
+            ["computed by", report.computed_by],
         ],
     )
     yield from _scores(report, "##")
