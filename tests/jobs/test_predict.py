@@ -92,7 +92,7 @@ def test_confidence_is_p_atypical_whatever_the_class_and_a_float(stack: Path, bu
     votes = result.votes
     sure = type(votes)(np.array([0.0, 1.0]), np.array([0, 3]), np.array([3, 3]), np.array([False, True]))
     path = stack.with_name("p.json")
-    type(result)(stack, sure, bundle, "cpu", "flips", "all").write(path)
+    type(result)(stack, sure, bundle, "cpu", "openvino", "flips", "all").write(path)
     assert json.loads(path.read_text()) == [
         {"class": "normal", "confidence": 0.0},
         {"class": "atypical", "confidence": 1.0},

@@ -193,10 +193,10 @@ class Compiler:
             InputError: If OpenVINO cannot compile the network.
         """
         name = self._name(state, network)
-        content = self._files.read(name) if self._files else None
+        content = None if self._files is None else self._files.read(name)
         if content is None:
             content = self._compile(build(), subject)
-            if self._files:
+            if self._files is not None:
                 self._files.write(name, content)
         # always from the content, so that a result does not depend on whether it was kept
         return CompiledMember(self._core.import_model(content, "CPU", self._options), self._threads)
