@@ -47,10 +47,19 @@ class KnownEnsemble:
     """Member and the number (the crop's first pixel) of each crop that was asked about."""
 
     def __init__(
-        self, manifest: BundleManifest, states: list[Any], *, device: str, tta: str | None, threads: int
+        self,
+        manifest: BundleManifest,
+        states: list[Any],
+        *,
+        device: str,
+        tta: str | None,
+        threads: int,
+        backend: str,
+        files: object,
     ) -> None:
         assert threads == granted_cpus()
         assert (len(states), len(manifest.member), device) == (1, 1, "cpu")
+        assert (backend in {"torch", "openvino"}, files is not None) == (True, True)
         self.tta, self.read_px = tta, manifest.input.patch_px
         self._file, self._temperature = manifest.member[0].file, manifest.temperature
         self._extra = tta != "none" or len(manifest.ensemble.zooms) > 1

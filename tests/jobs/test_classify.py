@@ -6,7 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.schema import options_of
 from wsi_mitosis.specs import ClassifySpec, ResultOptions
-from wsi_mitosis.tables import FIGURE_COLUMNS, Detections, SlideSource
+from wsi_mitosis.tables import FIGURE_COLUMNS, BackendChoice, Detections, SlideSource
 
 
 @pytest.fixture
@@ -161,6 +161,26 @@ def test_half_precision_is_refused_on_a_cpu(slide: Path, small_bundle: Path) -> 
     table = pd.DataFrame({"x": [50.25], "y": [70.5]})
     with pytest.raises(InputError, match=r"--precision fp16: .*for GPUs.*Use --precision fp32"):
         classify_slide(slide, table, bundle=small_bundle, device="cpu", precision="fp16")
+
+
+def test_torch_and_openvino_give_the_same_labels_under_keys_of_their_own(
+    slide: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    file = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
+    results = {
+        backend: classify_slide(slide, file, bundle=small_bundle, device="cpu", backend=backend)
+        for backend in get_args(BackendChoice)
+    }
+    assert {name: result.record.origin.backend for name, result in results.items()} == {
+        "auto": "openvino",
+        "torch": "torch",
+        "openvino": "openvino",
+    }
+    keys = {name: result.record.key for name, result in results.items()}
+    assert keys["auto"] == keys["openvino"] != keys["torch"]
+    torch, openvino = results["torch"].figures, results["openvino"].figures
+    assert torch["label"].tolist() == openvino["label"].tolist()
+    np.testing.assert_allclose(torch["p_atypical"], openvino["p_atypical"], atol=2e-5)
 
 
 def test_a_result_has_figures_with_geometry_and_a_plain_text(slide: Path, small_bundle: Path) -> None:

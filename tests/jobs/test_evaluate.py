@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.evaluations import bundle, calibration, crop, known_members, recorded, store
+from tests.evaluations import KnownEnsemble, bundle, calibration, crop, known_members, recorded, store
 from wsi_mitosis.core.calibration import calibrated, calibration_error, fit_temperature
 from wsi_mitosis.core.metrics import RESAMPLES
 from wsi_mitosis.core.scoring import EvaluationReport
 from wsi_mitosis.errors import InputError, SpecError
+from wsi_mitosis.io.training.evaluation import as_markdown
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.evaluate import evaluate
@@ -445,6 +446,27 @@ def test_progress_is_reported_by_member(tmp_path: Path, samples: Store) -> None:
 def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, samples: Store) -> None:
     with pytest.raises(InputError, match="no such device"):
         evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="abacus")
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_a_report_says_what_computed_it(
+    tmp_path: Path, samples: Store, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    built = []
+
+    class Noted(KnownEnsemble):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            built.append(options["backend"])
+
+    monkeypatch.setattr(members, "Ensemble", Noted)
+    report = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu", backend=backend).report
+    assert set(built) == {backend}
+    assert report.backend == backend
+    assert report.computed_by == f"{report.program}, cpu, {backend}"
+    assert f"{report.program}, cpu, {backend}" in as_markdown(report)
+    before = report.model_copy(update={"backend": ""})  # of a version that did not state it
+    assert before.computed_by == f"{report.program}, cpu"
 
 
 def test_networks_are_asked_as_the_whole_ensemble_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

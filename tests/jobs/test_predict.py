@@ -109,6 +109,7 @@ def test_the_provenance_says_untrained(stack: Path, bundle: Bundle) -> None:
     assert told["bundle"] == "b"
     assert told["bundle_digest"] == bundle.digest
     assert (told["device"], told["tta"], told["vote"], told["crops"]) == ("cpu", "none", "early", 6)
+    assert told["backend"] == "openvino"
     assert told["program"].startswith("wsi-mitosis ")
 
 

@@ -206,9 +206,9 @@ def test_a_compiled_network_is_known_by_all_that_it_depends_on(monkeypatch: pyte
     }
     assert len(names) == 9
     assert _name(dict(reversed(one.items()))) == _name()
+    version = metadata.version
     for changed in ("openvino", "timm", "torch"):
         with monkeypatch.context() as patched:
-            version = metadata.version
             patched.setattr(metadata, "version", lambda name, c=changed: version(name) + "+" * (name == c))
             names.add(_name())
     for table, key, value in (
@@ -275,7 +275,7 @@ def test_backends(monkeypatch: pytest.MonkeyPatch, asked: Any, device: str, mach
 
 
 def test_openvino_does_not_compute_on_a_gpu() -> None:
-    with pytest.raises(InputError, match="--backend openvino: .*the device is cuda:1.*--device cpu"):
+    with pytest.raises(InputError, match=r"--backend openvino: .*the device is cuda:1.*--device cpu"):
         resolve_backend("openvino", "cuda:1")
 
 
