@@ -274,6 +274,13 @@ def test_backends(monkeypatch: pytest.MonkeyPatch, asked: Any, device: str, mach
     assert resolve_backend(asked, device) == found
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_torch_computes_in_half_precision(precision: Any) -> None:
+    assert resolve_backend("auto", "cpu", precision) == "torch"
+    with pytest.raises(InputError, match=f"--backend openvino: .*not in {precision}.*--precision fp32"):
+        resolve_backend("openvino", "cpu", precision)
+
+
 def test_openvino_does_not_compute_on_a_gpu() -> None:
     with pytest.raises(InputError, match=r"--backend openvino: .*the device is cuda:1.*--device cpu"):
         resolve_backend("openvino", "cuda:1")
