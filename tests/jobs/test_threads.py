@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tifffile
@@ -14,9 +15,11 @@ from wsi_mitosis.jobs import classifier, evaluate, predict, slide_detector
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.nets import members
+from wsi_mitosis.nets.compiled import Compiler, Sight
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.specs import DetectSpec, ResultOptions
+from wsi_mitosis.tables import Backend
 
 GRANTED = 7
 """More than a laptop has, so that it cannot be any other number."""
@@ -30,8 +33,12 @@ def granted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """The numbers of threads that torch was set to."""
+    """The numbers of threads that torch and OpenVINO were set to."""
     numbers: list[int | None] = []
+
+    def compiler(sight: Sight, threads: int, files: Any) -> Compiler:
+        numbers.append(threads)
+        return Compiler(sight, threads, files)
 
     @contextmanager
     def note(number: int | None) -> Iterator[None]:
@@ -39,6 +46,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
         yield
 
     monkeypatch.setattr(members, "cpu_threads", note)
+    monkeypatch.setattr(members, "Compiler", compiler)
     return numbers
 
 
@@ -54,9 +62,10 @@ def test_a_detector_takes_the_granted_cpus() -> None:
     assert SlideDetector(model, spec).threads == GRANTED
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_predictions_take_the_granted_cpus(
-    small_bundle: Path, tmp_path: Path, used: list[int | None]
+    small_bundle: Path, tmp_path: Path, used: list[int | None], backend: Backend
 ) -> None:
     tifffile.imwrite(tmp_path / "s.tiff", stained_noise(4, 32, seed=1), photometric="rgb")
-    predict.predict_stack(tmp_path / "s.tiff", open_bundle(small_bundle), device="cpu")
+    predict.predict_stack(tmp_path / "s.tiff", open_bundle(small_bundle), device="cpu", backend=backend)
     assert used == [GRANTED]
