@@ -198,7 +198,9 @@ class Ensemble:
         ]
         self._at_once = self._patches_at_once(members)
         self._members = [
-            in_precision(_folded(member), self._precision).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            in_precision(_folded(member), self._precision)
+            .to(self.device)
+            .to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             for member in members
         ]
 
