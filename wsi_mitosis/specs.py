@@ -699,7 +699,7 @@ class ClassifySpec(Spec):
             help="Folder of a bundle, or the name of a shipped one (see `models list`); `fast` names the one "
             "that costs least.",
             metavar="BUNDLE",
-            default="amibr-lite",
+            default="amibr-lite2",
             known_by="bundle",
         ),
     ] = None

@@ -3,10 +3,10 @@
 #
 # usage: tests/benchmarks/gpu.sh CROPS.npz FOLDER [BUNDLE]
 #
-# CROPS.npz is what `gpu.py pack` wrote for the BUNDLE (amibr-lite). FOLDER gets what is printed. PYTHON, DEVICE and CROPS
+# CROPS.npz is what `gpu.py pack` wrote for the BUNDLE (amibr-lite2). FOLDER gets what is printed. PYTHON, DEVICE and CROPS
 # can be set. Packages that the machine lacks are taken from wheels in build/wheels. What fails or takes too long is reported.
 set -uo pipefail
-crops=$(realpath "$1") folder=$(realpath -m "$2") bundle=${3:-amibr-lite}
+crops=$(realpath "$1") folder=$(realpath -m "$2") bundle=${3:-amibr-lite2}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$root" PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore

@@ -1,4 +1,4 @@
-"""The members of the default bundle that come from a trial on a GPU give what was recorded there."""
+"""The members of the default bundle, which come from a trial on a GPU, give what was recorded there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.nets.members import Ensemble
 
 FIGURES = 24
-DOMAINS = {"MIDOG21 Hamamatsu S360": 1, "TUPAC16 01-23": 3, "TUPAC16 49-73": 5}
-"""Number of each domain in the trial."""
+DOMAINS = (
+    "MIDOG21 Aperio CS2",
+    "MIDOG21 Hamamatsu S360",
+    "MIDOG21 Hamamatsu XR",
+    "TUPAC16 01-23",
+    "TUPAC16 24-48",
+    "TUPAC16 49-73",
+)
+"""In the order of the trial."""
 VIEWS = (0, 1, 5)
 """The crop and its two flips among the eight symmetries that were recorded."""
 
@@ -47,7 +54,7 @@ def test_a_member_gives_what_the_trial_recorded(real_data: Path, amibr: Store, d
     ensemble = Ensemble(alone, bundle.read_members()[at : at + 1], device="cpu")
 
     recorded = np.load(real_data / "gpu/predictions2.npz")
-    run = f"l2_80_160_all5.{DOMAINS[domain]}"
+    run = f"l2_80_160_all5.{DOMAINS.index(domain)}"
     rows = recorded[f"{run}/rows_test"]
     taken = np.linspace(0, len(rows) - 1, FIGURES).astype(int)
     crops = np.stack([travelled(crop) for crop in amibr.images(np.sort(rows[taken]))])

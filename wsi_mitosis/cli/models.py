@@ -132,7 +132,7 @@ def calibrate(
     least 5 slides.
 
     \b
-    Example:  wsi-mitosis models calibrate amibr-lite --dataset own.zarr --out my-bundle
+    Example:  wsi-mitosis models calibrate amibr-lite2 --dataset own.zarr --out my-bundle
     """
     from wsi_mitosis.io.training.stores import open_store
     from wsi_mitosis.jobs.calibrate import calibrate as calibrate_bundle

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.specs import CalibrationSpec, MemberSpec
 
-DEFAULT_BUNDLE = "amibr-lite"
+DEFAULT_BUNDLE = "amibr-lite2"
 ALIASES = {"fast": "amibr-lite0"}
 """Names of shipped bundles by what they are for."""
 SCHEMA = 1
