@@ -294,7 +294,7 @@ def test_openvino_does_not_compute_on_a_gpu() -> None:
 def test_without_openvino_torch_computes(
     monkeypatch: pytest.MonkeyPatch, library: Callable[[], Any], told: str
 ) -> None:
-    monkeypatch.setattr(compiled, "openvino", library)
+    monkeypatch.setattr(compiled, "_core", lambda: library().Core())
     assert resolve_backend("auto", "cpu") == "torch"
     with pytest.raises(InputError, match=f"--backend openvino: .*{told}.*Use --backend torch"):
         resolve_backend("openvino", "cpu")

@@ -13,6 +13,7 @@ import platform
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -104,10 +105,16 @@ def _not_openvino(cause: str, instead: str = "") -> InputError:
 def unusable() -> str | None:
     """Return why OpenVINO cannot compute on this machine's CPU; None if it can."""
     try:
-        devices = openvino().Core().available_devices
+        devices = _core().available_devices
     except (ImportError, OSError, RuntimeError) as error:
         return f"it cannot be used: {error}"
     return None if "CPU" in devices else "it has no support for this CPU"
+
+
+@cache
+def _core() -> Any:
+    """Return the one core of this process; with the last one OpenVINO unloads its library of the CPU."""
+    return openvino().Core()
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Compiler:
 
     def __init__(self, sight: Sight, threads: int, files: CompiledFiles | None) -> None:
         self._sight, self._threads, self._files = sight, threads, files
-        self._core = openvino().Core()
+        self._core = _core()
         self._options = EXACT | {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
 
     def member(
