@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RUNS = Path(__file__).parents[1] / "train" / "runs"
 RECIPES = {"multi-task": "nano", "single task": "nano_single_task"}
 LODO, EXTERNAL = "amibr", "atnorm"
-BUNDLES = {"amibr-lite2": "amibr-lite2", "amibr-lite0 (fast)": "amibr-lite0"}
+BUNDLES = {"amibr-lite2": "amibr-lite2", "amibr-lite0 (fast)": "amibr-lite0", "amibr-nano": "nano"}
 """The folders of the bundles' evaluations, by the heads of their columns."""
 MEMBERS = {"amibr-lite0": "lite0"}
 """Where all members of a recipe were scored of which a bundle has some."""

@@ -19,7 +19,7 @@ from wsi_mitosis.io.training.runs import read_recipe
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "train" / "runs"
 MOST_BYTES_A_FILE = 11 * 10**6
-MOST_BYTES = {DEFAULT_BUNDLE: 64 * 10**6, ALIASES["fast"]: 25 * 10**6}
+MOST_BYTES = {DEFAULT_BUNDLE: 64 * 10**6, ALIASES["fast"]: 25 * 10**6, "amibr-nano": 25 * 10**6}
 
 
 def shipped_bundle(name: str) -> Bundle:
@@ -30,6 +30,21 @@ def folds(recipe: str) -> dict[str, dict[str, Any]]:
     """The records of a recipe's folds, by test domain."""
     records = map(json.loads, (path.read_text() for path in (RUNS / recipe).glob("*/fold.json")))
     return {record["test_domain"]: record for record in records}
+
+
+def test_the_members_of_nano_are_the_folds_weights() -> None:
+    manifest = shipped_bundle("amibr-nano").manifest
+    assert manifest.trained
+    assert manifest.training is not None
+    recipe, records = read_recipe("nano"), folds("nano")
+    assert manifest.training.recipe == f"{recipe.name} {recipe.digest}"
+    assert manifest.ensemble == recipe.ensemble
+    assert [member.test_domain for member in manifest.member] == sorted(records)
+    for member in manifest.member:
+        record = records[str(member.test_domain)]
+        assert record["recipe_digest"] == recipe.digest
+        for name in ("sha256", "validation_domain", "validation_loss", "validation_balanced_accuracy"):
+            assert getattr(member, name) == record[name]
 
 
 def test_the_default_leaves_out_each_domain_once() -> None:
@@ -91,6 +106,8 @@ def test_the_recipe_of_nano_is_the_one_that_the_rule_takes() -> None:
         (DEFAULT_BUNDLE, "amibr-lite2/amibr.json"),
         (DEFAULT_BUNDLE, "amibr-lite2/atnorm.json"),
         (ALIASES["fast"], "amibr-lite0/atnorm.json"),
+        ("amibr-nano", "nano/amibr.json"),
+        ("amibr-nano", "nano/atnorm.json"),
     ],
 )
 def test_published_figures_are_of_the_shipped_bundle(name: str, file: str) -> None:
