@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from wsi_mitosis.core.folds import slugs
 from wsi_mitosis.io.training.runs import read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -134,7 +135,7 @@ def train(plan: str, archive: Path, folder: Path, device: str = "cuda", seconds:
         for left_out in itertools.combinations(sorted(set(domains)), training.left_out):
             if time.monotonic() - started + longest > float(seconds):
                 return
-            path = folder / training.name / f"{'+'.join(map(slug, left_out))}.safetensors"
+            path = folder / training.name / f"{joined(left_out, domains)}.safetensors"
             if path.exists() or not _claimed(path.with_suffix(".claim")):
                 continue
             begun = time.monotonic()
@@ -219,7 +220,7 @@ def _taught(
         return figures
     share, teachers = training.spec().loss.experts_share, np.full(len(figures), np.nan)
     for domain in sorted(set(domains) - set(left_out)):
-        name = "+".join(map(slug, sorted({*left_out, domain})))
+        name = joined({*left_out, domain}, domains)
         answers = [_waited_for(folder / teacher / f"{name}.npz") for teacher in training.taught_by]
         of_domain = [part["p_atypical"][domains[part["rows"]] == domain].mean(axis=1) for part in answers]
         teachers[domains == domain] = np.mean(of_domain, axis=0)
@@ -291,7 +292,8 @@ def bundle(plan: str, name: str, store_folder: Path, folder: Path, out: Path) ->
     training = next(training for training in read_plan(plan) if training.name == name)
     recipe, store = training.spec(), open_store(store_folder)
     members = members_of(folder, name)
-    states = {domain: members[slug(domain)] for domain in sorted(set(store.samples["domain"]))}
+    domains = sorted(set(store.samples["domain"]))
+    states = {domain: members[joined([domain], domains)] for domain in domains}
     origin = f"Trained by `{recipe.name}` on a GPU, by `train/gpu.py`."
     bundle_of_states(out, recipe, store, states, licence=store.attributes.licence, origin=origin)
 
@@ -307,9 +309,11 @@ def figures_of(packed: Mapping[str, NDArray[Any]]) -> Figures:
     return Figures(crops, masks, packed["has_mask"], packed["labels"], packed["experts"])
 
 
-def slug(domain: str) -> str:
-    """Return the domain as a part of a file's name."""
-    return domain.lower().replace(" ", "-")
+def joined(left_out: Iterable[str], domains: Iterable[str]) -> str:
+    """Return the name of the member that has not seen some of the domains."""
+    every = sorted(set(domains))
+    names = dict(zip(every, slugs(every), strict=True))
+    return "+".join(names[domain] for domain in sorted(left_out))
 
 
 def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:

@@ -84,7 +84,7 @@ def plan_folds(
     _check_slides(samples)
     _check_validation(validation, domains)
     following = dict(zip(domains, [*domains[1:], domains[0]], strict=True))
-    names = dict(zip(domains, _slugs(domains), strict=True))
+    names = dict(zip(domains, slugs(domains), strict=True))
     plan = [_fold(samples, names[test], test, validation.get(test, following[test])) for test in domains]
     return tuple(map(_joined, plan)) if train_on_validation else tuple(plan)
 
@@ -225,12 +225,12 @@ def _check_validation(validation: Mapping[str, str], domains: Sequence[str]) -> 
         )
 
 
-def _slugs(domains: Sequence[str]) -> list[str]:
-    """Return lower-case ASCII names with hyphens. A name that is in use gets a number."""
-    slugs: list[str] = []
+def slugs(domains: Sequence[str]) -> list[str]:
+    """Return file names of domains: lower-case ASCII with hyphens. A name that is in use gets a number."""
+    taken: list[str] = []
     for domain in domains:
         ascii_ = unicodedata.normalize("NFKD", domain).encode("ascii", "ignore").decode().lower()
         slug = re.sub(r"[^a-z0-9]+", "-", ascii_).strip("-")[:SLUG_LENGTH].rstrip("-") or "domain"
         wanted = itertools.chain([slug], map(f"{slug}-{{}}".format, itertools.count(2)))
-        slugs.append(next(name for name in wanted if name not in slugs))
-    return slugs
+        taken.append(next(name for name in wanted if name not in taken))
+    return taken

@@ -129,7 +129,8 @@ class _Augmented:
         figures, recipe, size = self._figures, self._recipe, self._recipe.optimiser.batch
         order = torch.randperm(len(figures), generator=_generator(recipe.seed, epoch)).numpy()
         whole = whole_crops(figures, order[number * size : (number + 1) * size], recipe)
-        crops, generator = Crops(whole.images, whole.targets.masks), _generator(recipe.seed, epoch, number)
+        crops = Crops(whole.images, whole.targets.masks)
+        generator = _generator(recipe.seed, epoch, 1 + number)
         images, masks = augment(crops, recipe.augmentation, recipe.input.cut_px, generator)
         return Batch(images.contiguous(), whole.targets._replace(masks=masks))
 
@@ -139,4 +140,5 @@ def _start_process(_: int) -> None:
 
 
 def _generator(*seeds: int) -> torch.Generator:
+    """Make a generator. No seed after the first two may be 0, because `SeedSequence` drops it at the end."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
