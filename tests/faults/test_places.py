@@ -21,7 +21,7 @@ from tests.records import slide_record
 from tests.report_files import random_figures
 from tests.runs import CANDIDATES, candidates_csv, run, slides_in, summary
 from wsi_mitosis.cli import main
-from wsi_mitosis.core.folds import _slugs
+from wsi_mitosis.core.folds import slugs
 from wsi_mitosis.core.histories import SlideHistory
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.csv_files import read_rows
@@ -216,7 +216,7 @@ def test_a_bundle_cannot_name_files_elsewhere(small_bundle: Path, tmp_path: Path
 
 def test_a_domain_names_no_folder_elsewhere() -> None:
     """The folder of a fold is named after a domain, which a table of labels states."""
-    names = _slugs([*HOSTILE, "", "/", "../.."])
+    names = slugs([*HOSTILE, "", "/", "../.."])
     assert len(set(names)) == len(HOSTILE) + 3
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
 
