@@ -64,15 +64,15 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gpu_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `cuda` exist by its name only: its networks are computed on the CPU, so that any machine does."""
-    from wsi_mitosis.nets import members
+    from wsi_mitosis.nets import devices, ensembles
 
-    build, resolve = members.Ensemble.__init__, members.resolve_device
+    build, resolve = ensembles.Ensemble.__init__, devices.resolve_device
 
-    def build_on_cpu(self: members.Ensemble, *arguments: Any, **more: Any) -> None:
+    def build_on_cpu(self: ensembles.Ensemble, *arguments: Any, **more: Any) -> None:
         build(self, *arguments, **more | {"device": "cpu"})
 
-    monkeypatch.setattr(members, "resolve_device", lambda name: name if name == "cuda" else resolve(name))
-    monkeypatch.setattr(members.Ensemble, "__init__", build_on_cpu)
+    monkeypatch.setattr(devices, "resolve_device", lambda name: name if name == "cuda" else resolve(name))
+    monkeypatch.setattr(ensembles.Ensemble, "__init__", build_on_cpu)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.training.stores import Store, sample_table, write_store
-from wsi_mitosis.nets import members
+from wsi_mitosis.nets import ensembles
 from wsi_mitosis.specs import BundleManifest
 
 SIDE = 40
@@ -38,7 +38,7 @@ FIELDS: dict[str, Any] = {
 
 
 class KnownEnsemble:
-    """Takes the place of `nets.members.Ensemble`: member i's P(atypical) is channel i of the centre pixel.
+    """Takes the place of `nets.ensembles.Ensemble`: member i's P(atypical) is channel i of the centre pixel.
 
     With a single view it is that of the pixel to its right instead.
     """
@@ -148,5 +148,5 @@ def known_members(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Let every ensemble be a `KnownEnsemble`; the list gets each member and its number of crops."""
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr(KnownEnsemble, "asked", asked, raising=False)
-    monkeypatch.setattr(members, "Ensemble", KnownEnsemble)
+    monkeypatch.setattr(ensembles, "Ensemble", KnownEnsemble)
     return asked

@@ -319,6 +319,10 @@ class BundleManifest(Spec):
         """Return the network of one of the members."""
         return member.network or self.network
 
+    def file_of(self, member: MemberSpec) -> str:
+        """Return the file of one of the members, with the bundle's name, for messages."""
+        return f"{self.name}/{member.file}"
+
     @property
     def networks(self) -> dict[NetworkSpec, int]:
         """The number of members by network, in the order of their first members."""

@@ -35,8 +35,8 @@ from PIL import Image
 
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.io.bundles import find_bundle, open_bundle
-from wsi_mitosis.nets import members
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets import eager
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.tables import Precision
 
 DEVICE = os.environ.get("DEVICE", "cuda")
@@ -105,8 +105,8 @@ def tf32() -> Iterator[None]:
 
 
 WAYS: dict[str, tuple[Precision, Callable[[], Any]]] = {
-    "fp32": ("fp32", members.full_float32),
-    **({"fp16": ("fp16", members.full_float32)} if ON_GPU else {}),
+    "fp32": ("fp32", eager.full_float32),
+    **({"fp16": ("fp16", eager.full_float32)} if ON_GPU else {}),
     "TF32": ("fp32", tf32),
 }
 
@@ -134,7 +134,7 @@ def timed(
     ensemble: Ensemble, settings: Callable[[], Any], crops: NDArray[np.uint8], batch: int
 ) -> tuple[NDArray[np.float64], list[float]]:
     """Return what is computed for the crops, and the crops/s of each round, all of full batches."""
-    usual, members.full_float32 = members.full_float32, settings
+    usual, eager.full_float32 = eager.full_float32, settings
     try:
         found = predicted(ensemble, crops, batch)
         many = crops[np.arange(-(-len(crops) // batch) * batch) % len(crops)]
@@ -144,7 +144,7 @@ def timed(
             predicted(ensemble, many, batch)
             rates.append(len(many) / (perf_counter() - started))
     finally:
-        members.full_float32 = usual
+        eager.full_float32 = usual
     return found, rates
 
 

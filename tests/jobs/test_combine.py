@@ -24,7 +24,8 @@ from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.combine import Selection, combine, select, select_without
 from wsi_mitosis.jobs.evaluate import evaluate
-from wsi_mitosis.nets.members import Ensemble, Member, member_state
+from wsi_mitosis.nets.ensembles import Ensemble
+from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.untrained import stained_noise, untrained_states
 from wsi_mitosis.specs import NetworkSpec
 

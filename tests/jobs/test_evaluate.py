@@ -18,10 +18,10 @@ from wsi_mitosis.io.training.evaluation import as_markdown
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.evaluate import evaluate
-from wsi_mitosis.nets import members
+from wsi_mitosis.nets import ensembles
 from wsi_mitosis.nets.untrained import stained_noise
 
-Ensemble = members.Ensemble
+Ensemble = ensembles.Ensemble
 T, A = 0, 1
 ROWS = [
     ("a", "a1", A, crop(1, (0.9, 0.8, 0.1))),  # 0: two of three call it atypical, the mean is .6
@@ -459,7 +459,7 @@ def test_a_report_says_what_computed_it(
             super().__init__(*arguments, **options)
             built.append(options["backend"])
 
-    monkeypatch.setattr(members, "Ensemble", Noted)
+    monkeypatch.setattr(ensembles, "Ensemble", Noted)
     report = evaluate(bundle(tmp_path / "b", DOMAINS), samples, device="cpu", backend=backend).report
     assert set(built) == {backend}
     assert report.backend == backend
@@ -471,7 +471,7 @@ def test_a_report_says_what_computed_it(
 
 def test_networks_are_asked_as_the_whole_ensemble_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back from disk, cut to the window of all zooms, with and without the extra views."""
-    monkeypatch.setattr(members, "Ensemble", Ensemble)
+    monkeypatch.setattr(ensembles, "Ensemble", Ensemble)
     crops = stained_noise(70, 48, seed=3)
     samples = store(tmp_path / "s.zarr", [("a", "1", row % 2, image) for row, image in enumerate(crops)])
     zoomed = write_untrained(

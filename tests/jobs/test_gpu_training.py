@@ -17,7 +17,7 @@ from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.training.stores import open_store
 from wsi_mitosis.jobs.train import figures
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 
 TRAIN = Path(__file__).parents[2] / "train"
 

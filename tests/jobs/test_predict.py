@@ -15,7 +15,7 @@ from wsi_mitosis.io.slides.stacks import IN_SOCKET, OUT_FILE, read_stack
 from wsi_mitosis.jobs import predict
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.predict import predict_challenge, predict_crops, predict_stack
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.untrained import stained_noise
 
 

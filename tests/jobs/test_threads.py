@@ -14,8 +14,8 @@ from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.jobs import classifier, evaluate, predict, slide_detector
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.slide_detector import SlideDetector
-from wsi_mitosis.nets import members
-from wsi_mitosis.nets.compiled import Compiler, Sight
+from wsi_mitosis.nets import eager, ensembles
+from wsi_mitosis.nets.compiled import CompiledMembers
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.specs import DetectSpec, ResultOptions
@@ -36,17 +36,17 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The numbers of threads that torch and OpenVINO were set to."""
     numbers: list[int | None] = []
 
-    def compiler(sight: Sight, threads: int, files: Any) -> Compiler:
+    def compiled(manifest: Any, states: Any, sight: Any, threads: int, files: Any) -> CompiledMembers:
         numbers.append(threads)
-        return Compiler(sight, threads, files)
+        return CompiledMembers(manifest, states, sight, threads, files)
 
     @contextmanager
     def note(number: int | None) -> Iterator[None]:
         numbers.append(number)
         yield
 
-    monkeypatch.setattr(members, "cpu_threads", note)
-    monkeypatch.setattr(members, "Compiler", compiler)
+    monkeypatch.setattr(eager, "cpu_threads", note)
+    monkeypatch.setattr(ensembles, "CompiledMembers", compiled)
     return numbers
 
 

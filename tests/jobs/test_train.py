@@ -46,7 +46,7 @@ from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.jobs.train import FoldProgress, TrainResult, run_fold
 from wsi_mitosis.nets.backbone import Backbone
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.recipes import FoldRecord
 from wsi_mitosis.workers.pool import Work
@@ -164,7 +164,7 @@ def test_a_folds_figures_are_those_of_the_stored_weights(
     from wsi_mitosis.core.metrics import score
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.predict import predict_crops
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     rows = np.flatnonzero(store.samples["domain"] == "beta")
     ensemble = Ensemble(alone, bundle.read_members()[:1], device="cpu")

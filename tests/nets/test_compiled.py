@@ -18,17 +18,20 @@ from hypothesis import strategies as st
 
 from tests.nets.test_explain import manifest
 from tests.networks import preact, timm_network
+from tests.runs import candidates_csv, slides_in
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.nets import compiled
-from wsi_mitosis.nets.compiled import Compiler, Sight, resolve_backend
-from wsi_mitosis.nets.members import Ensemble, Member, member_state
+from wsi_mitosis.nets.compiled import CompiledMembers, Sight, resolve_backend
+from wsi_mitosis.nets.ensembles import Ensemble
+from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.untrained import stained_noise, untrained_states
 from wsi_mitosis.nets.views import network_input, to_input, zoomed
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, NetworkSpec
 from wsi_mitosis.tables import Tta
 
+ROOT = Path(__file__).parents[2]
 State = dict[str, Any]
 GREY = {"mean": (0.5, 0.4, 0.6), "std": (0.5, 0.6, 0.4)}
 
@@ -168,9 +171,28 @@ def test_a_compiled_network_is_kept_and_gives_the_same_bits(
     kept = Kept()
     first = Ensemble(tiny(), TINY_STATES, device="cpu", backend="openvino", files=kept)
     assert len(kept) == 5
-    monkeypatch.setattr(Compiler, "_compile", None)
+    monkeypatch.setattr(CompiledMembers, "_compiled", None)
     second = Ensemble(tiny(), TINY_STATES, device="cpu", backend="openvino", files=kept)
     np.testing.assert_array_equal(second.predict(crops), first.predict(crops))
+
+
+def test_torch_is_only_imported_for_what_was_not_compiled_before(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    slides_in(tmp_path / "slides", ["a.svs"])
+    candidates_csv(tmp_path / "dets.csv", ["a.svs"])
+    code = (
+        "import sys; from wsi_mitosis.cli import main; "
+        "main(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
+    )
+    job = f"classify slides --detections dets.csv --model {small_bundle} --workers 0 --device cpu -q --out"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    told = []
+    for out in ("compiled", "kept"):
+        command = [sys.executable, "-c", code, *job.split(), out]
+        told.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
+    assert told == ["True\n", "False\n"]
 
 
 def test_without_a_place_for_it_a_network_is_compiled_again(crops: np.ndarray) -> None:
@@ -186,8 +208,8 @@ def _name(
     crop_px: int = 22,
     **input_: Any,
 ) -> str:
-    spec = manifest(network, patch_px=16, **input_).input
-    return Compiler(Sight(spec, zooms, tta, crop_px), 1, None)._name(weights, network)
+    of = manifest(network, patch_px=16, **input_).model_copy(update={"member": ()})
+    return CompiledMembers(of, [], Sight(of.input, zooms, tta, crop_px), 1, None)._name(weights, network)
 
 
 def test_a_compiled_network_is_known_by_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from tests.networks import preact, timm_network
 from wsi_mitosis.errors import InputError, SpecError
 from wsi_mitosis.io.bundles import pack_weights
-from wsi_mitosis.nets import members
+from wsi_mitosis.nets import eager
 from wsi_mitosis.nets.checkpoints import load_encoder
 from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.encoders import build_encoder, largest_map
@@ -102,7 +102,7 @@ def test_drop_path_skips_branches_in_training_alone() -> None:
 
 
 def test_folding_keeps_what_batch_norm_and_activation_do(member: Member) -> None:
-    folded = members._folded(copy.deepcopy(member))
+    folded = eager.folded(copy.deepcopy(member))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     images = torch.rand(4, 3, 64, 64)
     with torch.inference_mode():

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tests.evaluations import FIELDS
 from tests.networks import preact, timm_network
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.explain import activation_maps
-from wsi_mitosis.nets.members import Ensemble, Member, member_state
+from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.nets.views import network_input, to_input
 from wsi_mitosis.specs import BundleManifest, NetworkSpec
@@ -76,7 +77,7 @@ def test_a_network_that_sees_one_corner_alone_has_its_maximum_there(
     corner: tuple[int, int], input_: dict[str, int]
 ) -> None:
     found, _ = ensemble(preact(2), **input_)
-    found._members = [Bright(seen=corner)]  # type: ignore[list-item]
+    found._members.networks = [Bright(seen=corner)]
     (values,) = found.explain(stained_noise(1, 32, seed=3))
     assert values.shape == (input_["patch_px"] // 4,) * 2
     assert values[corner] == 1
@@ -91,7 +92,7 @@ def test_a_map_has_the_orientation_of_the_crop_and_covers_what_the_members_see(
 ) -> None:
     """A white square in a corner of the window; what lies outside of the window is white as well."""
     found, _ = ensemble(preact(2), zooms=zooms, **input_)
-    found._members = [Bright()]  # type: ignore[list-item]
+    found._members.networks = [Bright()]
     side, first = found.read_px, (found.read_px - 32) // 2
     assert side == (40 if 0.8 in zooms else 32)
     window = 16 if zooms[0] == 2 else 32
@@ -137,7 +138,7 @@ def test_members_count_alike_and_maps_of_two_sizes_are_averaged() -> None:
     coarse = nn.Module()
     coarse.head = far.head
     coarse.backbone = lambda images: far.backbone(nn.functional.avg_pool2d(images, 4))  # type: ignore[assignment]
-    found._members = [near, coarse]  # type: ignore[list-item]
+    found._members.networks = [near, coarse]
     (values,) = found.explain(np.full((1, 32, 32, 3), 200, np.uint8))
     assert values.shape == (8, 8)
     assert values[0, 0] == values[-1, -1] == 1

@@ -16,8 +16,10 @@ from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
 from wsi_mitosis.jobs.bundles import write_untrained
-from wsi_mitosis.nets import members
-from wsi_mitosis.nets.members import Ensemble, Member, cpu_threads, load_member, member_state, resolve_device
+from wsi_mitosis.nets import devices, eager
+from wsi_mitosis.nets.devices import resolve_device
+from wsi_mitosis.nets.ensembles import Ensemble
+from wsi_mitosis.nets.members import Member, cpu_threads, load_member, member_state
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.nets.views import to_input, views, zoomed
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec
@@ -75,7 +77,7 @@ def test_folding_keeps_what_batch_norm_does() -> None:
             layer.running_mean.normal_(0, 0.3)
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.bias, 0, 0.3)
-    folded = members._folded(copy.deepcopy(member))
+    folded = eager.folded(copy.deepcopy(member))
     norms = [sum(isinstance(layer, nn.BatchNorm2d) for layer in m.modules()) for m in (member, folded)]
     assert norms == [49, 16], "conv0's and two in each of 16 units are folded"
     images = torch.rand(4, 3, 32, 32)
@@ -96,12 +98,12 @@ def test_a_cpu_computes_few_crops_at_a_time(
 
     whole = Ensemble(bundle.manifest, states, device="cpu").predict(crops)
     monkeypatch.setattr(Member, "forward", counted)
-    monkeypatch.setattr(members, "CACHED_BYTES", 10 * 8 * 2**10)
+    monkeypatch.setattr(eager, "CACHED_BYTES", 10 * 8 * 2**10)
     ensemble = Ensemble(bundle.manifest, states, device="cpu")
     sizes.clear()  # of the images by which an ensemble finds out how its networks are built
     np.testing.assert_allclose(ensemble.predict(crops), whole, atol=1e-6)
     assert sizes == [10, 10, 4] * 5 * 6, "five members, six views"
-    monkeypatch.setattr(members, "CACHED_BYTES", 1)
+    monkeypatch.setattr(eager, "CACHED_BYTES", 1)
     ensemble = Ensemble(bundle.manifest, states, device="cpu")
     sizes.clear()
     ensemble.predict(crops[:3])
@@ -124,7 +126,7 @@ def test_each_member_computes_as_many_crops_at_a_time_as_its_network_allows(
     update = {"member": (bundle.manifest.member[0], wide), "ensemble": ensemble}
     manifest = bundle.manifest.model_copy(update=update)
     monkeypatch.setattr(Member, "forward", counted)
-    monkeypatch.setattr(members, "CACHED_BYTES", 12 * 8 * 2**10)
+    monkeypatch.setattr(eager, "CACHED_BYTES", 12 * 8 * 2**10)
     mixed = Ensemble(manifest, [bundle.read_members()[0], member_state(Member(preact(8)))], device="cpu")
     sizes.clear()
     mixed.predict(crops[:, 3:-3, 3:-3])
@@ -210,7 +212,7 @@ def test_the_callers_precision_survives(bundle: Bundle, crops: np.ndarray) -> No
     ensemble = Ensemble(bundle.manifest, bundle.read_members(), device="cpu")
     before = torch.get_float32_matmul_precision()
     seen = []
-    ensemble._members[0].register_forward_pre_hook(
+    ensemble._members.networks[0].register_forward_pre_hook(
         lambda *_: seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
     )
     torch.set_float32_matmul_precision("high")
@@ -226,7 +228,7 @@ def test_the_callers_precision_survives(bundle: Bundle, crops: np.ndarray) -> No
 def test_the_callers_threads_are_restored(bundle: Bundle, crops: np.ndarray, threads: int | None) -> None:
     ensemble = Ensemble(bundle.manifest, bundle.read_members(), device="cpu", threads=threads)
     before, seen = torch.get_num_threads(), []
-    ensemble._members[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    ensemble._members.networks[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
         ensemble.predict(crops)
@@ -299,9 +301,25 @@ def test_other_devices_are_refused(device: str) -> None:
     ],
 )
 def test_devices_that_exist(monkeypatch: pytest.MonkeyPatch, gpus: int, asked: str, found: str) -> None:
+    monkeypatch.setattr(devices, "has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert resolve_device(asked) == found
+
+
+@pytest.mark.parametrize(
+    ("library", "device_file", "there"),
+    [("libc.so.6", "none", True), ("none.so", "self", True), ("none.so", "none", False)],
+)
+def test_a_driver_is_looked_for_before_torch_is_imported(
+    monkeypatch: pytest.MonkeyPatch, library: str, device_file: str, there: bool
+) -> None:
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", library)
+    monkeypatch.setattr(devices, "AMD_DRIVER", Path("/proc") / device_file)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("auto") == ("cuda" if there else "cpu")
+    assert resolve_device("cuda") == "cuda", "torch is asked for a device by name"
 
 
 @pytest.mark.parametrize(("gpus", "asked"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1")])

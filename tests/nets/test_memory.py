@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from wsi_mitosis.cli import main
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.jobs.bundles import write_untrained
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT, keep_freed_memory
 from wsi_mitosis.workers.worker import RayWorker, Worker
 
@@ -23,8 +23,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.nets.members import Ensemble
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.memory import keep_freed_memory
 keep_freed_memory()
 bundle = open_bundle(Path(sys.argv[1]))

@@ -11,8 +11,10 @@ from tests.networks import preact, timm_network
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle
 from wsi_mitosis.jobs.bundles import write_untrained
-from wsi_mitosis.nets.members import Ensemble, Member
-from wsi_mitosis.nets.precision import HALF, check_precision, in_precision
+from wsi_mitosis.nets.devices import check_precision
+from wsi_mitosis.nets.ensembles import Ensemble
+from wsi_mitosis.nets.members import Member
+from wsi_mitosis.nets.precision import HALF, in_precision
 from wsi_mitosis.nets.untrained import stained_noise
 from wsi_mitosis.specs import NetworkSpec
 from wsi_mitosis.tables import Precision

@@ -20,7 +20,7 @@ from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.jobs.bundles import write_untrained
 from wsi_mitosis.jobs.predict import predict_crops
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 
 CMU = "slides/CMU-1-Small-Region.svs"
 CMU_MPP = 0.499

@@ -16,7 +16,7 @@ from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.predict import predict_crops
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 
 RUNS = Path(__file__).parents[2] / "train/runs"
 

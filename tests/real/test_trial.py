@@ -13,7 +13,7 @@ from tests.dataset_files import built
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.training.stores import Store, open_store
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 
 FIGURES = 24
 DOMAINS = (

@@ -88,7 +88,7 @@ def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
     Exit status: 0 all can be used, 2 one cannot, and is named.
     """
     from wsi_mitosis.io.shipped import names
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     verified = []
     for name in bundles or names("models"):

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from wsi_mitosis.core.metrics import bin_numbers
@@ -194,6 +193,8 @@ def _fit_offset(labels: Labels, scores: Floats) -> float:
 
 def _least(loss: Callable[[float], float], low: float, high: float) -> float:
     """Return where a function with one minimum is least."""
+    from scipy.optimize import minimize_scalar  # classifying does not need it, and it takes a while to import
+
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(found.x)
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+ATYPICAL = 1
+"""Index of the atypical class among the two logits, as in the paper's challenge container."""
+
+
 @dataclass(frozen=True)
 class Votes:
     """The vote on N figures.

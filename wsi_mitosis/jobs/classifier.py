@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
     from wsi_mitosis.jobs.plan import ClassifyTask
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
     from wsi_mitosis.specs import ResultOptions
     from wsi_mitosis.tables import Backend, BackendChoice, Detections, Precision, SlideSource
 
@@ -100,8 +100,7 @@ class Classifier:
         threads: int | None = None,
     ) -> None:
         from wsi_mitosis.nets.compiled import resolve_backend
-        from wsi_mitosis.nets.members import resolve_device
-        from wsi_mitosis.nets.precision import check_precision
+        from wsi_mitosis.nets.devices import check_precision, resolve_device
 
         self.bundle, self.options = bundle, options
         self.threads = threads or granted_cpus()
@@ -304,7 +303,7 @@ class Classifier:
 
     def _ready(self, on_member: Callable[[], None]) -> Ensemble:
         if self._ensemble is None:
-            from wsi_mitosis.nets.members import Ensemble
+            from wsi_mitosis.nets.ensembles import Ensemble
 
             self._ensemble = Ensemble(
                 self.bundle.manifest,

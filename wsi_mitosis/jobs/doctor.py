@@ -124,7 +124,7 @@ def _shared_libraries() -> Iterator[Finding]:
 
 
 def _gpu() -> Finding:
-    from wsi_mitosis.nets.members import describe_devices
+    from wsi_mitosis.nets.devices import describe_devices
 
     return Finding("GPU", True, describe_devices())
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.scoring import Curve, EvaluationReport
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
     from wsi_mitosis.specs import BundleManifest
     from wsi_mitosis.tables import Backend, BackendChoice, Tta
 
@@ -185,7 +185,7 @@ def classify_samples(
     views = _Views(manifest, tta or manifest.ensemble.tta)
     choices = (views, views.single()) if single_view and views.has_extra else (views,)
     from wsi_mitosis.nets.compiled import resolve_backend
-    from wsi_mitosis.nets.members import resolve_device
+    from wsi_mitosis.nets.devices import resolve_device
 
     device = resolve_device(device)
     resolved = resolve_backend(backend, device)
@@ -282,7 +282,7 @@ def _alone(
     views: _Views, index: int, state: Mapping[str, NDArray[np.floating]], device: str, backend: Backend
 ) -> Ensemble:
     """Build an ensemble of one member."""
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     manifest = views.manifest.model_copy(update={"member": (views.manifest.member[index],)})
     return Ensemble(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.slides import Slide
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
     from wsi_mitosis.units import Mpp
 
 BATCH = 16
@@ -80,7 +80,7 @@ def open_explainer(bundle: str) -> Explainer:
     Raises:
         BundleError: if it is missing, malformed or altered, or its weights do not fit its networks.
     """
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     found = open_bundle(find_bundle(bundle))
     return Explainer(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.io.bundles import Bundle
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
     from wsi_mitosis.tables import Backend, BackendChoice, Tta, Vote
 
 BATCH = 32
@@ -127,7 +127,7 @@ def predict_stack(
         InputError: if the stack, the bundle or the device cannot be used.
     """
     crops = read_stack(path)
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     ensemble = Ensemble(
         bundle.manifest,

@@ -74,7 +74,7 @@ class SlideDetector:
     """
 
     def __init__(self, model: DetectorModel, spec: DetectSpec, *, threads: int | None = None) -> None:
-        from wsi_mitosis.nets.members import resolve_device
+        from wsi_mitosis.nets.devices import resolve_device
 
         self.model, self.mpp = model, spec.mpp
         self.min_score = model.threshold if spec.min_score is None else spec.min_score

@@ -480,7 +480,7 @@ def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) ->
 
 def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> dict[str, Any]:
     """Return the values of the stored weights on the validation domain, where they vote as in a bundle."""
-    from wsi_mitosis.nets.members import Ensemble
+    from wsi_mitosis.nets.ensembles import Ensemble
 
     fields = manifest_fields(task.recipe, store, task.fold.name, "")
     fields["training"] |= {"samples": "none", "samples_sha256": EMPTY_HASH}

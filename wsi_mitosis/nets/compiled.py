@@ -1,7 +1,7 @@
 """Members that OpenVINO computes: compiled once for the CPU, which is several times as fast as torch there.
 
 A request is one crop in all its views at all zooms, on one thread. So a result depends neither on the other
-crops of a batch nor on the number of threads.
+crops of a batch nor on the number of threads. torch is imported only to compile what was not compiled before.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import json
 import pkgutil
 import platform
 import sys
-import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from wsi_mitosis.core.voting import ATYPICAL
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.nets.views import all_views, from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from wsi_mitosis.specs import InputSpec, NetworkSpec
+    from wsi_mitosis.specs import BundleManifest, InputSpec, MemberSpec, NetworkSpec
     from wsi_mitosis.tables import Backend, BackendChoice, Precision, Tta
+
+    State = Mapping[str, NDArray[np.floating]]
+    Classify = Callable[[int, NDArray[np.intp]], NDArray[np.float64]]
 
 AUTO_MACHINES = frozenset({"x86_64"})
 """Machines on which `auto` is OpenVINO: those whose labels were compared with torch's."""
@@ -44,7 +45,15 @@ EXACT = {
 """How networks are compiled and computed."""
 SOURCES = {
     "wsi_mitosis.core": ("geometry.py",),
-    "wsi_mitosis.nets": ("backbone.py", "compiled.py", "encoders.py", "members.py", "views.py"),
+    "wsi_mitosis.nets": (
+        "backbone.py",
+        "compiled.py",
+        "eager.py",
+        "encoders.py",
+        "members.py",
+        "tracing.py",
+        "views.py",
+    ),
 }
 """The code that decides what is compiled."""
 
@@ -133,11 +142,6 @@ class Sight:
     tta: Tta
     crop_px: int
 
-    def of(self, crops: Tensor) -> Tensor:
-        """Return (V * N, 3, P, P) float32, all V views of (N, S, S, 3) uint8 crops."""
-        batch = from_bytes(crops, self.input.scale)
-        return torch.cat(list(all_views(batch, self.input, self.zooms, self.tta)))
-
 
 class CompiledMember:
     """A member that OpenVINO computes.
@@ -166,47 +170,64 @@ class CompiledMember:
         return np.asarray((odds / odds.sum(axis=2, keepdims=True)).mean(axis=1))
 
 
-class Compiler:
-    """Compiles members for this machine's CPU, or takes what was compiled before.
+class CompiledMembers:
+    """The members of a bundle, compiled for this machine's CPU.
 
     Args:
+        manifest: The manifest of the bundle.
+        states: Weights of each member in the manifest's order: arrays by name, float16 or float32.
         sight: What the members see of a crop.
-        threads: Number of CPU threads that compute; each has a crop of its own.
+        threads: Number of CPU threads that compute; each has a crop of its own. Those of torch if None.
         files: Where compiled networks are kept; None if nowhere.
+
+    Raises:
+        BundleError: If the weights do not fit the network. They are checked when a member is compiled.
+        InputError: If OpenVINO cannot compile a network.
     """
 
-    def __init__(self, sight: Sight, threads: int, files: CompiledFiles | None) -> None:
-        self._sight, self._threads, self._files = sight, threads, files
-        self._core = _core()
-        self._options = EXACT | {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-
-    def member(
+    def __init__(
         self,
-        state: Mapping[str, NDArray[np.floating]],
-        network: NetworkSpec,
-        build: Callable[[], nn.Module],
-        subject: object,
-    ) -> CompiledMember:
-        """Return a member, compiled.
+        manifest: BundleManifest,
+        states: Sequence[State],
+        sight: Sight,
+        threads: int | None,
+        files: CompiledFiles | None,
+    ) -> None:
+        self._manifest, self._sight, self._files = manifest, sight, files
+        self._core, self._threads = _core(), threads or _threads_of_torch()
+        self._options = EXACT | {"NUM_STREAMS": self._threads, "INFERENCE_NUM_THREADS": self._threads}
+        members = zip(manifest.member, states, strict=True)
+        self._members = [self._member(spec, state) for spec, state in members]
 
-        Args:
-            state: Its stored weights.
-            network: Its network.
-            build: Checks the weights and builds the network of torch, in evaluation mode. It is only called
-                if the member was not compiled before.
-            subject: The file of the weights, for messages.
+    @contextmanager
+    def classifying(self, crops: NDArray[np.uint8]) -> Iterator[Classify]:
+        """Take (N, S, S, 3) crops; see `eager.EagerMembers.classifying`."""
+        yield lambda index, rows: self._members[index].probabilities(crops[rows])[:, ATYPICAL]
 
-        Raises:
-            InputError: If OpenVINO cannot compile the network.
-        """
+    def _member(self, spec: MemberSpec, state: State) -> CompiledMember:
+        network = self._manifest.network_of(spec)
         name = self._name(state, network)
         content = None if self._files is None else self._files.read(name)
         if content is None:
-            content = self._compile(build(), subject)
+            content = self._compiled(state, network, self._manifest.file_of(spec))
             if self._files is not None:
                 self._files.write(name, content)
         # always from the content, so that a result does not depend on whether it was kept
         return CompiledMember(self._core.import_model(content, "CPU", self._options), self._threads)
+
+    def _compiled(self, state: State, network: NetworkSpec, file: str) -> bytes:
+        from wsi_mitosis.nets.tracing import traced
+
+        try:
+            found = self._core.compile_model(traced(state, network, self._sight, file), "CPU", self._options)
+            return cast("bytes", found.export_model().getvalue())
+        except RuntimeError as error:
+            raise InputError(
+                f"OpenVINO cannot compile its network: {' '.join(str(error).split())[:300]}",
+                subject=file,
+                stage="building the network",
+                remedy="Use --backend torch",
+            ) from error
 
     def _name(self, state: Mapping[str, NDArray[np.floating]], network: NetworkSpec) -> str:
         """Return the digest of everything that a compiled network depends on."""
@@ -229,33 +250,8 @@ class Compiler:
             "views": [self._sight.zooms, self._sight.tta, self._sight.crop_px],
         }
 
-    def _compile(self, member: nn.Module, subject: object) -> bytes:
-        crop = torch.zeros(1, self._sight.crop_px, self._sight.crop_px, 3, dtype=torch.uint8)
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # sizes become constants, and they are constant
-                traced = torch.jit.trace(_Seeing(member, self._sight), crop, check_trace=False)  # type: ignore[no-untyped-call]  # missing in torch's stubs
-                network = openvino().convert_model(traced, input=[([*crop.shape], np.uint8)])
-            compiled = self._core.compile_model(network, "CPU", self._options)
-            return cast("bytes", compiled.export_model().getvalue())
-        except RuntimeError as error:
-            raise InputError(
-                f"OpenVINO cannot compile its network: {' '.join(str(error).split())[:300]}",
-                subject=subject,
-                stage="building the network",
-                remedy="Use --backend torch",
-            ) from error
 
+def _threads_of_torch() -> int:
+    import torch
 
-class _Seeing(nn.Module):
-    """A member from the crops to the logits of all views."""
-
-    def __init__(self, member: nn.Module, sight: Sight) -> None:
-        super().__init__()
-        self.member, self.sight = member.eval(), sight
-        self.eval()
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Classify (1, S, S, 3) uint8 crops; return (V, 2) logits."""
-        logits: Tensor = self.member(self.sight.of(crops))
-        return logits
+    return torch.get_num_threads()

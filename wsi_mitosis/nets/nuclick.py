@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.masks import FigureMask, central, checked, flagged
 from wsi_mitosis.errors import DatasetError, InputError
-from wsi_mitosis.nets.members import full_float32, resolve_device
+from wsi_mitosis.nets.devices import resolve_device
+from wsi_mitosis.nets.members import full_float32
 from wsi_mitosis.nets.tiatoolbox import fetch_weights, quietly, sha256, with_weights
 from wsi_mitosis.nets.views import to_input
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from wsi_mitosis.errors import InputError
-
 if TYPE_CHECKING:
     from wsi_mitosis.nets.encoders import Encoded, Encoder
     from wsi_mitosis.nets.members import Member
@@ -17,27 +15,6 @@ if TYPE_CHECKING:
 HALF = torch.float16
 """It has 11 bits for a value's digits. Values beyond 65,504 overflow; `Ensemble.predict` refuses what they
 lead to."""
-
-
-def check_precision(precision: Precision, device: str) -> None:
-    """Refuse half precision on a CPU, where it saves no time.
-
-    Measured on one thread with two bundles: fp16 took as long as fp32 on a CPU with `avx512_fp16`, and 14 to
-    17 times as long where torch was kept from these instructions.
-
-    Args:
-        precision: Precision of the encoders.
-        device: A device that `resolve_device` returned.
-
-    Raises:
-        InputError: If the precision is not for the device.
-    """
-    if precision == "fp16" and device == "cpu":
-        raise InputError(
-            "half precision is for GPUs; on a CPU it is no faster than fp32, and mostly much slower",
-            subject="--precision fp16",
-            remedy="Use --precision fp32, or a machine with a GPU that `wsi-mitosis doctor` finds",
-        )
 
 
 class HalfEncoder(nn.Module):

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from wsi_mitosis.core.metrics import score
+from wsi_mitosis.core.voting import ATYPICAL
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.nets.batches import Batches, Figures, moved, whole_crops
 from wsi_mitosis.nets.decoders import TrainedNetwork
+from wsi_mitosis.nets.devices import resolve_device
 from wsi_mitosis.nets.losses import Losses, balanced_weights, compute_losses
-from wsi_mitosis.nets.members import ATYPICAL, Member, member_state, resolve_device
+from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.optimisers import build_optimiser
 from wsi_mitosis.nets.steps import Precision, Trainer, autocast, scaled, total_loss
 from wsi_mitosis.nets.views import zoomed

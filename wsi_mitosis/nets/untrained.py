@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from wsi_mitosis.core.geometry import resampling_weights
-from wsi_mitosis.nets.members import ATYPICAL, Member, member_state
+from wsi_mitosis.core.voting import ATYPICAL
+from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.views import to_input
 from wsi_mitosis.specs import NetworkSpec
 
