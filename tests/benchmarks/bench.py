@@ -1,0 +1,58 @@
+"""What every benchmark gets: its folders and its size."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.pairs import Result, write
+from tests.benchmarks.work import candidates, classify, write_candidates, write_slide
+
+SMALL_PX = (4_000, 3_000)
+"""Width and height of the slide for a quick run."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run of the benchmarks.
+
+    Attributes:
+        folder: Slides and bundles, which are kept for the next run.
+        results: Tables, JSON files and plots.
+        quick: Whether sizes are small, to see that everything works.
+        readers_python: The Python of the environment of `peers/install.sh`.
+    """
+
+    folder: Path
+    results: Path
+    quick: bool
+    readers_python: Path
+
+    def size(self, full: int, quick: int) -> int:
+        """Return a number by the size of the run."""
+        return quick if self.quick else full
+
+    def slide(self, number: int, *, clustered: bool = True, codec: str = "jpeg") -> tuple[Path, Path]:
+        """Return a large slide and its candidates' file."""
+        size_px = SMALL_PX if self.quick else None
+        layout = "clustered" if clustered else "scattered"
+        name = f"{'small' if self.quick else 'large'}-{layout}-{codec}-{number}"
+        table = candidates(number, clustered=clustered, **({"size_px": size_px} if size_px else {}))
+        slide = write_slide(
+            self.folder, name, table, codec=codec, **({"size_px": size_px} if size_px else {})
+        )
+        return slide, write_candidates(self.folder / f"{name}.csv", table)
+
+    def warm(self, *models: str) -> None:
+        """Compile the networks of bundles into the user's cache, and read their files once."""
+        slide, detections = self.slide(2)
+        for model in models:
+            classify(self.folder / "out", [slide], detections, "--workers", "0", "--model", model)
+
+    def write(self, result: Result, name: str) -> None:
+        """Print and keep a result."""
+        write(result, self.results, name)
+
+
+PYTHON = sys.executable

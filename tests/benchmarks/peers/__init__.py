@@ -1,0 +1,1 @@
+"""Other programs and ways to do the same work."""

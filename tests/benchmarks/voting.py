@@ -1,0 +1,58 @@
+"""`--vote early` beside `--vote all`, on real figures."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.pairs import VoidError, paired
+from tests.benchmarks.work import data
+from wsi_mitosis.core.geometry import cut_centres
+from wsi_mitosis.core.voting import tally
+from wsi_mitosis.io.bundles import find_bundle, open_bundle
+from wsi_mitosis.io.compiled_files import user_files
+from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.tables import Vote
+
+
+def main(bench: Bench) -> None:
+    folder = data("patches", "AMi-Br")
+    if folder is None:
+        print("not measured, because WSI_MITOSIS_DATA is not set or lacks patches/AMi-Br")
+        return
+    paths = sorted(folder.glob("*/*.png"))
+    chosen = np.random.default_rng(0).permutation(len(paths))[: bench.size(300, 4)]
+    crops = np.stack([np.asarray(Image.open(paths[row]).convert("RGB")) for row in chosen])
+    for model in ("amibr-lite2", "amibr-lite0", "amibr-nano"):
+        _compare(bench, model, crops)
+
+
+def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
+    bundle = open_bundle(find_bundle(model))
+    states, threshold = bundle.read_members(), bundle.manifest.ensemble.threshold
+    votes: tuple[Vote, ...] = ("early", "all")
+    ensembles = {
+        vote: Ensemble(bundle.manifest, states, device="cpu", backend="auto", vote=vote, files=user_files())
+        for vote in votes
+    }
+    labels: dict[str, np.ndarray] = {}
+
+    def way(vote: Vote) -> float:
+        ensemble = ensembles[vote]
+        cut = np.ascontiguousarray(cut_centres(crops, ensemble.read_px, model))
+        started = perf_counter()
+        found = [ensemble.predict(cut[first : first + 32]) for first in range(0, len(cut), 32)]
+        seconds = perf_counter() - started
+        labels[vote] = tally(np.concatenate(found), threshold).is_atypical
+        if len({labels.tobytes() for labels in labels.values()}) > 1:
+            raise VoidError("the labels differ")
+        return seconds
+
+    ways = {f"--vote {vote}": lambda vote=vote: way(vote) for vote in votes}
+    result = paired(
+        f"{model}: real figures of AMi-Br", ways, work=(len(crops), "figure"), rounds=bench.size(3, 1)
+    )
+    bench.write(result, f"voting-{model}")
