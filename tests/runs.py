@@ -69,6 +69,7 @@ def spec(
         "placement": {"workers": 0, "device": "cpu"},
         "retries": {},
         "schedule": {},
+        "staging": {},
     }
     for name, changes in sections.items():
         data[name] |= changes

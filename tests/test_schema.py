@@ -27,7 +27,8 @@ INPUT = {"slides": ["s"], "detections": "d"}
         ({"input": INPUT, "modle": "m"}, "unknown key 'modle' (did you mean 'model'?)"),
         (
             {"input": INPUT, "colour": 1},
-            "unknown key 'colour' (known: input, model, result, output, placement, retries, schedule)",
+            "unknown key 'colour' (known: input, model, result, output, placement, retries, schedule, "
+            "staging)",
         ),
         ({"input": {"slides": ["s"]}}, "missing key 'detections' in [input]"),
         (

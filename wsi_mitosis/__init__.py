@@ -25,6 +25,8 @@ from wsi_mitosis.errors import (
     OutputError,
     SlideError,
     SpecError,
+    StagingError,
+    StorageError,
     UnreadableSlideError,
     WsiMitosisError,
 )
@@ -47,6 +49,8 @@ __all__ = [
     "SlideError",
     "SlideResult",
     "SpecError",
+    "StagingError",
+    "StorageError",
     "UnreadableSlideError",
     "WsiMitosisError",
     "__version__",

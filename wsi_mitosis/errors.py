@@ -11,7 +11,9 @@
     │   └── OutputError           the output folder cannot be used
     └── SlideError                one slide fails, the others go on (exit status 1)
         ├── UnreadableSlideError       no reader opens it, or its pixels cannot be decoded
-        └── MppError              no usable pixel size, or one too far from the bundle's
+        ├── MppError              no usable pixel size, or one too far from the bundle's
+        └── StagingError          it cannot be copied to the local disk
+            └── StorageError      nor was it to blame: another attempt may succeed
 """
 
 from __future__ import annotations
@@ -93,6 +95,14 @@ class UnreadableSlideError(SlideError):
 
 class MppError(SlideError):
     """The slide's pixel size is missing, absurd, or too far from the bundle's."""
+
+
+class StagingError(SlideError):
+    """The slide cannot be copied to the local disk."""
+
+
+class StorageError(StagingError):
+    """The store did not answer, the slide changed, or the disk was full: the next copy may succeed."""
 
 
 def printable(text: str) -> str:

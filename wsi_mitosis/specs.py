@@ -375,7 +375,7 @@ Slides = Annotated[
     tuple[str, ...],
     Field(min_length=1),
     _run(
-        help="Slides: files, folders, quoted globs, or a .csv or .txt list (slide[,mpp]).",
+        help="Slides: files, folders, quoted globs, URLs with --stage, or a .csv or .txt list (slide[,mpp]).",
         positional=True,
         metavar="SLIDE...",
     ),
@@ -693,6 +693,34 @@ class ScheduleOptions(Spec):
     ] = 0.0
 
 
+class StagingOptions(Spec):
+    """Copies of slides on a local disk."""
+
+    stage: Annotated[
+        str | None,
+        _run(
+            help="Copy each slide to this folder on a local disk ahead of its turn, and remove it after; for "
+            "slow drives, and for slides at URLs (s3://, https://), which need wsi-mitosis[remote].",
+            metavar="DIR",
+        ),
+    ] = None
+    stage_gib: Annotated[
+        float | None,
+        Field(gt=0),
+        _run(
+            help="What the copies of each worker may take in --stage; it holds two slides at most.",
+            unit="GiB",
+            default="50",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.stage is None and self.stage_gib is not None:
+            raise ValueError("--stage-gib limits the copies in --stage, which is not given")
+        return self
+
+
 class ClassifySpec(Spec):
     """One `classify` run, whether its options came from a command line or a pipeline file."""
 
@@ -712,6 +740,7 @@ class ClassifySpec(Spec):
     placement: PlacementOptions = PlacementOptions()
     retries: RetryOptions = RetryOptions()
     schedule: ScheduleOptions = ScheduleOptions()
+    staging: StagingOptions = StagingOptions()
 
 
 DETECTOR = "KongNet_Det_MIDOG_1"
@@ -782,6 +811,7 @@ class DetectSpec(Spec):
     placement: Annotated[PlacementOptions, SEARCH_PLACEMENT] = PlacementOptions()
     retries: RetryOptions = RetryOptions()
     schedule: ScheduleOptions = ScheduleOptions()
+    staging: StagingOptions = StagingOptions()
 
 
 class DatasetSpec(Spec):

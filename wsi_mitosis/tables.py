@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -284,21 +284,50 @@ class Detections:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A slide's file at a URL.
+
+    Attributes:
+        url: With its credentials, which are never shown or written.
+        shown: Without them.
+        size: Its size, bytes; None if its store did not say.
+        version: Changes with its content; empty if its store did not say.
+    """
+
+    url: str = field(repr=False)
+    shown: str
+    size: int | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class SlideSource:
     """A slide as the user gave it; not opened yet.
 
     Attributes:
-        path: Absolute path; of a DICOM series, its first file.
+        path: Absolute path; of a DICOM series, its first file. That of a URL has the names of the URL, and
+            nothing exists there.
         relative: POSIX path relative to the folder that the user gave; the file name for a single file.
         mpp: Pixel size in um/px from a slide list, which replaces a stated one; None without.
         aliases: Further (path, relative) under which the same slide was given: links to it, other folders
             that it was found in, and the other files of a DICOM series.
+        remote: Its URL; None for a file.
+        original: Where it is, if `path` is a copy; None otherwise.
     """
 
     path: Path
     relative: str
     mpp: float | None = None
     aliases: tuple[tuple[Path, str], ...] = ()
+    remote: Remote | None = None
+    original: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words: its path, or its URL without credentials."""
+        if self.remote is not None:
+            return self.remote.shown
+        return self.original or str(self.path)
 
 
 def input_name(column: str) -> str:

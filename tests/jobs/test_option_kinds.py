@@ -91,16 +91,19 @@ CASES = {
     "stall_seconds": Case(900.0, 600.0),
     "max_failures": Case(3, 1),
     "retry": Case(False, True),
+    "stage": Case(None, "scratch"),
+    "stage_gib": Case(None, 1.0, others={"staging": {"stage": "scratch"}}),
 }
 PRODUCTS_BY_PATH = {"metrics": "metrics.prom", "notify": "notified"}
 """Options whose product lies where their value says."""
-PATHS = {"slides", "detections", "model", "regions", "folder"}
+PATHS = {"slides", "detections", "model", "regions", "folder", "stage"}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Slides of each sort, tables of candidates, regions, two bundles."""
     folder = tmp_path_factory.mktemp("inputs")
+    (folder / "scratch").mkdir()
     slides_in(folder, ["a.tiff", "b.tiff"])
     leica_slide(folder / "s.scn", textured(600, 500), (300, 160), (1200, 900))
     tiff_of_resolution(folder / "unscaled.tiff", textured(600, 500), None)
@@ -154,6 +157,8 @@ def runner(inputs: Path, gpu_by_name: None) -> Callable[[str], Runner]:
                 value = str(value).replace(PRODUCTS_BY_PATH[name], str(out / PRODUCTS_BY_PATH[name]))
             if OPTIONS[name].table:
                 sections.setdefault(OPTIONS[name].table, {})[name] = value
+            if "stage" in case.others.get("staging", {}):
+                sections["staging"]["stage"] = str(inputs / "scratch")
             if name == "folder":
                 sections["output"]["folder"] = str(out)
             bundle = Path(value) if name == "model" else inputs / "bundle"

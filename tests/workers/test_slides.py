@@ -42,13 +42,14 @@ def geojson_in(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in files_in(out).items() if name.startswith("geojson")}
 
 
-def test_ray_workers_give_what_one_process_gives(
+def test_ray_workers_that_copy_slides_give_what_one_process_gives(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path
 ) -> None:
     slides, detections = four
     slides[2].write_bytes(b"no slide")
     here = run(slides, detections, tmp_path / "here", small_bundle, placement=ONE_CPU)
     reporter = Silent()
+    (tmp_path / "disk").mkdir()
     there = classify_batch(
         spec(
             slides,
@@ -56,9 +57,11 @@ def test_ray_workers_give_what_one_process_gives(
             tmp_path / "there",
             small_bundle,
             placement={"workers": 2, "cpus_per_worker": 1},
+            staging={"stage": str(tmp_path / "disk")},
         ),
         reporter,
     )
+    assert list((tmp_path / "disk").iterdir()) == []
     assert there.statuses == here.statuses
     assert there.exit_status == here.exit_status == 1
     assert geojson_in(tmp_path / "there") == geojson_in(tmp_path / "here")

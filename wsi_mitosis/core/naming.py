@@ -34,7 +34,7 @@ def allot_names(
 
     Args:
         sources: The slides of this run.
-        earlier: Names that exist in the folder, by the absolute path of their slides.
+        earlier: Names that exist in the folder, by the absolute path or the URL of their slides.
         most_bytes: Longest file name of a slide, bytes of UTF-8; None to shorten none.
 
     Returns:
@@ -69,8 +69,8 @@ def shortened(name: str, most_bytes: int = NAME_BYTES) -> str:
 
 
 def _earlier_name(source: SlideSource, earlier: Mapping[str, str]) -> str | None:
-    paths = (source.path, *(path for path, _ in source.aliases))
-    return next((earlier[str(path)] for path in paths if str(path) in earlier), None)
+    places = (source.place, *(str(path) for path, _ in source.aliases))
+    return next((earlier[place] for place in places if place in earlier), None)
 
 
 def _bytes(text: str) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsi_mitosis.errors import SpecError
 from wsi_mitosis.io.limits import read_text
+from wsi_mitosis.io.remote import is_url
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.specs import PipelineSpec
 
@@ -54,7 +55,9 @@ def read_settings(path: Path) -> str:
 
 def _rooted(spec: PipelineSpec, root: Path) -> PipelineSpec:
     magic_free = Path(glob.escape(str(root)))
-    slides = tuple(str((magic_free if glob.has_magic(s) else root) / s) for s in spec.input.slides)
+    slides = tuple(
+        s if is_url(s) else str((magic_free if glob.has_magic(s) else root) / s) for s in spec.input.slides
+    )
     detections = spec.input.detections
     if not detections.startswith(FOLDER):  # which becomes an absolute path
         detections = str(root / detections)
@@ -66,7 +69,9 @@ def _rooted(spec: PipelineSpec, root: Path) -> PipelineSpec:
             "metrics": _below(root, spec.output.metrics),
         }
     )
-    changes: dict[str, object] = {"input": inputs, "output": output, "model": _named(root, spec.model)}
+    staging = spec.staging.model_copy(update={"stage": _below(root, spec.staging.stage)})
+    changes: dict[str, object] = {"input": inputs, "output": output, "staging": staging}
+    changes["model"] = _named(root, spec.model)
     if spec.detect is not None:
         weights = spec.detect.weights
         weights = weights if weights == HUB else _below(root, weights)

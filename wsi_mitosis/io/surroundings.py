@@ -28,8 +28,8 @@ FOLDER_PREFIX = "wsi-"
 OWNER = "owner"
 """File of a session folder. It is locked (flock(2)) while the process that created the folder lives."""
 KERNEL = Path("/proc/sys/kernel/random/boot_id")
-"""Its content is different for every running kernel (random(4)). A lock is only trusted under the same one,
-because some network file systems do not show it to other machines."""
+"""Its content differs for every running kernel (random(4)). A lock is only trusted under the same one, or by
+a machine of the same name after a restart: some network file systems do not show it to other machines."""
 LONGEST_SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Ray's longest socket path below its session folder (ray/_private/node.py). A Unix socket's path has at most
 107 bytes (unix(7)), so the folder must be short."""
@@ -118,7 +118,7 @@ def _suitable(parent: Path) -> Path:
     """
     if not str(parent).isascii():
         raise OSError("its path is not ASCII, which Ray requires")
-    _remove_abandoned(parent)
+    remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -133,6 +133,35 @@ def _suitable(parent: Path) -> Path:
     return folder
 
 
+class OwnFolder:
+    """A private folder (mode 0700) of this process.
+
+    What a killed process has left is removed when the next one makes its own folder in the same place.
+
+    Args:
+        parent: An existing folder, in which nothing else is changed.
+        prefix: Start of the folder's name.
+
+    Attributes:
+        path: The folder.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+
+    def __init__(self, parent: Path, prefix: str) -> None:
+        remove_abandoned(parent, prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._lock = _own(self.path)
+
+    def remove(self) -> None:
+        """Remove the folder with all it contains."""
+        _remove_session(self.path)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
 def _own(folder: Path) -> int | None:
     """Lock a session folder's `OWNER` file; the lock ends with this process, however that ends.
 
@@ -143,7 +172,7 @@ def _own(folder: Path) -> int | None:
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, KERNEL.read_bytes())
+        os.write(descriptor, KERNEL.read_bytes() + socket.gethostname().encode())
         unlocked.rename(folder / OWNER)
     except OSError:
         os.close(descriptor)
@@ -152,11 +181,11 @@ def _own(folder: Path) -> int | None:
     return descriptor
 
 
-def _remove_abandoned(parent: Path) -> None:
+def remove_abandoned(parent: Path, prefix: str = FOLDER_PREFIX) -> None:
     """Remove the session folders of this user in `parent` whose process is gone, and nothing else."""
     try:
         with os.scandir(parent) as entries:
-            folders = [Path(entry) for entry in entries if _is_private_session(entry)]
+            folders = [Path(entry) for entry in entries if _is_private_session(entry, prefix)]
     except OSError:  # a folder may be writable and not readable
         return
     for folder in folders:
@@ -166,8 +195,8 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(lock)
 
 
-def _is_private_session(entry: os.DirEntry[str]) -> bool:
-    if not entry.name.startswith(FOLDER_PREFIX):
+def _is_private_session(entry: os.DirEntry[str], prefix: str) -> bool:
+    if not entry.name.startswith(prefix):
         return False
     try:
         state = entry.stat(follow_symlinks=False)
@@ -184,7 +213,8 @@ def _lock_of_abandoned(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.read(descriptor, 100) == KERNEL.read_bytes():
+        kernel, _, host = os.read(descriptor, 500).partition(b"\n")
+        if kernel == KERNEL.read_bytes().strip() or host == socket.gethostname().encode():
             return descriptor
     except OSError:
         pass  # locked: its process lives

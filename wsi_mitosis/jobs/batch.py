@@ -22,7 +22,7 @@ from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.admission import Admission
 from wsi_mitosis.jobs.announcements import announce
 from wsi_mitosis.jobs.classifier import checked_bundle
-from wsi_mitosis.jobs.inputs import read_inputs
+from wsi_mitosis.jobs.inputs import read_inputs, shown_parameters
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import ClassifyTask
@@ -35,6 +35,7 @@ from wsi_mitosis.jobs.products import (
 )
 from wsi_mitosis.jobs.slide_files import SlideFiles
 from wsi_mitosis.jobs.slide_result import SlideResult
+from wsi_mitosis.jobs.staging import check_staging
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +109,7 @@ def run_batch(
     output = spec.output
     if output.dicom:
         check_installed()
+    check_staging(spec.staging, spec.placement)
     bundle = checked_bundle(spec.model)
     inputs = read_inputs(spec, searched)
     with ResultFolder(Path(output.folder), steal=output.steal_lock) as folder:
@@ -212,18 +214,10 @@ def _facts(spec: ClassifySpec, result: BatchResult, inputs: Inputs) -> dict[str,
         "bundle_digest": result.bundle_digest,
         "trained": result.trained,
         "last_success": result.last_success,
-        "parameters": _parameters(spec),
+        "parameters": shown_parameters(spec),
         "detections": inputs.files,
         "regions": inputs.region_files,
     }
-
-
-def _parameters(spec: ClassifySpec) -> dict[str, Any]:
-    """Return the options of a run; of the command to notify only the program: an argument may be a secret."""
-    parameters: dict[str, Any] = spec.model_dump(mode="json")
-    if spec.output.notify is not None:
-        parameters["output"]["notify"] = "".join(spec.output.notify.split()[:1])
-    return parameters
 
 
 def _start(batch: _Batch, earlier: Sequence[str]) -> None:

@@ -158,7 +158,7 @@ class Classifier:
         figures = self._figures(name, slide, candidates, predictions)
         stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
         record = SlideRecord(
-            slide=SlideIdentity(name=name, path=str(source.path), digest=slide.identity),
+            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
             scale=_scale(slide),
             model=self._model(),
             counts=count(figures),
@@ -177,15 +177,19 @@ class Classifier:
         )
         return SlideResult(record, figures)
 
-    def key(self, source: SlideSource, name: str, detections: Detections) -> str:
-        """Return the key that the result of a slide would have. No patch is read.
+    def has_result(self, task: ClassifyTask) -> bool:
+        """Return whether a slide's result on disk is up to date. No patch is read.
 
         Raises:
-            InputError: if the candidates cannot be used.
+            InputError: if the candidates or the regions cannot be used.
             SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
+        source, name = task.source, task.name
+        if task.known_key is None or source.remote is not None:
+            return task.was_made_with(self.device, self.backend)
         with open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide:
-            return self._key(slide, self._candidates(name, slide, detections))
+            _check_regions(name, slide, task.regions)
+            return self._key(slide, self._candidates(name, slide, task.detections)) == task.known_key
 
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
         return prepare_candidates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from wsi_mitosis.core.matching import split_by_slide
 from wsi_mitosis.errors import DetectionsError, InputError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.detections import read_detections
+from wsi_mitosis.io.remote import is_url
+from wsi_mitosis.io.slides import find_slides
+from wsi_mitosis.io.slides.staging import staged as staged_copy
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.specs import ResultOptions
 from wsi_mitosis.tables import CANDIDATE_COLUMNS, Detections, SlideSource, input_name
@@ -40,11 +44,12 @@ def classify_slide(
     backend: BackendChoice = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
+    stage: str | os.PathLike[str] | None = None,
 ) -> SlideResult:
     """Classify the candidates of one slide, in this process. Nothing is written.
 
     Args:
-        slide: Path of a whole-slide image.
+        slide: Path of a whole-slide image; with `stage` also a URL.
         candidates: A detections file, the result of `read_detections`, or a table with `x` and `y` in level-0
             px of the slide frame, and optionally `score` and `id`.
         bundle: A bundle's folder or the name of a shipped one.
@@ -59,12 +64,13 @@ def classify_slide(
         backend: What computes the ensemble: `torch`, or `openvino` on a CPU; `auto` is `openvino` there.
         batch_size: Patches per batch; chosen by device if None.
         threads: CPU threads for reading and for the model; all that are granted if None.
+        stage: Folder on a local disk that the slide is copied to, and removed from; it is not copied if None.
 
     Raises:
         InputError: if an option, the candidates or the bundle cannot be used.
         SlideError: if the slide cannot be read or its pixel size cannot be used.
     """
-    source = SlideSource(Path(slide).absolute(), Path(slide).name)
+    source = _source_of(slide, staged=stage is not None)
     options = ResultOptions.parse(
         {
             "mpp": mpp,
@@ -84,9 +90,20 @@ def classify_slide(
         batch_size=batch_size,
         threads=threads,
     )
-    result = classifier.classify(source, source.relative, _detections_of(source, candidates))
+    detections = _detections_of(source, candidates)
+    with nullcontext(source) if stage is None else staged_copy(source, Path(stage)) as local:
+        result = classifier.classify(local, source.relative, detections)
     assert result is not None  # noqa: S101 - only a known key gives None
     return result
+
+
+def _source_of(slide: str | os.PathLike[str], *, staged: bool) -> SlideSource:
+    if not is_url(str(slide)):
+        return SlideSource(Path(slide).absolute(), Path(slide).name)
+    found = find_slides([str(slide)], staged=staged)
+    if found.faults:
+        raise InputError(next(iter(found.faults.values())))
+    return found.sources[0]
 
 
 def _check_positive(**options: int | None) -> None:

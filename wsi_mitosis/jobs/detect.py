@@ -18,12 +18,13 @@ from wsi_mitosis.io.slides import FoundSlides, find_slides
 from wsi_mitosis.io.slides.finding import is_regular
 from wsi_mitosis.jobs.admission import Admission
 from wsi_mitosis.jobs.histories import Histories, basis_of
-from wsi_mitosis.jobs.inputs import Left, Searched, notes_of
+from wsi_mitosis.jobs.inputs import Left, Searched, notes_of, shown_parameters
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
 from wsi_mitosis.jobs.plan import SlideTask, names_in_folder, plan_detection
 from wsi_mitosis.jobs.readiness import waiting_slides
 from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector
+from wsi_mitosis.jobs.staging import check_staging
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
 from wsi_mitosis.version import DETECTION_VERSION
@@ -75,7 +76,8 @@ def run_detection(spec: DetectSpec, execute: Executor, reporter: Reporter) -> De
     """
     from wsi_mitosis.nets.detector import find_detector
 
-    found = find_slides(spec.slides, recursive=spec.recursive)
+    check_staging(spec.staging, spec.placement)
+    found = find_slides(spec.slides, recursive=spec.recursive, staged=spec.staging.stage is not None)
     model = find_detector(spec.model, spec.weights)
     with CandidateFolder(Path(spec.out), steal=spec.steal_lock) as folder:
         return _run(spec, model, _prepared(spec, model, found, folder), folder, execute, reporter)
@@ -93,7 +95,7 @@ def planned_search(spec: DetectSpec, to_search: Left) -> Searched:
     """
     from wsi_mitosis.nets.detector import find_detector
 
-    found = find_slides(spec.slides, recursive=spec.recursive)
+    found = find_slides(spec.slides, recursive=spec.recursive, staged=spec.staging.stage is not None)
     model = find_detector(spec.model, spec.weights)
     folder = CandidateFiles(parts_folder(Path(spec.out)))
     prepared = _prepared(spec, model, found, folder)
@@ -105,7 +107,7 @@ def planned_search(spec: DetectSpec, to_search: Left) -> Searched:
         else:
             searched.left[source.path] = prepared.left.get(name, to_search)
     for task in prepared.tasks:
-        if task.known_key is not None and _is_kept(detector, task):
+        if _is_kept(detector, task):
             del searched.left[task.source.path]
             searched.files[task.source.path] = folder.path(task.name)
     return searched
@@ -113,7 +115,7 @@ def planned_search(spec: DetectSpec, to_search: Left) -> Searched:
 
 def _is_kept(detector: SlideDetector, task: SlideTask) -> bool:
     try:
-        return detector.key(task.source) == task.known_key
+        return detector.has_result(task)
     except WsiMitosisError:
         return False  # the search says what is wrong
 
@@ -155,7 +157,8 @@ def _prepared(
     tasks = plan_detection(usable, names, records, overwrite=spec.overwrite)
     aside = {task.name: reason for task in tasks if (reason := histories.set_aside(task)) is not None}
     left |= {name: Left("set_aside", reason) for name, reason in aside.items()}
-    return _Prepared(found, names, records, histories, left, [t for t in tasks if t.name not in left])
+    begun = [histories.with_origin(t, records.get(t.name)) for t in tasks if t.name not in left]
+    return _Prepared(found, names, records, histories, left, begun)
 
 
 def _run(
@@ -169,7 +172,7 @@ def _run(
     """Process and write, and leave the folder consistent whatever happens."""
     found, names, records = prepared.found, prepared.names, prepared.records
     result = DetectResult(out=folder.out, model=model.name, weights_sha256=model.sha256)
-    facts = {"model": model.name, "weights_sha256": model.sha256, "parameters": spec.model_dump(mode="json")}
+    facts = {"model": model.name, "weights_sha256": model.sha256, "parameters": shown_parameters(spec)}
     sources = {name: source for source, name in names.items()}
     admission = Admission(folder.folder, spec.schedule)
     ledger = Ledger(folder, result, reporter, sources, facts, prepared.histories, admission)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from wsi_mitosis.core.histories import SlideHistory
 from wsi_mitosis.core.moments import now
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.held import write_history
 from wsi_mitosis.io.slides.parts import files_state
+from wsi_mitosis.io.slides.staging import slide_state
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from wsi_mitosis.core.records import SlideRecord
     from wsi_mitosis.io.results.held import RunFolder
     from wsi_mitosis.jobs.inputs import Left
     from wsi_mitosis.jobs.plan import SlideTask
     from wsi_mitosis.specs import RetryOptions
     from wsi_mitosis.tables import SlideSource, Status
+
+AnyTask = TypeVar("AnyTask", bound="SlideTask")
 
 
 class Histories:
@@ -60,6 +65,17 @@ class Histories:
             return None
         return history.set_aside(self._inputs(task), self._retries.max_failures)
 
+    def with_origin(self, task: AnyTask, record: SlideRecord | None) -> AnyTask:
+        """Return a task that says how its result was made, if a store says that nothing has changed since.
+
+        The slide need not be copied then to find out whether its result is up to date.
+        """
+        remote, history = task.source.remote, self.known.get(task.name)
+        if remote is None or not remote.version or record is None or history is None:
+            return task
+        is_same = (history.status, history.key) == ("done", task.known_key)
+        return replace(task, made=record.origin) if is_same and history.inputs == self._inputs(task) else task
+
     def begin(self, task: SlideTask) -> None:
         """Enter that a slide is processed now."""
         inputs, history = self._inputs(task), self.known.get(task.name)
@@ -69,7 +85,7 @@ class Histories:
         self._write(
             SlideHistory(
                 slide=task.name,
-                path=str(task.source.path),
+                path=task.source.place,
                 status="running",
                 attempts=attempts,
                 inputs=inputs,
@@ -125,7 +141,7 @@ class Histories:
         if history is not None and history.status == status and history.files == files:
             return
         if history is None:
-            history = SlideHistory(slide=name, path=str(source.path), status=status, since=now())
+            history = SlideHistory(slide=name, path=source.place, status=status, since=now())
         changes = {"status": status, "reason": reason, "files": files, "key": "", "since": now()}
         self._write(history.model_copy(update=changes))
 
@@ -152,7 +168,7 @@ class Histories:
 
     def _inputs(self, task: SlideTask) -> str:
         try:
-            files = files_state(task.source.path).digest
+            files = slide_state(task.source)
         except OSError:
             files = ""
         return hashlib.sha256("\n".join((files, task.depends_on, self._basis)).encode()).hexdigest()
@@ -160,7 +176,9 @@ class Histories:
     def _files(self, source: SlideSource) -> str:
         """Return the states of a slide's files, and of its own file of candidates, as one text."""
         own = self._own_files.get(source)
-        return _files_digest([source.path, *([own] if own is not None else [])])
+        files: list[Callable[[], str]] = [lambda: slide_state(source)]
+        files += [] if own is None else [lambda: files_state(own).digest]
+        return _digests(files)
 
     def _write(self, history: SlideHistory) -> None:
         self.known[history.slide] = history
@@ -175,12 +193,12 @@ def basis_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps([*parts, __version__], sort_keys=True).encode()).hexdigest()
 
 
-def _files_digest(paths: Iterable[Path]) -> str:
+def _digests(files: Iterable[Callable[[], str]]) -> str:
     """Return the states of files as one text; a file that is gone counts as such."""
     states = []
-    for path in paths:
+    for state in files:
         try:
-            states.append(files_state(path).digest)
+            states.append(state())
         except OSError:
             states.append("gone")
     return " ".join(states)

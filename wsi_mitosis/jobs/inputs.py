@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.errors import DetectionsError, listed
@@ -17,6 +17,7 @@ from wsi_mitosis.io.detections.folder import ENDINGS, only_file
 from wsi_mitosis.io.detections.regions import STAGE as READING_REGIONS
 from wsi_mitosis.io.detections.regions import RegionFile, read_regions, region_note
 from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.io.remote import is_url, shown_url
 from wsi_mitosis.io.slides import find_slides
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.io.detections.folder import FoundFiles
     from wsi_mitosis.io.slides import FoundSlides
-    from wsi_mitosis.specs import ClassifySpec
+    from wsi_mitosis.specs import ClassifySpec, DetectSpec
     from wsi_mitosis.tables import Detections, SlideSource
     from wsi_mitosis.units import Frame
 
@@ -137,7 +138,9 @@ def read_inputs(spec: ClassifySpec, searched: Searched | None = None) -> Inputs:
     Raises:
         InputError: if there are no slides, or a detections file that all share cannot be used.
     """
-    found = find_slides(spec.input.slides, recursive=spec.input.recursive)
+    options = spec.input
+    staged = spec.staging.stage is not None
+    found = find_slides(options.slides, recursive=options.recursive, staged=staged)
     if searched is None:
         read = _reader(spec.input.detections)(spec, Path(spec.input.detections), found.sources)
     else:
@@ -252,9 +255,11 @@ def _from_pattern(spec: ClassifySpec, pattern: Path, sources: Sequence[SlideSour
             stage=STAGE,
             remedy="Correct the path, mount its disk, or make the folder that the detector writes to",
         )
-    paths = {source: _filled(pattern, source) for source in sources}
+    placeless = [source for source in sources if source.remote and "{folder}" in str(pattern)]
+    paths = {source: _filled(pattern, source) for source in sources if source not in placeless}
     shared = {path for path, number in Counter(paths.values()).items() if number > 1}
     failures = {source: str(_shared(path, source)) for source, path in paths.items() if path in shared}
+    failures |= {source: str(_without_folder(source)) for source in placeless}
     own = {source: path for source, path in paths.items() if source not in failures}
     left = {
         source: Left("waiting", f"{source.relative}: waits for its detections: there is no '{path}'")
@@ -286,6 +291,15 @@ def _filled(pattern: Path, source: SlideSource) -> Path:
     path = source.path
     values = {"{stem}": path.stem, "{name}": path.name, "{folder}": str(path.parent)}
     return Path(PLACEHOLDER.sub(lambda found: values[found[0]], str(pattern)))
+
+
+def _without_folder(source: SlideSource) -> DetectionsError:
+    return DetectionsError(
+        "a slide at a URL has no {folder} on this machine",
+        subject=source.relative,
+        stage=STAGE,
+        remedy="Put its candidates into a folder, and write {stem} or {name} only",
+    )
 
 
 def _shared(path: Path, source: SlideSource) -> DetectionsError:
@@ -376,6 +390,16 @@ def _described(path: Path, detections: Detections) -> dict[str, str]:
         "units": detections.units,
         "frame": detections.frame,
     }
+
+
+def shown_parameters(spec: ClassifySpec | DetectSpec) -> dict[str, Any]:
+    """Return the options of a run as plain data, without what may be secret in URLs and in the command."""
+    parameters: dict[str, Any] = spec.model_dump(mode="json")
+    table = parameters.get("input", parameters)
+    table["slides"] = [shown_url(slide) if is_url(slide) else slide for slide in table["slides"]]
+    if notify := parameters.get("output", {}).get("notify"):
+        parameters["output"]["notify"] = "".join(notify.split()[:1])  # an argument may be a secret
+    return parameters
 
 
 def notes_of(found: FoundSlides) -> tuple[str, ...]:

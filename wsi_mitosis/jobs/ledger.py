@@ -351,7 +351,7 @@ class Ledger:
     def _slide(self, name: str) -> dict[str, object]:
         return {
             "slide": name,
-            "path": str(self._sources[name].path),
+            "path": self._sources[name].place,
             "identity": self._identities.get(name),
             "status": self.result.statuses.get(name),
             "kept": name in self.result.kept,

@@ -68,6 +68,7 @@ def search_spec(spec: PipelineSpec) -> DetectSpec | None:
         placement=spec.placement,
         retries=spec.retries,
         schedule=spec.schedule,
+        staging=spec.staging,
     )
 
 
@@ -121,7 +122,7 @@ def _of_task(task: ClassifyTask, classifier: Classifier) -> PlannedSlide:
         reason = "--overwrite computes its result again"
     else:
         try:
-            is_kept = classifier.key(task.source, task.name, task.detections) == task.known_key
+            is_kept = classifier.has_result(task)
         except WsiMitosisError as error:
             return PlannedSlide(task.name, "fail", task.candidates, str(error))
         action = "keep" if is_kept else "classify"

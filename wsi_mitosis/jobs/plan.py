@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Literal
 from wsi_mitosis.core.figures import table_digest
 from wsi_mitosis.core.naming import allot_names
 from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.remote import is_url
 from wsi_mitosis.io.slides import identify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsi_mitosis.core.records import SlideRecord
+    from wsi_mitosis.core.records import Origin, SlideRecord
     from wsi_mitosis.io.detections.regions import RegionFile
-    from wsi_mitosis.tables import Detections, SlideSource
+    from wsi_mitosis.tables import Backend, Detections, SlideSource
 
 Reason = Literal["new", "overwrite", "check"]
 """Why a slide is processed: it has no result, its result is computed again on request (`--overwrite`), or it
@@ -32,6 +33,8 @@ class SlideTask:
         name: Its name in the output folder.
         known_key: Key of its result on disk; None if there is none or if it is computed again.
         reason: Why it is processed.
+        made: How its result on disk was made, if its store says that the slide is the same as then and all
+            else is the same, too; None otherwise, and for a file, which is opened to find that out.
         batch_divisor: Batches are smaller by this factor, after memory ran out.
     """
 
@@ -39,6 +42,7 @@ class SlideTask:
     name: str
     known_key: str | None
     reason: Reason
+    made: Origin | None = field(default=None, kw_only=True)
     batch_divisor: int = field(default=1, kw_only=True)
 
     @property
@@ -50,6 +54,11 @@ class SlideTask:
     def depends_on(self) -> str:
         """Digest of what the slide's result depends on, beside the slide and what is the run's."""
         return ""
+
+    def was_made_with(self, device: str, backend: Backend) -> bool:
+        """Return whether `made` is known, and names this kind of device and this backend."""
+        made = self.made
+        return made is not None and (made.device, made.backend) == (device.partition(":")[0], backend)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,9 @@ def _known(record: SlideRecord | None, overwrite: bool) -> tuple[str | None, Rea
 
 
 def size_bytes(source: SlideSource) -> int:
-    """Return the size of a slide's file; 0 for one that fails when it is opened."""
+    """Return the size of a slide's file; 0 if it is not known, which fails later."""
+    if source.remote is not None:
+        return source.remote.size or 0
     try:
         return source.path.stat().st_size
     except OSError:
@@ -151,17 +162,21 @@ def names_in_folder(
         records: Records of the folder's finished slides, by name.
     """
     known = {record.slide.path for record in records.values()}
-    newcomers = [source for source in openable if str(source.path) not in known]
+    newcomers = [source for source in openable if source.place not in known]
+    mine = {source.place for source in sources}
     earlier = {}
     for name, record in records.items():
         path = Path(record.slide.path)
-        namesakes = [] if path.exists() else [s for s in newcomers if s.path.name == path.name]
+        is_there = record.slide.path in mine if is_url(record.slide.path) else path.exists()
+        namesakes = [] if is_there else [s for s in newcomers if s.path.name == path.name]
         moved = next((source for source in namesakes if _is_same(source, record)), None)
-        earlier[record.slide.path if moved is None else str(moved.path)] = name
+        earlier[record.slide.path if moved is None else moved.place] = name
     return allot_names(sources, earlier)
 
 
 def _is_same(source: SlideSource, record: SlideRecord) -> bool:
+    if source.remote is not None:
+        return False  # its content is not known before it is copied
     try:
         return identify(source.path) == record.slide.digest
     except UnreadableSlideError:

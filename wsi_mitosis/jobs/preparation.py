@@ -71,7 +71,7 @@ def prepare(spec: ClassifySpec, bundle: Bundle, inputs: Inputs, folder: ResultFi
         for task in tasks
         if (reason := histories.set_aside(task)) is not None
     }
-    left = [task for task in tasks if task.source not in aside]
+    left = [histories.with_origin(task, records.get(task.name)) for task in tasks if task.source not in aside]
     return Prepared(inputs.without({}, aside), names, records, histories, left)
 
 

@@ -406,7 +406,7 @@ def _pictures(
     if perf_counter() > deadline:
         reason = f"{record.name}: reading the other slides took over {MOST_SECONDS / 60:g} minutes"
         return _Pictures(None, none, none, reason)
-    slide, reason = _attempt(lambda: open_classified(Path(record.slide.path), record.slide.digest))
+    slide, reason = _attempt(lambda: open_classified(record.slide.path, record.slide.digest))
     if slide is None:
         return _Pictures(None, none, none, reason)
     with slide:

@@ -123,7 +123,7 @@ class SlideDetector:
         found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = SlideRecord(
-            slide=SlideIdentity(name=name, path=str(source.path), digest=slide.identity),
+            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
             scale=SlideScale(size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source),
             model=ModelIdentity(name=self.model.name, digest=self.model.sha256, min_score=self.min_score),
             counts=Counts(candidates=len(table)),
@@ -134,6 +134,16 @@ class SlideDetector:
             origin=origin_of(self.device, "torch", {"min_score": self.min_score, "mpp": self.mpp}),
         )
         return SlideCandidates(record, table.assign(id=figure_ids(slide.identity, table["x"], table["y"])))
+
+    def has_result(self, task: SlideTask) -> bool:
+        """Return whether a slide's result on disk is up to date; nothing is searched.
+
+        Raises:
+            SlideError: as `key`.
+        """
+        if task.known_key is None or task.source.remote is not None:
+            return task.was_made_with(self.device, "torch")
+        return self.key(task.source) == task.known_key
 
     def key(self, source: SlideSource) -> str:
         """Return the key of the result that a slide would have; nothing is searched.

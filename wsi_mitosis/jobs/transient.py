@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Literal
 
+from wsi_mitosis.errors import StorageError
 from wsi_mitosis.nets.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_of_storage(error: BaseException) -> bool:
+    if isinstance(error, StorageError):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in STORAGE_ERRORS
     return any(text in str(error) for text in STORAGE_TEXTS)

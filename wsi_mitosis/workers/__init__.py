@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_mitosis.io.training.crops import short_name
@@ -14,16 +15,17 @@ from wsi_mitosis.jobs.detect import run_detection
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import SlideTask, size_bytes
 from wsi_mitosis.jobs.slide_detector import SlideDetector, detect_task
+from wsi_mitosis.jobs.staging import build_staging, close_staging, expect_slides, staged_task
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
 from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.workers.losses import Loss
 from wsi_mitosis.workers.nodes import Needs
 from wsi_mitosis.workers.pool import Hooks, Retries, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
+from wsi_mitosis.workers.worker import Ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from pathlib import Path
 
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.jobs.batch import BatchResult
@@ -35,10 +37,18 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.plan import ClassifyTask
     from wsi_mitosis.jobs.slide_detector import SlideCandidates
     from wsi_mitosis.jobs.slide_result import SlideResult
+    from wsi_mitosis.jobs.staging import Processor
     from wsi_mitosis.jobs.train import FoldTask, TrainResult
     from wsi_mitosis.jobs.train import Reporter as TrainReporter
     from wsi_mitosis.nets.detector import DetectorModel
-    from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, RetryOptions, TrainSpec
+    from wsi_mitosis.specs import (
+        ClassifySpec,
+        DatasetSpec,
+        DetectSpec,
+        RetryOptions,
+        StagingOptions,
+        TrainSpec,
+    )
 
 __all__ = ["build_dataset", "classify_batch", "detect_batch", "train_ensemble", "try_ray"]
 
@@ -46,7 +56,7 @@ BATCH_STEP = 4
 """Batches of a slide become so many times smaller after memory ran out."""
 
 AnyTask = TypeVar("AnyTask", bound=SlideTask)
-Model = TypeVar("Model")
+Model = TypeVar("Model", bound="Processor")
 Result = TypeVar("Result")
 
 
@@ -83,7 +93,7 @@ def _classify(
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     bundle = replace(bundle, folder=bundle.folder.absolute())  # a node may have another working directory
     needs = partial(_needs, "bundle", bundle.folder, bundle.digest)
-    work = _slide_work(partial(_classifier, bundle, spec), classify_task, needs)
+    work = _slide_work(partial(_classifier, bundle, spec), classify_task, needs, spec.staging)
     return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
@@ -104,7 +114,7 @@ def _detect(
 ) -> Generator[SlideOutcome[SlideCandidates], None, None]:
     model = replace(model, weights=model.weights.absolute())
     needs = partial(_needs, "weights", model.weights, model.sha256)
-    work = _slide_work(partial(_slide_detector, model, spec), detect_task, needs)
+    work = _slide_work(partial(_slide_detector, model, spec), detect_task, needs, spec.staging)
     return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
 
 
@@ -116,22 +126,32 @@ def _slide_work(
     build: Callable[[int], Model],
     do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
     needs: Callable[[Sequence[AnyTask]], Needs],
-) -> Work[AnyTask, Model, int, SlideOutcome[Result]]:
+    staging: StagingOptions,
+) -> Work[AnyTask, Any, int, SlideOutcome[Result]]:
+    make: Callable[[int], Any] = build
+    process: Callable[[AnyTask, Any, Callable[[int], None]], SlideOutcome[Result]] = do
+    ahead = None
+    if staging.stage is not None:
+        folder = Path(staging.stage).absolute()
+        make = partial(build_staging, build, folder, staging.stage_gib)
+        process, ahead = partial(staged_task, do), Ahead(expect_slides, close_staging)
     return Work(
-        build,
-        do,
+        make,
+        process,
         _lost_slide,
         lambda task: task.name,
         "Finished slides are kept.",
         transient=_transient_slide,
         smaller=lambda task: replace(task, batch_divisor=task.batch_divisor * BATCH_STEP),
         needs=needs,
+        ahead=ahead,
     )
 
 
 def _needs(kind: Literal["bundle", "weights"], model: Path, digest: str, tasks: Sequence[SlideTask]) -> Needs:
     """Return what a node must have. A slide that cannot be found here fails by itself."""
-    sizes = [(str(task.source.path), size_bytes(task.source)) for task in tasks]
+    files = [task.source for task in tasks if task.source.remote is None]
+    sizes = [(str(source.path), size_bytes(source)) for source in files]
     return Needs(kind, model, digest, tuple((path, size) for path, size in sizes if size))
 
 

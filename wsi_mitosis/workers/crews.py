@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from wsi_mitosis.workers.losses import Loss, loss_of
 from wsi_mitosis.workers.nodes import takes_worker
-from wsi_mitosis.workers.worker import Ended, Failed, RayWorker, Worker
+from wsi_mitosis.workers.worker import ENDING_SECONDS, Ended, Failed, RayWorker, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from wsi_mitosis.workers.placement import Placement
+    from wsi_mitosis.workers.worker import Ahead
 
 NODE_SECONDS = 60.0
 """How long no node may have room for a worker before the work is given up. A node restarts in this time."""
 NODE_POLL_SECONDS = 2.0
+CLOSE_SECONDS = ENDING_SECONDS + 3.0
+"""For a worker to remove what it has prepared, before its process is killed."""
 
 
 class Report(NamedTuple):
@@ -40,8 +44,8 @@ class Crew(Protocol):
         """Start a worker and return its handle."""
         ...
 
-    def begin(self, worker: Any, task: Any, pause_seconds: float) -> None:
-        """Give a task to a worker that has none, to be begun after a pause."""
+    def begin(self, worker: Any, task: Any, pause_seconds: float, following: Sequence[Any]) -> None:
+        """Give a task to a worker that has none, to be begun after a pause; and those that may follow."""
         ...
 
     def reports(self, seconds: float) -> list[Report]:
@@ -66,20 +70,23 @@ class HereCrew:
         build: As for `Worker`.
         do: As for `Worker`.
         threads: CPU threads of a worker.
+        ahead: As for `Worker`.
     """
 
-    def __init__(self, build: Callable[[int], Any], do: Callable[..., Any], threads: int) -> None:
-        self._build, self._do, self._threads = build, do, threads
+    def __init__(
+        self, build: Callable[[int], Any], do: Callable[..., Any], threads: int, ahead: Ahead | None = None
+    ) -> None:
+        self._build, self._do, self._threads, self._ahead = build, do, threads, ahead
         self._busy: Worker | None = None
 
     def start(self) -> Worker:
         """Start a worker."""
-        return Worker(self._build, self._do, self._threads)
+        return Worker(self._build, self._do, self._threads, self._ahead)
 
-    def begin(self, worker: Worker, task: Any, pause_seconds: float) -> None:
+    def begin(self, worker: Worker, task: Any, pause_seconds: float, following: Sequence[Any]) -> None:
         """Begin a task; there is one worker at a time."""
         self._busy = worker
-        worker.begin(task, pause_seconds)
+        worker.begin(task, pause_seconds, following)
 
     def reports(self, seconds: float) -> list[Report]:
         """Wait for events of the worker."""
@@ -105,6 +112,7 @@ class RayCrew:
         do: As for `Worker`.
         placement: What each worker gets.
         environment: Environment variables of the workers' processes.
+        ahead: As for `Worker`.
     """
 
     def __init__(
@@ -114,21 +122,25 @@ class RayCrew:
         do: Callable[..., Any],
         placement: Placement,
         environment: Mapping[str, str],
+        ahead: Ahead | None = None,
     ) -> None:
         self._ray, self._build, self._do, self._placement = ray, build, do, placement
+        self._ahead = ahead
         self._actor = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(RayWorker)
         if environment:
             self._actor = self._actor.options(runtime_env={"env_vars": dict(environment)})
+        if ahead is not None:
+            self._actor = self._actor.options(max_concurrency=2)  # it can be abandoned while it is followed
         self._answers: dict[Any, Any] = {}
         self._had_nodes = self._asked = monotonic()
 
     def start(self) -> Any:
         """Start an actor. Ray places it when a node has room."""
-        return self._actor.remote(self._build, self._do, self._placement.cpus)
+        return self._actor.remote(self._build, self._do, self._placement.cpus, self._ahead)
 
-    def begin(self, worker: Any, task: Any, pause_seconds: float) -> None:
+    def begin(self, worker: Any, task: Any, pause_seconds: float, following: Sequence[Any]) -> None:
         """Begin a task on an actor, also on one that is not placed yet."""
-        self._answers[worker.begin.remote(task, pause_seconds)] = worker
+        self._answers[worker.begin.remote(task, pause_seconds, following)] = worker
 
     def reports(self, seconds: float) -> list[Report]:
         """Wait for the actors' answers and return all that have arrived."""
@@ -151,6 +163,9 @@ class RayCrew:
     def kill(self, worker: Any) -> None:
         """Kill an actor: its process ends, and its CPUs, GPUs and memory are free."""
         self._answers = {answer: other for answer, other in self._answers.items() if other is not worker}
+        if self._ahead is not None:
+            with suppress(self._ray.exceptions.RayError):  # it has died, or it does not answer
+                self._ray.get(worker.abandon.remote(), timeout=CLOSE_SECONDS)
         self._ray.kill(worker)
 
     def lacks_nodes(self) -> str | None:

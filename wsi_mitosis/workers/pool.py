@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.workers.crews import Crew, Report
     from wsi_mitosis.workers.nodes import Needs
     from wsi_mitosis.workers.placement import Placement
+    from wsi_mitosis.workers.worker import Ahead
 
 TRIES = 3
 """How often a task is tried whose worker dies each time."""
@@ -61,6 +62,7 @@ class Work(Generic[Task, State, Event, Result]):
         smaller: Returns the task in a form that needs less memory; None if there is none.
         needs: Returns what the nodes of a cluster must have for the tasks; None if that is not checked.
         environment: Environment variables of the processes of workers on Ray.
+        ahead: What workers do ahead of their tasks; None for nothing.
     """
 
     build: Callable[[int], State]
@@ -72,6 +74,7 @@ class Work(Generic[Task, State, Event, Result]):
     smaller: Callable[[Task], Task] | None = None
     needs: Callable[[Sequence[Task]], Needs] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def run_tasks(
     retries = retries or Retries()
     with holding_interrupts() as interrupts:
         if stays_here(options, len(tasks)):
-            crew = HereCrew(work.build, work.do, options.cpus_per_worker or granted_cpus())
+            threads = options.cpus_per_worker or granted_cpus()
+            crew = HereCrew(work.build, work.do, threads, work.ahead)
             yield from Pool(crew, work, 1, hooks, retries, interrupts).run(tasks)
             return
         with ray_runtime(options.address) as ray:
@@ -154,7 +158,7 @@ def run_tasks(
             placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
             if options.address is not None and work.needs is not None:
                 check_nodes(ray, work.needs(tasks), placement, interrupts)
-            on_ray = RayCrew(ray, work.build, work.do, placement, work.environment)
+            on_ray = RayCrew(ray, work.build, work.do, placement, work.environment, work.ahead)
             yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
 
 
@@ -168,7 +172,7 @@ def _placed(ray: Any, options: PlacementOptions, tasks: int, *, on_gpus: bool) -
     return fit_nodes(placement, options, nodes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Attempt(Generic[Task]):
     """One attempt at a task.
 
@@ -224,6 +228,7 @@ class Pool(Generic[Task, Event, Result]):
         self._waiting: deque[_Attempt[Task]] = deque()
         self._workers: set[Any] = set()
         self._busy: dict[Any, _Busy[Task]] = {}
+        self._reserved: dict[Any, _Attempt[Task]] = {}
         self._results: list[Result] = []
         self._any_ended = False
 
@@ -345,7 +350,7 @@ class Pool(Generic[Task, Event, Result]):
 
     def _assign(self, worker: Any | None) -> None:
         """Give a worker the next task. A task that is tried again gets a new worker, as does None."""
-        attempt = self._next()
+        attempt = self._next(worker)
         if worker is not None and (attempt is None or attempt.number > 1):
             self._retire(worker)
             worker = None
@@ -353,12 +358,30 @@ class Pool(Generic[Task, Event, Result]):
             worker = worker or self._started()
             self._hooks.on_start(attempt.task)
             self._busy[worker] = _Busy(attempt)
-            self._crew.begin(worker, attempt.task, attempt.pause_seconds)
+            self._crew.begin(worker, attempt.task, attempt.pause_seconds, self._following(worker))
 
-    def _next(self) -> _Attempt[Task] | None:
-        """Take the next task that is not refused from the queue; None if there is none."""
+    def _following(self, worker: Any) -> tuple[Task, ...]:
+        """Reserve the task that a worker gets next, so that it can prepare it."""
+        if self._work.ahead is None or (attempt := self._unreserved()) is None or attempt.number > 1:
+            return ()
+        self._reserved[worker] = attempt
+        return (attempt.task,)
+
+    def _unreserved(self) -> _Attempt[Task] | None:
+        taken = self._reserved.values()
+        return next((attempt for attempt in self._waiting if attempt not in taken), None)
+
+    def _next(self, worker: Any | None) -> _Attempt[Task] | None:
+        """Take the next task that is not refused from the queue; None if there is none.
+
+        It is the one that is reserved for the worker, or one that is not reserved, or, rather than that the
+        worker is idle, one that is reserved for another.
+        """
         while self._waiting:
-            attempt = self._waiting.popleft()
+            reserved = self._reserved.pop(worker, None)
+            mine = reserved if reserved in self._waiting else self._unreserved()
+            attempt = mine or self._waiting[0]
+            self._waiting.remove(attempt)
             refused = self._hooks.refuse(attempt.task)
             if refused is None:
                 return attempt
@@ -373,4 +396,5 @@ class Pool(Generic[Task, Event, Result]):
     def _retire(self, worker: Any) -> None:
         """End a worker."""
         self._workers.discard(worker)
+        self._reserved.pop(worker, None)
         self._crew.kill(worker)

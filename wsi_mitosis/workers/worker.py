@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_mitosis.nets.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ENDING_SECONDS = 2.0
 """For the thread of an abandoned worker to end at its next event, such as the end of a batch."""
@@ -43,6 +43,20 @@ class Failed:
     in_build: bool
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What workers do ahead of their tasks; the functions must be importable there, or partials of such.
+
+    Attributes:
+        prepare: Called with a task and those that this worker probably gets next, before the first is done,
+            and with what the worker keeps.
+        close: Called with what the worker keeps, at its end, perhaps twice and from another thread.
+    """
+
+    prepare: Callable[[Sequence[Any], Any], None]
+    close: Callable[[Any], None]
+
+
 class Abandoned(BaseException):
     """Ends a task whose result nobody waits for. Code that handles every `Exception` does not handle it."""
 
@@ -57,19 +71,23 @@ class Worker:
         build: Makes what the worker keeps, from its number of CPU threads.
         do: Does a task, given what the worker keeps and a function that takes each event.
         threads: Number of CPU threads.
+        ahead: What it does ahead of its tasks.
     """
 
-    def __init__(self, build: Callable[[int], Any], do: Callable[..., Any], threads: int) -> None:
-        self._build, self._do, self._threads = build, do, threads
+    def __init__(
+        self, build: Callable[[int], Any], do: Callable[..., Any], threads: int, ahead: Ahead | None = None
+    ) -> None:
+        self._build, self._do, self._threads, self._ahead = build, do, threads, ahead
+        self._state: Any = None
         self._tasks: SimpleQueue[Any] = SimpleQueue()
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="slide-worker", daemon=True)
         self._thread.start()
 
-    def begin(self, task: Any, pause_seconds: float) -> tuple[list[Any], None]:
+    def begin(self, task: Any, pause_seconds: float, following: Sequence[Any] = ()) -> tuple[list[Any], None]:
         """Begin a task after a pause. The answer means that the process of this worker lives."""
-        self._tasks.put((task, pause_seconds))
+        self._tasks.put((task, pause_seconds, following))
         return [], None
 
     def follow(self, timeout: float | None = None) -> tuple[list[Any], Ended | Failed | None]:
@@ -92,26 +110,34 @@ class Worker:
         """End the thread; one that does a task ends at the task's next event."""
         self._abandoned.set()
         self._tasks.put(None)
+        self._close()
         self._thread.join(ENDING_SECONDS)
+
+    def _close(self) -> None:
+        if self._ahead is not None and self._state is not None:
+            self._ahead.close(self._state)
 
     def _serve(self) -> None:
         try:
-            state = self._build(self._threads)
+            self._state = self._build(self._threads)
         except Exception as error:  # noqa: BLE001 - the driver decides what it means
             self._events.put(Failed(error, traceback.format_exc(), in_build=True))
             return
         while (next_task := self._tasks.get()) is not None:
-            task, pause_seconds = next_task
+            task, pause_seconds, following = next_task
             try:
                 self._abandoned.wait(pause_seconds)
                 self._emit(Begun())
-                self._events.put(self._end(task, state))
+                self._events.put(self._end(task, following))
             except Abandoned:
-                return
+                break
+        self._close()  # again, because it may have been abandoned before it was built
 
-    def _end(self, task: Any, state: Any) -> Ended | Failed:
+    def _end(self, task: Any, following: Sequence[Any]) -> Ended | Failed:
         try:
-            return Ended(self._do(task, state, self._emit))
+            if self._ahead is not None:
+                self._ahead.prepare((task, *following), self._state)
+            return Ended(self._do(task, self._state, self._emit))
         except Exception as error:  # noqa: BLE001 - the driver raises it
             return Failed(error, traceback.format_exc(), in_build=False)
 
@@ -124,6 +150,8 @@ class Worker:
 class RayWorker(Worker):
     """A worker whose process is its own, so that it may change settings of the process."""
 
-    def __init__(self, build: Callable[[int], Any], do: Callable[..., Any], threads: int) -> None:
+    def __init__(
+        self, build: Callable[[int], Any], do: Callable[..., Any], threads: int, ahead: Ahead | None = None
+    ) -> None:
         keep_freed_memory()
-        super().__init__(build, do, threads)
+        super().__init__(build, do, threads, ahead)

@@ -137,14 +137,14 @@ def test_only_the_slide_that_was_classified_is_opened(tmp_path: Path) -> None:
     path = tiff_slide(tmp_path / "a.tiff", textured(300, 300))
     with open_native(path) as slide:
         identity = slide.identity
-    with open_classified(path, identity) as slide:
+    with open_classified(str(path), identity) as slide:
         assert slide.size_px0 == (300, 300)
     tiff_slide(path, textured(300, 300, seed=1))
     with pytest.raises(UnreadableSlideError, match="changed since"):
-        open_classified(path, identity)
+        open_classified(str(path), identity)
     path.unlink()
     with pytest.raises(UnreadableSlideError, match="no longer where"):
-        open_classified(path, identity)
+        open_classified(str(path), identity)
 
 
 @given(st.floats(0.05, 20), st.floats(0.05, 20))

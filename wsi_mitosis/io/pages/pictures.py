@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from wsi_mitosis.errors import UnreadableSlideError
+from wsi_mitosis.io.remote import is_url
 from wsi_mitosis.io.slides import open_native
 from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.specs import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -49,16 +50,24 @@ THREADS = 2
 STAGE = "making pictures"
 
 
-def open_classified(path: Path, identity: str) -> Slide:
+def open_classified(place: str, identity: str) -> Slide:
     """Open the slide whose figures are shown.
 
     Args:
-        path: Where it was classified.
+        place: Its path when it was classified, or its URL.
         identity: Its identity then.
 
     Raises:
-        UnreadableSlideError: if it is missing, cannot be read, or was changed.
+        UnreadableSlideError: if it is missing, cannot be read, was changed, or is at a URL.
     """
+    path = Path(place)
+    if is_url(place):
+        raise UnreadableSlideError(
+            "the slide is at a URL, and its copy was removed",
+            subject=path.name,
+            stage=STAGE,
+            remedy="Its URL is in run.json",
+        )
     if not path.exists():
         raise UnreadableSlideError(
             "the slide is no longer where it was classified",

@@ -9,15 +9,17 @@ import math
 import os
 import stat
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wsi_mitosis.errors import InputError, SlideError, listed
 from wsi_mitosis.io.limits import MOST_SETTINGS_BYTES, LimitError, read_bytes
+from wsi_mitosis.io.remote import RemoteError, ask, is_chained, is_url, shown_url, url_parts
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_annotations, series_uid
 from wsi_mitosis.io.text_tables import decode, detect_dialect, read_records
-from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.tables import Remote, SlideSource
 from wsi_mitosis.units import MPP_RANGE
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ LIST_COLUMNS = ("slide", "mpp")
 COMMENT = "# "
 """Start of a comment in a slide list. Without the blank it may be a slide's name."""
 STAGE = "finding slides"
+ASKING_THREADS = 8
+"""Questions to stores at a time. Each takes some 0.1 s, and a night may have a thousand slides."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,12 @@ class _Given:
     mpp: float | None = None
     in_hidden_folder: bool = False
     fault: _Fault | None = None
+    remote: Remote | None = None
 
     @property
     def is_slide(self) -> bool:
         """Whether it has a slide's ending, is not hidden or in a hidden folder, and has no annotations."""
-        if self.fault is not None:
+        if self.fault is not None or self.remote is not None:
             return True
         hidden = self.path.name.startswith(".") or self.in_hidden_folder
         return not hidden and _named_as_slide(self.path) and not is_annotations(self.path)
@@ -107,12 +112,13 @@ class _Search:
     unreadable: list[str] = field(default_factory=list)
 
 
-def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSlides:
-    """Expand files, folders, globs and slide lists.
+def find_slides(arguments: Sequence[str], *, recursive: bool = False, staged: bool = False) -> FoundSlides:
+    """Expand files, folders, globs and slide lists; URLs are asked for size and version.
 
     Args:
         arguments: What the user gave. A folder is searched in itself only.
         recursive: Search folders with all they contain.
+        staged: Whether slides are copied before they are opened, so that URLs may be given.
 
     Returns:
         Each slide once. A DICOM series is one slide with the name of its first file. An entry that has a
@@ -121,7 +127,7 @@ def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSl
 
     Raises:
         InputError: if nothing exists at an argument without a slide's ending, a pattern matches nothing, a
-            list is malformed, or none of the slides exists.
+            list is malformed, none of the slides exists, or a URL is given and slides are not copied.
     """
     search = _Search(recursive)
     given = [item for argument in arguments for item in _expand(argument, search)]
@@ -134,6 +140,8 @@ def find_slides(arguments: Sequence[str], *, recursive: bool = False) -> FoundSl
             stage=STAGE,
             remedy=f"Files ending in {', '.join(SLIDE_ENDINGS)} count; --recursive searches sub-folders",
         )
+    if any(source.remote is not None for source in grouped):
+        grouped = _asked(grouped, staged=staged)
     faults = {source: fault for source, fault in grouped.items() if fault is not None}
     if len(faults) == len(grouped) and all(fault.absent for fault in faults.values()):
         raise _nothing_there(faults)
@@ -153,10 +161,12 @@ def _nothing_there(faults: Mapping[SlideSource, _Fault]) -> InputError:
     """The error if none of the given slides exists."""
     (source, fault), more = next(iter(faults.items())), len(faults) - 1
     cause = f"{fault.cause} (the same applies to {more} more)" if more else fault.cause
-    return InputError(cause, subject=source.path, stage=STAGE, remedy=fault.remedy)
+    return InputError(cause, subject=source.place, stage=STAGE, remedy=fault.remedy)
 
 
 def _expand(argument: str, search: _Search) -> list[_Given]:
+    if is_url(argument):
+        return [_at_url(argument)]
     path = Path(argument)
     mode = _mode(path)
     if stat.S_ISDIR(mode):
@@ -250,6 +260,65 @@ def _before_magic(parts: Iterable[str]) -> Iterable[str]:
         yield part
 
 
+# --- URLs
+
+
+def _at_url(url: str) -> _Given:
+    """The entry of a URL, whose path has its names; nothing exists there."""
+    path = Path("/", *url_parts(url))
+    return _Given(path, None, fault=_url_fault(url, path), remote=Remote(url, shown_url(url)))
+
+
+def _url_fault(url: str, path: Path) -> _Fault | None:
+    """Why a URL cannot be a slide, without asking its store."""
+    ending = path.suffix.lower()
+    if is_chained(url):
+        return _Fault("a chained URL is not read", "Give the URL of the slide's own file")
+    if ending in {*SETS, DICOM_ENDING}:
+        return _Fault(
+            f"a slide of several files ({ending}) is not read from a URL",
+            "Copy it with all its files to a drive, and give it there; --stage copies it from a slow one",
+        )
+    if not _named_as_slide(path):
+        return _Fault(
+            "the URL does not end in the name of a slide's file; folders and patterns are not searched there",
+            "List the URL of each slide in a .txt file, and give that",
+        )
+    return None
+
+
+def _asked(grouped: Mapping[SlideSource, _Fault | None], *, staged: bool) -> dict[SlideSource, _Fault | None]:
+    """The slides with what stores say of them. A store that does not answer is asked again when it is read.
+
+    Raises:
+        InputError: if slides are not copied, or a library is missing.
+    """
+    if not staged:
+        first = next(source for source in grouped if source.remote is not None)
+        raise InputError(
+            "a slide at a URL is read from a copy on a local disk, and no folder for it is named",
+            subject=first.place,
+            stage=STAGE,
+            remedy="Pass --stage with a folder on a local disk",
+        )
+    with ThreadPoolExecutor(ASKING_THREADS) as pool:
+        return dict(pool.map(_answered, grouped, grouped.values()))
+
+
+def _answered(source: SlideSource, fault: _Fault | None) -> tuple[SlideSource, _Fault | None]:
+    if source.remote is None or fault is not None:
+        return source, fault
+    try:
+        size, version = ask(source.remote.url)
+    except RemoteError as error:
+        if error.transient:
+            return source, None
+        return source, _Fault(error.cause, error.remedy, absent=error.absent)
+    if size == 0:
+        return source, _Fault("the file is empty", "Copy the slide again")
+    return replace(source, remote=replace(source.remote, size=size, version=version)), None
+
+
 # --- kinds of entries
 
 
@@ -271,7 +340,7 @@ def other_kind(mode: int) -> str | None:
 def _checked(item: _Given) -> _Given:
     """The entry with the fault of its file, if it has a slide's ending and is not hidden."""
     hidden = item.path.name.startswith(".") or item.in_hidden_folder
-    if item.fault is not None or hidden or not _named_as_slide(item.path):
+    if item.fault is not None or item.remote is not None or hidden or not _named_as_slide(item.path):
         return item
     return replace(item, fault=_fault(item.path))
 
@@ -366,16 +435,19 @@ def _from_list(listing: Path, number: int, row: Mapping[str, str | None]) -> _Gi
     if not name:
         fault = _Fault("the list's entry names no slide", "Complete the entry, or leave it out", absent=True)
         return _Given(listing.parent / place, listing.parent, fault=fault)
+    given = _at_url(name) if is_url(name) else None
+    if given is not None and given.fault is not None:
+        return replace(given, fault=given.fault._replace(cause=f"{given.fault.cause} ({place})"))
     path = listing.parent / name.replace("\0", "\ufffd")  # a file's name cannot hold a zero byte
-    if not stat.S_ISREG(_mode(path)) and (wrong := _fault(path)):
+    if given is None and not stat.S_ISREG(_mode(path)) and (wrong := _fault(path)):
         return _Given(path, listing.parent, fault=wrong._replace(cause=f"{wrong.cause} ({place})"))
     mpp = _listed_mpp(row.get("mpp"))
     if math.isnan(mpp or 0):
         low, high = MPP_RANGE
         cause = f"{place}: mpp '{row.get('mpp')}' is not a pixel size between {low:g} and {high:g} um/px"
         remedy = "Write it with a decimal point, or leave the cell empty"
-        return _Given(path, listing.parent, fault=_Fault(cause, remedy))
-    return _Given(path, listing.parent, mpp)
+        return replace(given or _Given(path, listing.parent), fault=_Fault(cause, remedy))
+    return replace(given or _Given(path, listing.parent), mpp=mpp)
 
 
 def _listed_mpp(text: str | None) -> float | None:
@@ -407,6 +479,7 @@ class _Mention(NamedTuple):
     fault: _Fault | None
     file: object
     is_link: bool
+    remote: Remote | None
 
 
 _Mentions: TypeAlias = list[_Mention]
@@ -414,7 +487,7 @@ _Mentions: TypeAlias = list[_Mention]
 
 def _mentions(items: Sequence[_Given]) -> Iterator[_Mention]:
     """The mentions of all entries. Paths of files that were given themselves start at their common folder."""
-    alone = [item.path.absolute().parent for item in items if item.root is None]
+    alone = [item.path.absolute().parent for item in items if item.root is None and item.remote is None]
     shared = Path(os.path.commonpath(alone)) if alone else Path()
     for item in items:
         path = Path(_escape_surrogates(os.path.normpath(item.path.absolute())))
@@ -422,7 +495,7 @@ def _mentions(items: Sequence[_Given]) -> Iterator[_Mention]:
             _escape_surrogates(os.path.normpath((shared if item.root is None else item.root).absolute()))
         )
         relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        yield _Mention(path, relative, item.mpp, item.fault, *_file_of(path))
+        yield _Mention(path, relative, item.mpp, item.fault, *_file_of(path), item.remote)
 
 
 def _file_of(path: Path) -> tuple[object, bool]:
@@ -456,7 +529,9 @@ def _one_per_series(files: Iterable[_Mentions]) -> dict[SlideSource, _Fault | No
     slides: dict[object, _Mentions] = defaultdict(list)
     for mentions in sorted(files, key=lambda mentions: (mentions[0].relative, str(mentions[0].path))):
         path = mentions[0].path
-        usable = mentions[0].fault is None and path.suffix.lower() == DICOM_ENDING
+        usable = (
+            mentions[0].fault is None and mentions[0].remote is None and path.suffix.lower() == DICOM_ENDING
+        )
         uid = series_uid(path) if usable else None
         slides[path if uid is None else (path.parent, uid)] += mentions
     return dict(map(_as_source, slides.values()))
@@ -470,6 +545,9 @@ def _as_source(mentions: _Mentions) -> tuple[SlideSource, _Fault | None]:
     if len(sizes) > 1:
         given = " and with ".join(f"{size:g}" for size in sizes)
         fault = _Fault(f"listed with {given} um/px", "Leave one of them in the list")
+    if len({mention.remote for mention in mentions}) > 1:
+        fault = _Fault("two URLs differ only in what is not shown of them", "Leave one of them out")
     names = dict.fromkeys((mention.path, mention.relative) for mention in mentions)
     aliases = tuple(name for name in names if name != (first.path, first.relative))
-    return SlideSource(first.path, first.relative, sizes[0] if sizes else None, aliases), fault
+    mpp = sizes[0] if sizes else None
+    return SlideSource(first.path, first.relative, mpp, aliases, first.remote), fault
