@@ -9,25 +9,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes, prepare_candidates
-from wsi_mitosis.core.figures import figures_table, included, table_digest
+from wsi_mitosis.core.candidates import conversion_notes, doubtful_notes
+from wsi_mitosis.core.figures import included, table_digest
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.moments import now
+from wsi_mitosis.core.parts import WHOLE
 from wsi_mitosis.core.qupath import frame_origin
-from wsi_mitosis.core.records import Cost, ModelIdentity, Origin, SlideIdentity, SlideRecord, SlideScale
+from wsi_mitosis.core.records import Origin, SlideIdentity, SlideScale
 from wsi_mitosis.core.regions import check_on_slide
-from wsi_mitosis.core.summary import count
-from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus, host_class
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.io.slides.parts import unchanged
-from wsi_mitosis.io.slides.patches import WARN_ENLARGING, ReadingTimes, plan_patches, stream_patches
+from wsi_mitosis.io.slides.patches import (
+    WARN_ENLARGING,
+    ReadingTimes,
+    plan_patches,
+    reading_order,
+    stream_patches,
+)
 from wsi_mitosis.jobs.outcomes import SlideOutcome, attempt, ignore_progress
-from wsi_mitosis.jobs.sharpness import SharpnessMeter, sharpness_warning
-from wsi_mitosis.jobs.slide_result import SlideResult
-from wsi_mitosis.version import RESULT_VERSION, __version__
+from wsi_mitosis.jobs.plan import ClassifyTask
+from wsi_mitosis.jobs.predictions import PredictedSlide, Predictions, candidates_of, merged, result_of
+from wsi_mitosis.jobs.sharpness import SharpnessMeter
+from wsi_mitosis.version import RESULT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +41,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from wsi_mitosis.core.sharpness import SlideSharpness
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.detections.regions import RegionFile
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.io.slides.patches import Batch, PatchPlan
-    from wsi_mitosis.jobs.plan import ClassifyTask
+    from wsi_mitosis.jobs.slide_result import SlideResult
     from wsi_mitosis.nets.ensembles import Ensemble
     from wsi_mitosis.specs import ResultOptions
     from wsi_mitosis.tables import Backend, BackendChoice, Detections, Precision, SlideSource
@@ -54,22 +59,6 @@ PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 STAGES = ("loading", "waiting", "model", "reading")
 """Stages of a prediction: loading the model, waiting for patches, the model's own time, and reading, which is
 summed over the reading threads, beside the others."""
-
-
-class Predictions(NamedTuple):
-    """What the ensemble gave for M candidates.
-
-    Attributes:
-        probabilities: (M, members) P(atypical); NaN for a member that did not vote and for a blank patch.
-        blank: (M,) which patches have no pixels.
-        sharpness: How sharp the candidates are; None if the bundle has no limit for it.
-        seconds: Time by stage (STAGES).
-    """
-
-    probabilities: NDArray[np.float64]
-    blank: NDArray[np.bool_]
-    sharpness: SlideSharpness | None
-    seconds: dict[str, float]
 
 
 class Classifier:
@@ -141,41 +130,65 @@ class Classifier:
             SlideError: if the slide cannot be read or its pixel size cannot be used.
         """
         started = perf_counter()
+        task = ClassifyTask(
+            source, name, known_key, "check", detections, batch_divisor=batch_divisor, regions=regions
+        )
+        if (found := self._predicted(task, on_patches or ignore_progress)) is None:
+            return None
+        predicted, candidates = found
+        return result_of(merged([predicted]), candidates, self.bundle, started)
+
+    def predict_part(self, task: ClassifyTask, on_patches: Callable[[int], None]) -> PredictedSlide | None:
+        """Classify a part of the candidates of one slide, of which `result_of_parts` makes the result.
+
+        Args:
+            task: The part.
+            on_patches: As for `classify`.
+
+        Returns:
+            The predictions; None if the existing result of the slide has the same key.
+
+        Raises:
+            InputError: as `classify`.
+            SlideError: as `classify`.
+        """
+        found = self._predicted(task, on_patches)
+        return None if found is None else found[0]
+
+    def _predicted(
+        self, task: ClassifyTask, on_patches: Callable[[int], None]
+    ) -> tuple[PredictedSlide, pd.DataFrame] | None:
+        """Return the predictions for a part of a slide, and all of the slide's candidates."""
+        source, name, detections = task.source, task.name, task.detections
+        started = perf_counter()
         with (
             unchanged(source.path),
             open_slide(source.path, given_mpp=self.options.mpp, list_mpp=source.mpp) as slide,
         ):
             opened = perf_counter()
-            _check_regions(name, slide, regions)
+            _check_regions(name, slide, task.regions)
             candidates = self._candidates(name, slide, detections)
             key = self._key(slide, candidates)
-            if key == known_key:
+            if key == task.known_key:
                 return None
             plan = self._plan(name, slide)
             prepared = perf_counter()
-            batch_size = max(1, self.batch_size // batch_divisor)
-            predictions = self._predict(slide, plan, candidates, batch_size, on_patches or ignore_progress)
-        figures = self._figures(name, slide, candidates, predictions)
+            predictions = self._predict(slide, plan, candidates, task, on_patches)
         stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
-        record = SlideRecord(
+        predicted = PredictedSlide(
             slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
             scale=_scale(slide),
-            model=self._model(),
-            counts=count(figures),
-            cost=Cost(seconds=perf_counter() - started, stages=stages),
+            states_mpp=slide.stated_mpp is not None,
             key=key,
-            program=__version__,
             warnings=(
                 *slide.warnings,
                 *self._notes(name, slide, detections, candidates),
                 *enlarging_warning(name, plan),
-                *_blank_warning(name, figures),
-                *sharpness_warning(name, self.bundle.manifest.name, predictions.sharpness),
             ),
-            sharpness=predictions.sharpness,
             origin=origin_of(self.device, self.backend, self.options.model_dump(mode="json")),
+            predictions=predictions._replace(seconds=stages),
         )
-        return SlideResult(record, figures)
+        return predicted, candidates
 
     def has_result(self, task: ClassifyTask) -> bool:
         """Return whether a slide's result on disk is up to date. No patch is read.
@@ -192,17 +205,8 @@ class Classifier:
             return self._key(slide, self._candidates(name, slide, task.detections)) == task.known_key
 
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
-        return prepare_candidates(
-            detections,
-            size_px0=slide.size_px0,
-            mpp=slide.mpp,
-            mpp_stated=slide.stated_mpp is not None,
-            bounds=slide.bounds,
-            classes=self.options.classes,
-            min_score=self.options.min_score,
-            merge_um=self.options.merge_um,
-            name=name,
-        )
+        states_mpp = slide.stated_mpp is not None
+        return candidates_of(detections, _scale(slide), self.options, states_mpp=states_mpp, name=name)
 
     def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
         """Return the digest of everything that the result depends on; see `key_parts`."""
@@ -239,25 +243,25 @@ class Classifier:
         slide: Slide,
         plan: PatchPlan,
         candidates: pd.DataFrame,
-        batch_size: int,
+        task: ClassifyTask,
         on_patches: Callable[[int], None],
     ) -> Predictions:
-        """Read the patches of the included candidates and run the ensemble on them.
-
-        Raises:
-            UnreadableSlideError: if none of the patches has pixels.
-        """
+        """Read the patches of the task's included candidates and run the ensemble on them."""
         x, y = candidates.loc[included(candidates), ["x_px0", "y_px0"]].to_numpy(np.float64).T
-        probabilities = np.full((len(x), len(self.bundle.manifest.member)), np.nan)
-        blank = np.zeros(len(x), np.bool_)
-        meter = SharpnessMeter(self.bundle.manifest, x, y)
-        if not len(x):
-            return Predictions(probabilities, blank, meter.result(), dict.fromkeys(STAGES, 0.0))
+        rows = task.part.rows(reading_order(plan, x, y), self.batch_size)
+        probabilities = np.full((len(rows), len(self.bundle.manifest.member)), np.nan)
+        blank = np.zeros(len(rows), np.bool_)
+        meter = SharpnessMeter(self.bundle.manifest, x, y, rows)
+        if not len(rows):
+            return Predictions(rows, probabilities, blank, meter.values, dict.fromkeys(STAGES, 0.0))
         started, times, model = perf_counter(), ReadingTimes(), 0.0
         on_patches(0)
         ensemble = self._ready(lambda: on_patches(0))
         loading = perf_counter() - started
-        patches = stream_patches(slide, plan, x, y, batch_size=batch_size, threads=self.threads, times=times)
+        batch_size = max(1, self.batch_size // task.batch_divisor)
+        patches = stream_patches(
+            slide, plan, x[rows], y[rows], batch_size=batch_size, threads=self.threads, times=times
+        )
         for batch in map(_RowsWithPixels.of, patches):
             blank[batch.blank] = True
             if not len(batch.rows):
@@ -267,26 +271,8 @@ class Classifier:
             model += perf_counter() - started
             meter.add(batch.rows, batch.pixels)
             on_patches(len(batch.rows))
-        if blank.all():
-            raise _all_blank(slide.path.name, len(x))
         seconds = zip(STAGES, (loading, times.waiting, model, times.reading), strict=True)
-        return Predictions(probabilities, blank, meter.result(), dict(seconds))
-
-    def _figures(
-        self, name: str, slide: Slide, candidates: pd.DataFrame, predictions: Predictions
-    ) -> pd.DataFrame:
-        return figures_table(
-            candidates,
-            predictions.blank,
-            predictions.probabilities,
-            slide=name,
-            identity=slide.identity,
-            threshold=self.bundle.manifest.ensemble.threshold,
-        )
-
-    def _model(self) -> ModelIdentity:
-        manifest = self.bundle.manifest
-        return ModelIdentity(name=manifest.name, digest=self.bundle.digest, trained=manifest.trained)
+        return Predictions(rows, probabilities, blank, meter.values, dict(seconds))
 
     def _notes(
         self, name: str, slide: Slide, detections: Detections, candidates: pd.DataFrame
@@ -325,8 +311,10 @@ class Classifier:
 
 def classify_task(
     task: ClassifyTask, classifier: Classifier, on_patches: Callable[[int], None]
-) -> SlideOutcome[SlideResult]:
-    """Classify one slide."""
+) -> SlideOutcome[SlideResult] | SlideOutcome[PredictedSlide]:
+    """Classify one slide, or a part of it."""
+    if task.part != WHOLE:
+        return attempt(task.name, lambda: classifier.predict_part(task, on_patches))
     return attempt(
         task.name,
         lambda: classifier.classify(
@@ -368,25 +356,6 @@ class _RowsWithPixels(NamedTuple):
         if not batch.blank.any():
             return cls(batch.rows, batch.pixels, batch.rows[:0])
         return cls(batch.rows[~batch.blank], batch.pixels[~batch.blank], batch.rows[batch.blank])
-
-
-def _all_blank(name: str, number: int) -> UnreadableSlideError:
-    return UnreadableSlideError(
-        f"all {number} candidates lie where the slide has no pixels: they are transparent (alpha 0) or not "
-        "stored (sparse)",
-        subject=name,
-        stage="reading patches",
-        remedy="Export the slide again without its alpha channel, or with all its pixels; or check that the "
-        "detections are of this slide",
-    )
-
-
-def _blank_warning(name: str, figures: pd.DataFrame) -> tuple[str, ...]:
-    """Return a warning about candidates that lie where the slide has no pixels."""
-    if not (number := int((figures["excluded_reason"] == "blank").sum())):
-        return ()
-    have = "1 candidate has" if number == 1 else f"{number} candidates have"
-    return (f"{name}: {have} no label, because the slide has no pixels there (reason blank)",)
 
 
 def enlarging_warning(name: str, plan: PatchPlan) -> tuple[str, ...]:

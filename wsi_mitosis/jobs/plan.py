@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wsi_mitosis.core.figures import table_digest
 from wsi_mitosis.core.naming import allot_names
+from wsi_mitosis.core.parts import WHOLE, Part, number_of_parts
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.remote import is_url
 from wsi_mitosis.io.slides import identify
@@ -63,20 +64,22 @@ class SlideTask:
 
 @dataclass(frozen=True)
 class ClassifyTask(SlideTask):
-    """One slide to classify.
+    """One slide to classify, or a part of it.
 
     Attributes:
-        detections: Its candidates.
+        detections: The slide's candidates.
         regions: Its regions, which must lie on it; None without any. The result does not depend on them.
+        part: Which of its candidates are classified.
     """
 
     detections: Detections
     regions: RegionFile | None = field(default=None, kw_only=True)
+    part: Part = field(default=WHOLE, kw_only=True)
 
     @property
     def candidates(self) -> int:
-        """Number of its candidates."""
-        return len(self.detections.table)
+        """Number of the candidates that are classified, at most."""
+        return self.part.share(len(self.detections.table))
 
     @property
     def depends_on(self) -> str:
@@ -130,6 +133,28 @@ def plan_detection(
         SlideTask(source, names[source], *_known(records.get(names[source]), overwrite)) for source in sources
     ]
     return sorted(tasks, key=lambda task: size_bytes(task.source), reverse=True)
+
+
+def split_large(tasks: Sequence[ClassifyTask], workers: int) -> list[ClassifyTask]:
+    """Split the slides that would keep one worker busy while others are idle; see `number_of_parts`.
+
+    A slide that has a result is most likely kept, so that its candidates are no load for the others.
+
+    Args:
+        tasks: Whole slides, largest first.
+        workers: Number of workers.
+
+    Returns:
+        Whole slides and parts, largest first. Parts of a slide follow each other.
+    """
+    load = sum(task.candidates for task in tasks if task.known_key is None)
+    numbers = [number_of_parts(task.candidates, load, workers) for task in tasks]
+    parts = [
+        replace(task, part=Part(index, number))
+        for task, number in zip(tasks, numbers, strict=True)
+        for index in range(number)
+    ]
+    return sorted(parts, key=lambda task: len(task.detections.table) // task.part.of, reverse=True)
 
 
 def _known(record: SlideRecord | None, overwrite: bool) -> tuple[str | None, Reason]:

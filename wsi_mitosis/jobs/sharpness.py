@@ -56,35 +56,50 @@ class SharpnessMeter:
 
     Args:
         manifest: The bundle's manifest. Nothing is measured if it has no limit.
-        x_px0: (N,) centres of the candidates along x, level-0 px, slide frame.
+        x_px0: (N,) centres of the slide's candidates along x, level-0 px, slide frame.
         y_px0: (N,) centres along y.
+        rows: (M,) indices of the candidates that are classified.
+
+    Attributes:
+        values: (M,) their sharpness; NaN for those that were not measured.
     """
 
     def __init__(
-        self, manifest: BundleManifest, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]
+        self,
+        manifest: BundleManifest,
+        x_px0: NDArray[np.float64],
+        y_px0: NDArray[np.float64],
+        rows: NDArray[np.intp],
     ) -> None:
         self._manifest = manifest
-        self._values = np.full(len(x_px0), np.nan)
-        self._measured = np.zeros(len(x_px0), np.bool_)
+        self.values = np.full(len(rows), np.nan)
+        measured = np.zeros(len(x_px0), np.bool_)
         if manifest.sharpness is not None:
-            self._measured[measured_rows(x_px0, y_px0)] = True
+            measured[measured_rows(x_px0, y_px0)] = True
+        self._measured = measured[rows]
 
-    def add(self, rows: NDArray[np.intp], crops: NDArray[np.uint8]) -> None:
+    def add(self, at: NDArray[np.intp], crops: NDArray[np.uint8]) -> None:
         """Measure those crops whose figures were chosen for it.
 
         Args:
-            rows: (B,) indices of their candidates.
+            at: (B,) indices into `rows`.
             crops: (B, S, S, 3) uint8 RGB at the bundle's um/px, S at least the side that the bundle cuts.
         """
-        chosen = self._measured[rows]
+        chosen = self._measured[at]
         centres = cut_centres(crops[chosen], self._manifest.input.cut_px, self._manifest.name)
-        self._values[rows[chosen]] = crop_sharpness(centres)
+        self.values[at[chosen]] = crop_sharpness(centres)
 
-    def result(self) -> SlideSharpness | None:
-        """Return the sharpness of what was added; None if the bundle has no limit."""
-        if (limit := self._manifest.sharpness) is None:
-            return None
-        return SlideSharpness(value=slide_sharpness(self._values), lowest=limit.lowest)
+
+def sharpness_of(values: NDArray[np.float64], manifest: BundleManifest) -> SlideSharpness | None:
+    """Return the sharpness of a slide; None if the bundle has no limit.
+
+    Args:
+        values: (N,) the `values` of all of its candidates.
+        manifest: The bundle's manifest.
+    """
+    if (limit := manifest.sharpness) is None:
+        return None
+    return SlideSharpness(value=slide_sharpness(values), lowest=limit.lowest)
 
 
 def sharpness_warning(name: str, bundle: str, sharpness: SlideSharpness | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from wsi_mitosis.core.parts import WHOLE
 from wsi_mitosis.io.training.crops import short_name
 from wsi_mitosis.jobs.batch import run_batch
 from wsi_mitosis.jobs.classifier import Classifier, classify_task
@@ -22,6 +23,7 @@ from wsi_mitosis.workers.losses import Loss
 from wsi_mitosis.workers.nodes import Needs
 from wsi_mitosis.workers.pool import Hooks, Retries, Work, run_tasks
 from wsi_mitosis.workers.runtime import ray_runtime
+from wsi_mitosis.workers.slide_parts import SlideParts
 from wsi_mitosis.workers.worker import Ahead
 
 if TYPE_CHECKING:
@@ -57,7 +59,6 @@ BATCH_STEP = 4
 
 AnyTask = TypeVar("AnyTask", bound=SlideTask)
 Model = TypeVar("Model", bound="Processor")
-Result = TypeVar("Result")
 
 
 def classify_batch(spec: ClassifySpec, reporter: Reporter, searched: Searched | None = None) -> BatchResult:
@@ -93,8 +94,13 @@ def _classify(
 ) -> Generator[SlideOutcome[SlideResult], None, None]:
     bundle = replace(bundle, folder=bundle.folder.absolute())  # a node may have another working directory
     needs = partial(_needs, "bundle", bundle.folder, bundle.digest)
-    work = _slide_work(partial(_classifier, bundle, spec), classify_task, needs, spec.staging)
-    return run_tasks(tasks, work, spec.placement, _slide_hooks(progress), _retries(spec.retries))
+    parts = SlideParts(bundle, spec.result, progress)
+    work = replace(
+        _slide_work(partial(_classifier, bundle, spec), classify_task, needs, spec.staging),
+        name=lambda task: task.name if task.part == WHOLE else f"{task.name}: {task.part}",
+        split=parts.split,
+    )
+    return parts.whole(run_tasks(tasks, work, spec.placement, parts.hooks, _retries(spec.retries)))
 
 
 def _classifier(bundle: Bundle, spec: ClassifySpec, threads: int) -> Classifier:
@@ -124,12 +130,12 @@ def _slide_detector(model: DetectorModel, spec: DetectSpec, threads: int) -> Sli
 
 def _slide_work(
     build: Callable[[int], Model],
-    do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Result]],
+    do: Callable[[AnyTask, Model, Callable[[int], None]], SlideOutcome[Any]],
     needs: Callable[[Sequence[AnyTask]], Needs],
     staging: StagingOptions,
-) -> Work[AnyTask, Any, int, SlideOutcome[Result]]:
+) -> Work[AnyTask, Any, int, SlideOutcome[Any]]:
     make: Callable[[int], Any] = build
-    process: Callable[[AnyTask, Any, Callable[[int], None]], SlideOutcome[Result]] = do
+    process: Callable[[AnyTask, Any, Callable[[int], None]], SlideOutcome[Any]] = do
     ahead = None
     if staging.stage is not None:
         folder = Path(staging.stage).absolute()

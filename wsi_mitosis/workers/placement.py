@@ -31,12 +31,12 @@ def stays_here(options: PlacementOptions, tasks: int) -> bool:
     return options.workers == 0 or (options.workers is None and tasks <= 1 and not requests_ray)
 
 
-def place(options: PlacementOptions, tasks: int, cpus: int, gpus: float) -> Placement:
+def place(options: PlacementOptions, tasks: int | None, cpus: int, gpus: float) -> Placement:
     """Divide the granted CPUs and GPUs among workers.
 
     Args:
         options: The user's options.
-        tasks: Number of tasks.
+        tasks: Number of tasks; None if there may be any number.
         cpus: CPUs granted.
         gpus: GPUs granted.
 
@@ -50,7 +50,7 @@ def place(options: PlacementOptions, tasks: int, cpus: int, gpus: float) -> Plac
     workers = options.workers
     if workers is None:
         workers = int(gpus) or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
-    workers = max(1, min(tasks, workers))
+    workers = max(1, workers if tasks is None else min(tasks, workers))
     placement = Placement(
         workers, options.cpus_per_worker or max(1, cpus // workers), _gpu_share(options, workers, gpus)
     )

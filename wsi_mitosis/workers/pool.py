@@ -43,6 +43,10 @@ Event = TypeVar("Event")
 Result = TypeVar("Result")
 
 
+def _ignore(_task: object, _result: object) -> None:
+    """Take no notice of a result."""
+
+
 def _never(_result: object) -> None:
     """No result is tried again."""
 
@@ -60,6 +64,8 @@ class Work(Generic[Task, State, Event, Result]):
         kept: What a second run finds, as a sentence: "Finished slides are kept."
         transient: Returns why another attempt may give a better result; None if it would not.
         smaller: Returns the task in a form that needs less memory; None if there is none.
+        split: Returns the tasks in the parts that so many workers do, largest first; None if tasks are never
+            split. Each part is a task.
         needs: Returns what the nodes of a cluster must have for the tasks; None if that is not checked.
         environment: Environment variables of the processes of workers on Ray.
         ahead: What workers do ahead of their tasks; None for nothing.
@@ -72,6 +78,7 @@ class Work(Generic[Task, State, Event, Result]):
     kept: str
     transient: Callable[[Result], Loss | None] = _never
     smaller: Callable[[Task], Task] | None = None
+    split: Callable[[Sequence[Task], int], Sequence[Task]] | None = None
     needs: Callable[[Sequence[Task]], Needs] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     ahead: Ahead | None = None
@@ -101,12 +108,14 @@ class Hooks(Generic[Task, Event, Result]):
         warn: Takes a sentence for the user about each task that is tried again.
         refuse: Called before a task is begun, also before it is tried again. If it returns a result, the
             task is not begun, and this is its result.
+        on_end: Takes a task that was begun and its result, before its worker gets another task.
     """
 
     on_start: Callable[[Task], None]
     on_event: Callable[[Task, Event], None]
     warn: Callable[[str], None]
     refuse: Callable[[Task], Result | None]
+    on_end: Callable[[Task, Result], None] = _ignore
 
 
 def run_tasks(
@@ -134,7 +143,7 @@ def run_tasks(
         on_gpus: Whether the work can use GPUs.
 
     Yields:
-        The result of each task as it ends.
+        The result of each task, or of each part of it, as it ends.
 
     Raises:
         WsiMitosisError: by `build` before any task has ended. Later it is the result of the task for which
@@ -155,6 +164,8 @@ def run_tasks(
             return
         with ray_runtime(options.address) as ray:
             interrupts.check()
+            if work.split is not None:
+                tasks = work.split(tasks, _placed(ray, options, None, on_gpus=on_gpus).workers)
             placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
             if options.address is not None and work.needs is not None:
                 check_nodes(ray, work.needs(tasks), placement, interrupts)
@@ -162,7 +173,7 @@ def run_tasks(
             yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
 
 
-def _placed(ray: Any, options: PlacementOptions, tasks: int, *, on_gpus: bool) -> Placement:
+def _placed(ray: Any, options: PlacementOptions, tasks: int | None, *, on_gpus: bool) -> Placement:
     granted = ray.cluster_resources()
     gpus = granted.get("GPU", 0.0) if on_gpus else 0.0
     placement = place(options, tasks, int(granted.get("CPU", 1)), gpus)
@@ -277,7 +288,7 @@ class Pool(Generic[Task, Event, Result]):
             if (loss := self._work.transient(end.result)) is not None:
                 self._lose(worker, attempt, loss)
             else:
-                self._results.append(end.result)
+                self._finish(attempt.task, end.result)
                 self._assign(worker)
 
     def _fail(self, worker: Any, attempt: _Attempt[Task], end: Failed) -> None:
@@ -290,7 +301,7 @@ class Pool(Generic[Task, Event, Result]):
             end.error.add_note(end.traceback)
             raise end.error
         reason = printable(f"{self._work.name(attempt.task)}: its worker cannot start: {end.error}")
-        self._results.append(self._work.lost(attempt.task, Loss("death", reason, end.traceback)))
+        self._finish(attempt.task, self._work.lost(attempt.task, Loss("death", reason, end.traceback)))
         self._replace(worker)
 
     def _lose_hanging(self) -> None:
@@ -321,7 +332,11 @@ class Pool(Generic[Task, Event, Result]):
 
     def _give_up(self, task: Task, loss: Loss, *, tries: int) -> None:
         error = loss.text(self._work.name(task), tries, self._work.kept)
-        self._results.append(self._work.lost(task, replace(loss, reason=error)))
+        self._finish(task, self._work.lost(task, replace(loss, reason=error)))
+
+    def _finish(self, task: Task, result: Result) -> None:
+        self._hooks.on_end(task, result)
+        self._results.append(result)
 
     def _try_again(self, attempt: _Attempt[Task], loss: Loss) -> bool:
         """Put a task back at the end of the queue, unless this was its last attempt."""

@@ -91,9 +91,22 @@ def unchanged(path: Path) -> Iterator[None]:
     Raises:
         UnreadableSlideError: at the end, if a file has changed or is gone.
     """
-    before = _digest(path)
+    before = files_digest(path)
     yield
-    if (after := _digest(path)) != before:
+    check_unchanged(path, before)
+
+
+def check_unchanged(path: Path, before: str | None) -> None:
+    """Check that a slide's files are what they were.
+
+    Args:
+        path: The slide's file.
+        before: `files_digest` of it from before.
+
+    Raises:
+        UnreadableSlideError: if a file has changed or is gone.
+    """
+    if (after := files_digest(path)) != before:
         cause = "its files were removed" if after is None else "its files changed"
         raise UnreadableSlideError(
             f"{cause} while they were read",
@@ -103,7 +116,8 @@ def unchanged(path: Path) -> Iterator[None]:
         )
 
 
-def _digest(path: Path) -> str | None:
+def files_digest(path: Path) -> str | None:
+    """Return the digest of the state of a slide's files; None if one of them is gone."""
     try:
         return files_state(path).digest
     except OSError:
