@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from wsi_mitosis import workers
 from wsi_mitosis.core import parts
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.io.bundles import Bundle, open_bundle
+from wsi_mitosis.io.slides.staging import Stager
 from wsi_mitosis.jobs.admission import Admission
 from wsi_mitosis.jobs.batch import BatchResult
 from wsi_mitosis.jobs.classifier import Classifier, classify_task
@@ -32,7 +33,7 @@ from wsi_mitosis.specs import ClassifySpec, ResultOptions
 from wsi_mitosis.workers import classify_batch, pool
 from wsi_mitosis.workers.crews import Report
 from wsi_mitosis.workers.losses import Loss
-from wsi_mitosis.workers.worker import Begun, Ended
+from wsi_mitosis.workers.worker import Ahead, Begun, Ended
 
 ROOT = Path(__file__).parents[2]
 LARGE, SMALL = 60, 5
@@ -52,28 +53,36 @@ class Killed(BaseException):
 class CrewHere:
     """Workers that do their tasks here, one after the other; the one that began first ends first."""
 
-    def __init__(self, _ray: Any, build: Any, do: Do, placement: Any, *_more: Any) -> None:
-        self._state, self._do = build(placement.cpus), do
-        self._busy: dict[object, ClassifyTask] = {}
+    def __init__(
+        self, _ray: Any, build: Any, do: Do, placement: Any, _environment: Any, ahead: Ahead | None
+    ) -> None:
+        self._build, self._do, self._ahead = partial(build, placement.cpus), do, ahead
+        self._busy: dict[object, tuple[ClassifyTask, ...]] = {}
+        self._states: dict[object, Any] = {}
 
     def start(self) -> object:
-        return object()
+        worker = object()
+        self._states[worker] = self._build()
+        return worker
 
-    def begin(self, worker: object, task: ClassifyTask, *_more: Any) -> None:
-        self._busy[worker] = task
+    def begin(self, worker: object, task: ClassifyTask, _pause_seconds: float, following: Any) -> None:
+        self._busy[worker] = (task, *following)
 
     def reports(self, _seconds: float) -> list[Report]:
-        worker, task = next(iter(self._busy.items()))
-        del self._busy[worker]
+        worker = next(iter(self._busy))
+        tasks, state = self._busy.pop(worker), self._states[worker]
         events: list[Any] = [Begun()]
         try:
-            end = Ended(self._do(task, self._state, events.append))
+            if self._ahead is not None:
+                self._ahead.prepare(tasks, state)
+            return [Report(worker, events, Ended(self._do(tasks[0], state, events.append)))]
         except Killed:
             return [Report(worker, events, Loss("death", "its worker died (killed)"))]
-        return [Report(worker, events, end)]
 
     def kill(self, worker: object) -> None:
         self._busy.pop(worker, None)
+        if self._ahead is not None:
+            self._ahead.close(self._states[worker])
 
     def lacks_nodes(self) -> None:
         return None
@@ -255,6 +264,7 @@ def test_a_part_that_fails_is_the_failure_of_its_slide(night: Night, fail_fast: 
     assert [event["slide"] for event in night.events("failed")] == ["a.tiff"]
     last = 2 if fail_fast else 3  # which the other worker had begun
     assert max(number for name, number in night.tasks if name == "a.tiff") == last
+    assert night.watch.classified == 3 * LARGE // OF + (0 if fail_fast else SMALL), "not what is in vain"
     assert night.state("a.tiff")["attempts"] == 1
 
 
@@ -324,6 +334,25 @@ def test_a_slide_in_parts_is_refused_once(night: Night, monkeypatch: pytest.Monk
     assert result.statuses == {"a.tiff": "pending", "b.tiff": "done"}
     assert result.reasons == {"a.tiff": "too late"}
     assert night.tasks == [("b.tiff", 0)]
+
+
+def test_each_worker_copies_a_slide_in_parts_once(
+    night: Night, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+    copy = Stager._write
+
+    def write(self: Stager, of: Any, file: Any) -> None:
+        copied.append(file.name.name)
+        copy(self, of, file)
+
+    monkeypatch.setattr(Stager, "_write", write)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert night.run(staging={"stage": str(disk)}).exit_status == 0
+    assert copied.count("a.tiff") == 2
+    assert_as_undisturbed(night.out, undisturbed)
+    assert list(disk.iterdir()) == []
 
 
 def dying_once(task: ClassifyTask, classifier: Classifier, on_patches: OnPatches) -> Any:

@@ -56,10 +56,13 @@ class Done(Event):
     kept: bool = Field(description="Whether the results of an earlier run were up to date and were kept.")
     seconds: float = Field(ge=0, description="Time that the slide took in this run, s.")
     stages: dict[str, float] = Field(
-        description="Time by stage, s. `reading` is summed over the threads that read patches."
+        description="Time by stage, s. `reading` is summed over the threads that read patches, and each "
+        "stage over the parts of a large slide."
     )
     peak_rss_mb: float | None = Field(
-        None, description="Largest resident memory so far of the process that did it, in units of 2^20 bytes."
+        None,
+        description="Largest resident memory so far of the process that did it, in units of 2^20 bytes. If "
+        "several did parts of it, that of the largest.",
     )
     candidates: int = Field(ge=0, description="Candidates of the slide.")
     classified: int | None = Field(None, ge=0, description="Figures: atypical and typical (`classify`).")

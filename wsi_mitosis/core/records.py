@@ -86,7 +86,8 @@ class Cost(Spec):
 
     Attributes:
         seconds: Time from opening the slide to its result.
-        stages: Seconds by stage; `reading` is summed over the reading threads, beside the others.
+        stages: Seconds by stage; `reading` is summed over the reading threads, beside the others. If workers
+            did parts of the slide at the same time, all stages are summed over the parts.
     """
 
     seconds: float

@@ -108,7 +108,7 @@ class Hooks(Generic[Task, Event, Result]):
         warn: Takes a sentence for the user about each task that is tried again.
         refuse: Called before a task is begun, also before it is tried again. If it returns a result, the
             task is not begun, and this is its result.
-        on_end: Takes a task that was begun and its result, before its worker gets another task.
+        on_end: Takes a task and its result, before its worker gets another task; not if it was refused.
     """
 
     on_start: Callable[[Task], None]
@@ -164,13 +164,14 @@ def run_tasks(
             return
         with ray_runtime(options.address) as ray:
             interrupts.check()
+            parts = tasks
             if work.split is not None:
-                tasks = work.split(tasks, _placed(ray, options, None, on_gpus=on_gpus).workers)
-            placement = _placed(ray, options, len(tasks), on_gpus=on_gpus)
+                parts = work.split(tasks, _placed(ray, options, None, on_gpus=on_gpus).workers)
+            placement = _placed(ray, options, len(parts), on_gpus=on_gpus)
             if options.address is not None and work.needs is not None:
                 check_nodes(ray, work.needs(tasks), placement, interrupts)
             on_ray = RayCrew(ray, work.build, work.do, placement, work.environment, work.ahead)
-            yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(tasks)
+            yield from Pool(on_ray, work, placement.workers, hooks, retries, interrupts).run(parts)
 
 
 def _placed(ray: Any, options: PlacementOptions, tasks: int | None, *, on_gpus: bool) -> Placement:

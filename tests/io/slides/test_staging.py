@@ -87,6 +87,21 @@ def test_a_copy_is_the_slide_under_its_own_name_in_a_private_folder(
     assert files_in(disk) == []
 
 
+def test_a_slide_that_is_also_next_in_another_part_is_copied_once(
+    stager: Stager, disk: Path, tmp_path: Path
+) -> None:
+    source, other = slide(tmp_path / "a.svs"), slide(tmp_path / "b.svs")
+    stager.expect([(source, needed), (source, needed)])
+    first = stager.fetch(source)
+    stager.release(source)
+    stager.expect([(source, needed), (other, needed)])
+    assert stager.fetch(source) == first
+    assert stager._copies[other].ended.wait(30)
+    assert files_in(disk) == ["a.svs", "b.svs"]
+    stager.release(source)
+    assert files_in(disk) == ["b.svs"]
+
+
 def test_files_beside_a_slide_are_copied_with_it(stager: Stager, tmp_path: Path) -> None:
     source = slide(tmp_path / "drive" / "a.mrxs", 10)
     slide(tmp_path / "drive" / "a" / "Slidedat.ini")

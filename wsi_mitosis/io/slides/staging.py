@@ -95,6 +95,7 @@ class _Copy:
     Attributes:
         source: The slide.
         needless: Called before it is copied; whether no copy is needed.
+        uses: How often it is still expected: once for each part of the slide.
         begun: Whether it is being copied, or was.
         folder: Where it is copied to; None until then.
         size: Bytes that it takes.
@@ -107,6 +108,7 @@ class _Copy:
 
     source: SlideSource
     needless: Callable[[], bool]
+    uses: int = 0
     begun: bool = False
     folder: Path | None = None
     size: int = 0
@@ -161,10 +163,10 @@ class Stager:
         """
         sources = [source for source, _ in slides]
         for source in [source for source in self._copies if source not in sources]:
-            self.release(source)
+            self._drop(source)
         with self._changed:
             for source, needless in slides:
-                self._copies.setdefault(source, _Copy(source, needless))
+                self._copies.setdefault(source, _Copy(source, needless)).uses = sources.count(source)
             self._changed.notify_all()
 
     def fetch(
@@ -193,7 +195,14 @@ class Stager:
         return copy.result
 
     def release(self, source: SlideSource) -> None:
-        """Remove the copy of a slide, or stop making it."""
+        """Remove the copy of a slide, or stop making it, unless it is expected again."""
+        with self._changed:
+            if (copy := self._copies.get(source)) is not None and copy.uses > 1:
+                copy.uses -= 1
+                return
+        self._drop(source)
+
+    def _drop(self, source: SlideSource) -> None:
         with self._changed:
             copy = self._copies.pop(source, None)
             if copy is None:
