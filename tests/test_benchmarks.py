@@ -9,7 +9,7 @@ import numpy as np
 import openslide
 import pytest
 
-from tests.benchmarks import hotspot
+from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.pairs import Comparison, Curve, VoidError, paired, write
 from tests.benchmarks.peers.readers import READERS
@@ -30,7 +30,7 @@ def test_ratios_are_of_one_round_and_every_second_round_is_reversed() -> None:
     result = paired("Work", ways, work=(2, "crop"), rounds=3)
     assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert result.ratios("theirs") == [3.0, 2.0, 5.0]
-    assert result.rows()[1] == ("theirs", "4.00", "2.00 s", "3.00", "2.00 to 5.00")
+    assert result.rows()[1][:5] == ("theirs", "4.00", "2.00 s", "3.00", "2.00 to 5.00")
 
 
 def test_a_way_that_did_other_work_has_no_ratio_and_is_not_run_again() -> None:
@@ -50,7 +50,7 @@ def test_a_way_that_did_other_work_has_no_ratio_and_is_not_run_again() -> None:
 def test_results_are_written_as_table_json_and_plot(tmp_path: Path) -> None:
     write(Comparison("A", (1, "crop"), "x", {"x": [1.0], "y": [2.0]}, {}), tmp_path, "a")
     write(Curve("B", "slides", "s", {"x": {1: 1.0, 10: 9.0}}), tmp_path, "b")
-    assert "| y | 2.00 | 2.00 s | 2.00 | one round |" in (tmp_path / "a.md").read_text()
+    assert "| y | 2.00 | 2.00 s | 2.00 | one round |  |" in (tmp_path / "a.md").read_text()
     assert json.loads((tmp_path / "a.json").read_text())["seconds"] == {"x": [1.0], "y": [2.0]}
     assert {"a.png", "b.png"} <= {path.name for path in tmp_path.iterdir()}
 
@@ -91,5 +91,5 @@ def test_labels_are_ordered_by_place() -> None:
 
 
 def test_a_quick_benchmark_runs(tmp_path: Path) -> None:
-    hotspot.main(Bench(tmp_path, tmp_path / "results", quick=True, readers_python=tmp_path))
+    BENCHMARKS["hotspot"](Bench(tmp_path, tmp_path / "results", quick=True, readers_python=tmp_path))
     assert len(json.loads((tmp_path / "results/hotspot.json").read_text())["values"]) == 4

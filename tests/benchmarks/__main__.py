@@ -37,12 +37,21 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("build/bench"), help="slides, bundles and results"
     )
+    parser.add_argument("--rounds", type=int, help="rounds of paired runs")
+    parser.add_argument("--candidates", type=int, help="candidates of whole runs beside peers")
     options = parser.parse_args()
     if unknown := set(options.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     folder = options.folder.resolve()
     python = Path(os.environ.get("WSI_MITOSIS_READERS", folder / "readers/bin/python"))
-    bench = Bench(folder / "work", folder / ("quick" if options.quick else "results"), options.quick, python)
+    bench = Bench(
+        folder / "work",
+        folder / ("quick" if options.quick else "results"),
+        options.quick,
+        python,
+        options.rounds,
+        options.candidates,
+    )
     for name in options.names or BENCHMARKS:
         print(f"\n{name}\n{'-' * len(name)}", flush=True)
         started = perf_counter()

@@ -11,14 +11,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.pairs import Facts, Way, paired
+from tests.benchmarks.pairs import Facts, Way
 from tests.benchmarks.peers.common import BundleModel
 from tests.benchmarks.work import FULL_WIDTH, bundle_folder
 from wsi_mitosis.io.bundles import Bundle, open_bundle
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.nets.compiled import EXACT, openvino
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.untrained import stained_noise
 
 PRODUCT = 2048
@@ -56,9 +56,7 @@ def _compare(bench: Bench, bundle: Bundle, number: int) -> None:
     facts = {f"{way}, GFLOP/s": f"{rate / 1e9:.0f}" for way, rate in rates.items()}
     facts["GFLOP of a figure, all members and views"] = f"{flops / number / 1e9:.2f}"
     bench.write(Facts(f"{name}: arithmetic in float32, {threads} threads", facts), f"arithmetic-{name}-floor")
-    result = paired(
-        f"{name}: the networks alone", ways, work=(number, "figure"), rounds=bench.size(ROUNDS, 1)
-    )
+    result = bench.compare(f"{name}: the networks alone", ways, work=(number, "figure"), rounds=(ROUNDS, 1))
     bench.write(result, f"arithmetic-{name}")
 
 

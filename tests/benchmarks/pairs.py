@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from time import perf_counter
+
+import psutil
 
 Way = Callable[[], float]
 """Does the work once and returns the seconds that it took."""
@@ -25,6 +29,7 @@ class Comparison:
         work: Number of units of work that each run does, and the unit.
         reference: The way that the ratios refer to.
         seconds: Seconds by way, one per round.
+        others: Share of the machine's CPUs that other processes used during each run, by way.
         void: Why ways are not comparable, by way.
         notes: What a reader must know, a sentence each.
     """
@@ -33,6 +38,7 @@ class Comparison:
     work: tuple[int, str]
     reference: str
     seconds: Mapping[str, list[float]]
+    others: Mapping[str, list[float]] = field(default_factory=dict)
     void: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -41,23 +47,25 @@ class Comparison:
         return [own / of for own, of in zip(self.seconds[way], self.seconds[self.reference], strict=True)]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table's rows: way, median seconds, time of one unit, median ratio, its range."""
+        """Return the rows: way, median seconds, time of one unit, median ratio, its range, others' share."""
         number, _ = self.work
         rows: list[tuple[str, ...]] = []
         for way, seconds in self.seconds.items():
             if way in self.void:
-                rows.append((way, "void", self.void[way], "", ""))
+                rows.append((way, "void", self.void[way], "", "", ""))
                 continue
             ratios, middle = self.ratios(way), median(seconds)
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else "one round"
-            rows.append((way, f"{middle:.2f}", _time_text(middle / number), f"{median(ratios):.2f}", spread))
+            others = f"{median(self.others[way]):.0%}" if way in self.others else ""
+            ratio = f"{median(ratios):.2f}"
+            rows.append((way, f"{middle:.2f}", _time_text(middle / number), ratio, spread, others))
         return rows
 
     def table(self) -> str:
         """Return the comparison as Markdown."""
         number, unit = self.work
         rounds = len(self.seconds[self.reference])
-        heading = ("way", "median, s", f"a {unit}", f"ratio to {self.reference}", "range")
+        heading = ("way", "median, s", f"a {unit}", f"ratio to {self.reference}", "range", "others")
         lines = [f"{self.title}: {number:,} x {unit}, rounds: {rounds}", "", _line(heading)]
         lines += [_line(["---"] * len(heading)), *map(_line, self.rows())]
         return "\n".join([*lines, *("", *self.notes)] if self.notes else lines)
@@ -119,6 +127,7 @@ def paired(
     work: tuple[int, str],
     rounds: int,
     reference: str | None = None,
+    before: Callable[[], object] = lambda: None,
     notes: tuple[str, ...] = (),
 ) -> Comparison:
     """Run all ways once per round, every second round in reverse order.
@@ -131,6 +140,7 @@ def paired(
         work: Number of units of work that each run does, and the unit.
         rounds: Number of rounds.
         reference: The way that the ratios refer to; the first if None.
+        before: Called before each run.
         notes: What a reader must know.
 
     Raises:
@@ -138,18 +148,55 @@ def paired(
     """
     reference = reference or next(iter(ways))
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    others: dict[str, list[float]] = {way: [] for way in ways}
     void: dict[str, str] = {}
     for number in range(rounds):
         for way in list(ways) if number % 2 == 0 else list(ways)[::-1]:
             if way in void:
                 continue
+            before()
+            account = Account()
             try:
                 seconds[way].append(ways[way]())
+                others[way].append(account.others())
             except VoidError as error:
                 if way == reference:
                     raise
                 void[way] = str(error)
-    return Comparison(title, work, reference, seconds, void, notes)
+    return Comparison(title, work, reference, seconds, others, void, notes)
+
+
+class Account:
+    """Counts the CPU time that other processes use from now on."""
+
+    def __init__(self) -> None:
+        self._started, self._own, self._all = perf_counter(), _own_seconds(), _busy_seconds()
+
+    def others(self) -> float:
+        """Return their share of the machine's CPUs.
+
+        Ray's processes are counted as others, because their starter does not wait for them.
+        """
+        busy = _busy_seconds() - self._all - (_own_seconds() - self._own)
+        return max(0.0, busy / (perf_counter() - self._started) / (os.cpu_count() or 1))
+
+
+def _own_seconds() -> float:
+    """Return the CPU time of this process and of those that it has started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def wait_for_quiet(most: float = 90, share: float = 0.15) -> None:
+    """Wait until the CPUs are hardly used, but not longer than some seconds."""
+    started = perf_counter()
+    while perf_counter() - started < most and psutil.cpu_percent(interval=1) > 100 * share:
+        pass
 
 
 def write(result: Result, folder: Path, name: str) -> None:

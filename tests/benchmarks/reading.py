@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 
 from tests.benchmarks.bench import PYTHON, Bench
-from tests.benchmarks.pairs import VoidError, Way, paired
+from tests.benchmarks.pairs import VoidError, Way
 from tests.benchmarks.peers import readers
 from tests.benchmarks.work import data, run, write_candidates
 
 SIDE = 80
 """Side of the crops, px: those of the default bundle."""
-ROUNDS = 5
+ROUNDS = 3
 FLOOR = "each needed tile decoded once"
 
 
 def main(bench: Bench) -> None:
-    number = bench.size(2_000, 20)
+    number = bench.size(1_000, 20)
     for clustered in (True, False):
         layout = "clustered" if clustered else "scattered"
         _compare(bench, f"jpeg, {layout}", *bench.slide(number, clustered=clustered))
@@ -49,7 +49,7 @@ def _compare(bench: Bench, name: str, slide: Path, detections: Path) -> None:
         if reader not in ("floor", "wsi-mitosis"):
             ways[reader] = partial(_checked, bench, reader, slide, detections, 1)
     number = len(pd.read_csv(detections))
-    result = paired(f"Reading, {name}", ways, work=(number, "crop"), rounds=bench.size(ROUNDS, 1))
+    result = bench.compare(f"Reading, {name}", ways, work=(number, "crop"), rounds=(ROUNDS, 1))
     bench.write(result, f"reading-{name.replace(', ', '-')}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.benchmarks.bench import PYTHON, Bench
-from tests.benchmarks.pairs import Facts, paired
+from tests.benchmarks.pairs import Facts
 from tests.benchmarks.work import classify, run
 
 WORK = ("loading", "waiting", "model")
@@ -15,7 +15,7 @@ EMPTY_RAY = (
     "ray.get(ray.remote(lambda: None).remote()); ray.shutdown()"
 )
 IMPORTS = "import torch, timm, openvino, openslide, pandas"
-ROUNDS = 5
+ROUNDS = 3
 
 
 def main(bench: Bench) -> None:
@@ -38,7 +38,7 @@ def main(bench: Bench) -> None:
         "importing the libraries alone": lambda: run([PYTHON, "-c", IMPORTS]).seconds,
         "--version": lambda: run([PYTHON, "-m", "wsi_mitosis", "--version"]).seconds,
     }
-    result = paired("Start-up", ways, work=(1, "run"), rounds=bench.size(ROUNDS, 1))
+    result = bench.compare("Start-up", ways, work=(1, "run"), rounds=(ROUNDS, 1))
     bench.write(result, "start-up")
 
 

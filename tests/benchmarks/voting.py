@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.pairs import VoidError, paired
+from tests.benchmarks.pairs import VoidError
 from tests.benchmarks.work import data
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.io.bundles import find_bundle, open_bundle
 from wsi_mitosis.io.compiled_files import user_files
-from wsi_mitosis.nets.members import Ensemble
+from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.tables import Vote
 
 
@@ -24,7 +24,7 @@ def main(bench: Bench) -> None:
         print("not measured, because WSI_MITOSIS_DATA is not set or lacks patches/AMi-Br")
         return
     paths = sorted(folder.glob("*/*.png"))
-    chosen = np.random.default_rng(0).permutation(len(paths))[: bench.size(300, 4)]
+    chosen = np.random.default_rng(0).permutation(len(paths))[: bench.size(100, 4)]
     crops = np.stack([np.asarray(Image.open(paths[row]).convert("RGB")) for row in chosen])
     for model in ("amibr-lite2", "amibr-lite0", "amibr-nano"):
         _compare(bench, model, crops)
@@ -52,7 +52,7 @@ def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
         return seconds
 
     ways = {f"--vote {vote}": lambda vote=vote: way(vote) for vote in votes}
-    result = paired(
-        f"{model}: real figures of AMi-Br", ways, work=(len(crops), "figure"), rounds=bench.size(3, 1)
+    result = bench.compare(
+        f"{model}: real figures of AMi-Br", ways, work=(len(crops), "figure"), rounds=(3, 1)
     )
     bench.write(result, f"voting-{model}")

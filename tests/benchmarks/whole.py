@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tests.benchmarks.bench import PYTHON, Bench
-from tests.benchmarks.pairs import Facts, VoidError, Way, paired
+from tests.benchmarks.pairs import Facts, VoidError, Way
 from tests.benchmarks.work import FULL_WIDTH, bundle_folder, classify, data, labels, run, write_candidates
 
 PEERS: dict[str, tuple[str, list[list[str]]]] = {
@@ -22,20 +22,25 @@ PEERS: dict[str, tuple[str, list[list[str]]]] = {
 
 
 def default(bench: Bench) -> None:
-    _compare(bench, "amibr-lite2", number=bench.size(1_000, 4), trial=bench.size(32, 4))
+    _compare(bench, "amibr-lite2", number=bench.candidates or bench.size(300, 4), trial=bench.size(16, 4))
 
 
 def fast(bench: Bench) -> None:
-    _compare(bench, "amibr-lite0", number=bench.size(300, 4), trial=bench.size(32, 4))
+    _compare(bench, "amibr-lite0", number=bench.candidates or bench.size(300, 4), trial=bench.size(16, 4))
 
 
 def nano(bench: Bench) -> None:
-    _compare(bench, "amibr-nano", number=bench.size(1_000, 4), trial=bench.size(32, 4))
+    _compare(bench, "amibr-nano", number=bench.candidates or bench.size(300, 4), trial=bench.size(16, 4))
 
 
 def full_width(bench: Bench) -> None:
     """The network of the paper's recipe; a quick run takes a tiny one, which costs seconds, in its place."""
-    _compare(bench, "untrained-tiny" if bench.quick else FULL_WIDTH, number=bench.size(40, 4), trial=4)
+    _compare(
+        bench,
+        "untrained-tiny" if bench.quick else FULL_WIDTH,
+        number=bench.candidates or bench.size(40, 4),
+        trial=4,
+    )
 
 
 def small_region(bench: Bench) -> None:
@@ -50,13 +55,13 @@ def small_region(bench: Bench) -> None:
     listed.write_text(f"slide,mpp\n{slide},0.25\n")
     detections = write_candidates(bench.folder / "small-region-candidates.csv", points.drop_duplicates())
     _run(
-        bench, "CMU-1-Small-Region", "amibr-lite2", slide, detections, ours=[listed], trial=bench.size(32, 4)
+        bench, "CMU-1-Small-Region", "amibr-lite2", slide, detections, ours=[listed], trial=bench.size(16, 4)
     )
 
 
 def earlier_default(bench: Bench) -> None:
     """The default and the fast bundle beside the default of before: `amibr-nano`, computed by torch."""
-    slide, detections = bench.slide(number := bench.size(1_000, 4))
+    slide, detections = bench.slide(number := bench.candidates or bench.size(300, 4))
     bench.warm("amibr-lite2", "amibr-lite0")
 
     def way(*options: str) -> float:
@@ -67,7 +72,7 @@ def earlier_default(bench: Bench) -> None:
         "the default": way,
         "--model fast": partial(way, "--model", "fast"),
     }
-    result = paired("Whole runs", ways, work=(number, "candidate"), rounds=bench.size(2, 1))
+    result = bench.compare("Whole runs", ways, work=(number, "candidate"), rounds=(2, 1))
     bench.write(result, "earlier-default")
 
 
@@ -86,8 +91,8 @@ def cold(bench: Bench) -> None:
             "compiled before": partial(way, None),
             "first run": lambda: way(bench.results / f"cache-{model}-{next(fresh)}"),  # noqa: B023
         }
-        result = paired(
-            f"{model}: compiling the networks", ways, work=(number, "candidate"), rounds=bench.size(2, 1)
+        result = bench.compare(
+            f"{model}: compiling the networks", ways, work=(number, "candidate"), rounds=(2, 1)
         )
         bench.write(result, f"cold-{model}")
 
@@ -119,9 +124,9 @@ def _run(
         ways[f"{peer} {' '.join(options)}"] = partial(
             _peer, bench, peer, slide, detections, bundle, options, truth
         )
-    rounds = bench.size(ROUNDS, 1)
+    rounds = (ROUNDS, 1)
     bench.write(
-        paired(f"{name}, whole runs", ways, work=(number, "candidate"), rounds=rounds), f"whole-{name}"
+        bench.compare(f"{name}, whole runs", ways, work=(number, "candidate"), rounds=rounds), f"whole-{name}"
     )
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import read_px
-from wsi_mitosis.core.voting import tally
+from wsi_mitosis.core.voting import ATYPICAL, tally
 from wsi_mitosis.io.bundles import open_bundle
-from wsi_mitosis.nets.members import ATYPICAL, load_member
+from wsi_mitosis.nets.members import load_member
 from wsi_mitosis.nets.views import all_views, from_bytes
 
 
