@@ -10,15 +10,23 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import in_hand, night, wait_until
+from tests.detector_files import MODEL, spotted_slide, stub_network
+from tests.faults.runs import events, in_hand, night, wait_until
 from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, summary
 from tests.stores import WebStore, s3_store, web_store
 from wsi_mitosis import classify_slide
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.slides.staging import PREFIX
+from wsi_mitosis.jobs.detect import DetectResult
+from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.pipeline import plan_run
-from wsi_mitosis.specs import ClassifySpec
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.jobs.plan import SlideTask
+from wsi_mitosis.jobs.slide_detector import SlideDetector
+from wsi_mitosis.jobs.staging import build_staging, close_staging, expect_slides, staged_task
+from wsi_mitosis.nets import detector
+from wsi_mitosis.specs import ClassifySpec, DetectSpec
+from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.workers import classify_batch, detect_batch
 
 NAMES = ["a.tiff", "b.tiff", "c.tiff"]
 QUICK = {"report": False}
@@ -84,6 +92,9 @@ def test_slides_of_a_web_server_give_the_same_bytes_and_are_fetched_once(
     result = classify_batch(spec(*arguments, **staged(disk)), reporter)
     assert result.exit_status == 0, result.errors
     assert geojson_in(tmp_path / "out") == expected
+    assert all(
+        event["stages"]["copying"] > 0 for event in events(tmp_path / "out") if event["event"] == "done"
+    )
     again = run(*arguments, **staged(disk))
     assert again.kept == set(NAMES)
     assert [web.gets(f"slides/{name}") for name in NAMES] == [1, 1, 1]
@@ -167,6 +178,48 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next(small_bundle: Path, t
     slides = [tmp_path / "slides" / name for name in ("a.tiff", "b.tiff", "c.tiff")]
     assert run(slides, tmp_path / "d.csv", out, small_bundle, **staged(disk)).exit_status == 0
     assert [path.name for path in disk.iterdir()] == ["mine.txt"]
+
+
+def test_a_search_finds_the_same_candidates_at_urls_and_does_not_fetch_them_again(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "_loaded", stub_network)
+    monkeypatch.setattr(detector, "find_detector", lambda *_: MODEL)
+    spotted_slide(tmp_path / "web" / "a.tiff", (100, 80), [(30, 30, 0.9), (70, 40, 0.9)])
+
+    def search(slide: str, out: str, **more: Any) -> DetectResult:
+        data = {"slides": [slide], "out": str(tmp_path / out), "placement": {"workers": 0, "device": "cpu"}}
+        return detect_batch(DetectSpec.parse(data | more, "test"), Silent())
+
+    with web_store(tmp_path / "web") as web:
+        search(str(tmp_path / "web" / "a.tiff"), "here.csv")
+        for kept in (set(), {"a.tiff"}):
+            found = search(f"{web.url}/a.tiff?secret", "there.csv", staging={"stage": str(disk)})
+            assert (found.exit_status, found.kept, found.candidates) == (0, kept, {"a.tiff": 2})
+        assert web.gets("a.tiff") == 1
+    assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
+    assert "secret" not in (tmp_path / "there.csv.parts" / "run.json").read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_copy_is_gone_when_its_slide_has_ended(
+    fails: bool, drive: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SlideSource(drive / "slides" / "a.tiff", "a.tiff")
+    task = SlideTask(source, "a.tiff", None, "new")
+
+    def do(of: SlideTask, model: object, on_event: object) -> SlideOutcome[str]:
+        assert of.source.path.is_relative_to(disk)
+        return SlideOutcome(
+            of.name, "failed" if fails else "done", of.source.path.read_text(errors="replace")
+        )
+
+    staging = build_staging(lambda _: SlideDetector.__new__(SlideDetector), disk, None, 1)
+    monkeypatch.setattr(SlideDetector, "has_result", lambda *_: False)
+    expect_slides([task], staging)
+    assert staged_task(do, task, staging, lambda _: None).status == ("failed" if fails else "done")
+    assert not list(disk.rglob("a.tiff"))
+    close_staging(staging)
 
 
 def test_one_slide_of_a_url_from_python(

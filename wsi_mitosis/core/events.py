@@ -56,8 +56,8 @@ class Done(Event):
     kept: bool = Field(description="Whether the results of an earlier run were up to date and were kept.")
     seconds: float = Field(ge=0, description="Time that the slide took in this run, s.")
     stages: dict[str, float] = Field(
-        description="Time by stage, s. `reading` is summed over the threads that read patches, and each "
-        "stage over the parts of a large slide."
+        description="Time by stage, s. `copying` is the wait for the slide's copy (`--stage`). `reading` is "
+        "summed over the threads that read patches, and each stage over the parts of a large slide."
     )
     peak_rss_mb: float | None = Field(
         None,

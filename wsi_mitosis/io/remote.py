@@ -187,7 +187,7 @@ def _fault(error: Exception) -> RemoteError:
     """Return what an error of fsspec means, without its text."""
     chain = list(_chain(error))
     status = next((s for link in chain if (s := _status(link)) is not None), None)
-    if status in REFUSED or (status is None and any(isinstance(link, PermissionError) for link in chain)):
+    if status in REFUSED or (status is None and any(map(_is_refusal, chain))):
         said = "" if status is None else f" (status {status})"
         return RemoteError(
             f"the store refuses access{said}", "Check the credentials, and whether they have expired"
@@ -198,6 +198,11 @@ def _fault(error: Exception) -> RemoteError:
     return RemoteError(
         f"the store did not answer ({said})", "Check the store and the network, and run again", transient=True
     )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether an error is about credentials, such as botocore's NoCredentialsError."""
+    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -134,12 +134,10 @@ def _suitable(parent: Path) -> Path:
 
 
 class OwnFolder:
-    """A private folder (mode 0700) of this process.
-
-    What a killed process has left is removed when the next one makes its own folder in the same place.
+    """A private folder (mode 0700) of this process. If the process is killed, `remove_abandoned` removes it.
 
     Args:
-        parent: An existing folder, in which nothing else is changed.
+        parent: An existing folder.
         prefix: Start of the folder's name.
 
     Attributes:
@@ -150,7 +148,6 @@ class OwnFolder:
     """
 
     def __init__(self, parent: Path, prefix: str) -> None:
-        remove_abandoned(parent, prefix)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock = _own(self.path)
 

@@ -35,6 +35,7 @@ class SlideOutcome(Generic[Result]):
         error: One line for the user; None if the slide is done.
         details: Traceback of an error that no input explains.
         seconds: Time that it took.
+        copying_seconds: Part of it that it waited for the copy of the slide; None if none was made.
         peak_rss_mb: Largest resident memory so far of the process that did it, MB.
         transient: The cause of a failure that another attempt may not meet: memory ran out, the storage did
             not answer, a node of the cluster was lost, or the output folder could not be written. None for
@@ -47,6 +48,7 @@ class SlideOutcome(Generic[Result]):
     error: str | None = None
     details: str | None = None
     seconds: float = 0.0
+    copying_seconds: float | None = None
     peak_rss_mb: float | None = None
     transient: Transient | Literal["node", "output"] | None = None
 
@@ -152,6 +154,8 @@ def _written(
         remedy = "Check that the output folder can be written and has room, and run again"
         error = f"{cause}. {remedy if isinstance(failure, OSError) else 'log.jsonl has the traceback'}"
         return _not_written(outcome, printable(error), failure), None, {}
+    if outcome.copying_seconds is not None:
+        stages = {"copying": outcome.copying_seconds, **stages}
     if outcome.result is not None:
         stages = {**stages, "writing": perf_counter() - started}
     return outcome, record, stages

@@ -93,6 +93,7 @@ def staged_task(
         if copied.result is None:  # it failed, or its result is up to date
             return cast("SlideOutcome[Result]", copied)
         outcome = do(replace(task, source=copied.result), staging.model, on_event)
-        return replace(outcome, seconds=outcome.seconds + copied.seconds)
+        seconds = outcome.seconds + copied.seconds
+        return replace(outcome, seconds=seconds, copying_seconds=copied.seconds)
     finally:
         stager.release(source)

@@ -377,15 +377,22 @@ class Pool(Generic[Task, Event, Result]):
             self._crew.begin(worker, attempt.task, attempt.pause_seconds, self._following(worker))
 
     def _following(self, worker: Any) -> tuple[Task, ...]:
-        """Reserve the task that a worker gets next, so that it can prepare it."""
-        if self._work.ahead is None or (attempt := self._unreserved()) is None or attempt.number > 1:
-            return ()
-        self._reserved[worker] = attempt
-        return (attempt.task,)
+        """Reserve the task that a worker gets next, so that it can prepare it.
 
-    def _unreserved(self) -> _Attempt[Task] | None:
+        One that is tried again gets a new worker, and the first ones go to workers that are not started yet.
+        """
+        if self._work.ahead is None:
+            return ()
+        to_start = self._number - len(self._workers)
+        following = [attempt for attempt in self._unreserved()[to_start:] if attempt.number == 1]
+        if not following:
+            return ()
+        self._reserved[worker] = following[0]
+        return (following[0].task,)
+
+    def _unreserved(self) -> list[_Attempt[Task]]:
         taken = self._reserved.values()
-        return next((attempt for attempt in self._waiting if attempt not in taken), None)
+        return [attempt for attempt in self._waiting if attempt not in taken]
 
     def _next(self, worker: Any | None) -> _Attempt[Task] | None:
         """Take the next task that is not refused from the queue; None if there is none.
@@ -395,8 +402,10 @@ class Pool(Generic[Task, Event, Result]):
         """
         while self._waiting:
             reserved = self._reserved.pop(worker, None)
-            mine = reserved if reserved in self._waiting else self._unreserved()
-            attempt = mine or self._waiting[0]
+            if reserved is not None and reserved in self._waiting:
+                attempt = reserved
+            else:
+                attempt = (self._unreserved() or self._waiting)[0]
             self._waiting.remove(attempt)
             refused = self._hooks.refuse(attempt.task)
             if refused is None:

@@ -149,4 +149,10 @@ class SlideParts:
 
         merged = attempt(slide.task.name, merge)
         peaks = [outcome.peak_rss_mb for outcome in slide.done if outcome.peak_rss_mb is not None]
-        return replace(merged, seconds=perf_counter() - slide.opened, peak_rss_mb=max(peaks, default=None))
+        waits = [outcome.copying_seconds for outcome in slide.done if outcome.copying_seconds is not None]
+        return replace(
+            merged,
+            seconds=perf_counter() - slide.opened,
+            copying_seconds=sum(waits) if waits else None,
+            peak_rss_mb=max(peaks, default=None),
+        )
