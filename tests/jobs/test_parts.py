@@ -14,7 +14,7 @@ import pytest
 from tests.faults.folders import TIMES
 from tests.jobs.test_sharpness import LIMIT, limited
 from tests.slide_files import textured, transparent_slide
-from wsi_mitosis.core import parts
+from wsi_mitosis.core import parts, sharpness
 from wsi_mitosis.core.parts import Part
 from wsi_mitosis.errors import UnreadableSlideError
 from wsi_mitosis.io.bundles import open_bundle
@@ -77,7 +77,10 @@ def whole(classifier: Classifier, task: ClassifyTask) -> SlideResult:
 
 
 @pytest.mark.parametrize("of", [2, 7, 60])
-def test_the_result_of_parts_is_that_of_the_whole_slide(classifier: Classifier, slide: Path, of: int) -> None:
+def test_the_result_of_parts_is_that_of_the_whole_slide(
+    classifier: Classifier, slide: Path, of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharpness, "MOST_FIGURES", 30)
     task = task_of(slide, 70)
     found = predicted(classifier, task, of)
     assert any(part.predictions.blank.all() for part in found if len(part.predictions.rows)) or of == 2
@@ -85,6 +88,7 @@ def test_the_result_of_parts_is_that_of_the_whole_slide(classifier: Classifier, 
     pd.testing.assert_frame_equal(result.table, expected.table, check_exact=True)
     assert result.table["votes_cast"].nunique() == 2, "the vote stops early"
     assert result.record.sharpness is not None
+    assert result.record.sharpness.value is not None
     assert result.record.model_dump(exclude=set(TIMES)) == expected.record.model_dump(exclude=set(TIMES))
     assert result.record.cost.stages.keys() == expected.record.cost.stages.keys()
     seconds = [part.predictions.seconds["model"] for part in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -321,19 +322,24 @@ def test_a_slide_that_is_new_to_one_part_and_up_to_date_to_another_fails(night: 
     assert "its parts are not of the same slide" in result.errors["a.tiff"]
 
 
-def test_a_slide_in_parts_is_refused_once(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", ["a.tiff", "b.tiff"])
+def test_a_slide_in_parts_is_refused_or_begun_once(
+    night: Night, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def refuse(_self: Admission, task: SlideTask) -> SlideOutcome[Any] | None:
         asked.append((task.name, task.candidates))
-        return SlideOutcome(task.name, "pending", error="too late") if task.name == "a.tiff" else None
+        is_late = late == task.name or len(asked) > 1
+        return SlideOutcome(task.name, "pending", error="too late") if is_late else None
 
     monkeypatch.setattr(Admission, "refuse", refuse)
     result = night.run()
     assert asked == [("a.tiff", LARGE), ("b.tiff", SMALL)]
-    assert result.statuses == {"a.tiff": "pending", "b.tiff": "done"}
-    assert result.reasons == {"a.tiff": "too late"}
-    assert night.tasks == [("b.tiff", 0)]
+    begun = {"a.tiff": OF} if late == "b.tiff" else {}
+    assert Counter(name for name, _ in night.tasks) == begun
+    assert result.statuses == {name: "done" if name in begun else "pending" for name in ("a.tiff", "b.tiff")}
+    assert set(result.reasons.values()) == {"too late"}
 
 
 def test_each_worker_copies_a_slide_in_parts_once(
