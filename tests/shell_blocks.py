@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,15 +16,19 @@ def commands(page: str) -> list[str]:
 
 
 def run_in_order(found: list[str], folder: Path) -> None:
-    """Run commands in one folder, as a new user of this Python would; each must end well."""
+    """Run commands in one folder, as a new user of this Python would; each must end well.
+
+    Only networks that were compiled before are not compiled again.
+    """
     programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    caches = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     for command in found:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder,
             capture_output=True,
             text=True,
-            env={"PATH": programs, "HOME": str(folder)},
+            env={"PATH": programs, "HOME": str(folder), "XDG_CACHE_HOME": caches},
         )
         if command != "wsi-mitosis doctor":  # which may rightly complain of the machine's free space
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
