@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,7 @@ def paired(
             try:
                 seconds[way].append(ways[way]())
                 others[way].append(account.others())
+                print(f"{way}: {seconds[way][-1]:.2f} s", file=sys.stderr, flush=True)
             except VoidError as error:
                 if way == reference:
                     raise
@@ -192,7 +194,7 @@ def _busy_seconds() -> float:
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-def wait_for_quiet(most: float = 90, share: float = 0.15) -> None:
+def wait_for_quiet(most: float = 30, share: float = 0.15) -> None:
     """Wait until the CPUs are hardly used, but not longer than some seconds."""
     started = perf_counter()
     while perf_counter() - started < most and psutil.cpu_percent(interval=1) > 100 * share:
