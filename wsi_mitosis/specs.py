@@ -467,8 +467,8 @@ class ResultOptions(Spec):
     precision: Annotated[
         Precision,
         _result(
-            help="Precision of the networks: fp32; fp16 on a GPU, 2.3 times as fast on an H200; or bf16 on a "
-            "CPU that has it. A figure near the threshold can get another label.",
+            help="Precision of the networks: fp32, or fp16 on a GPU, 2.3 times as fast on an H200. A figure "
+            "near the threshold can get another label.",
             known_by="precision",
         ),
     ] = "fp32"

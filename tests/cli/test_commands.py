@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from tests.runs import candidates_csv, files_in, slides_in, summary
 from wsi_mitosis import __version__
 from wsi_mitosis.cli import COMMANDS, main
+from wsi_mitosis.core.parts import LEAST_CANDIDATES
 
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "openslide", "tiatoolbox", "numpy", "geopandas")
 
@@ -236,7 +237,8 @@ def test_a_scheduler_ends_a_run_over_ray_with_130(inputs: list[object]) -> None:
     Its session folder is the user's alone, and does not stay.
     """
     temporary = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))  # short enough for sockets
-    rows = [f"b.tiff,{x},{y}" for x in range(5, 595) for y in range(5, 495, 2)]
+    rows = [f"b.tiff,{x},{y}" for x in range(5, 595, 6) for y in range(5, 495, 7)]
+    assert len(rows) < 2 * LEAST_CANDIDATES, "its parts would come before the small slide"
     Path("d.csv").write_text("\n".join(["slide,x,y", "a.tiff,10,10", *rows]) + "\n")
     command = [*map(str, inputs[:-1]), "2", "--cpus-per-worker", "1", "--out", "out", "-q"]
     environment = os.environ | {"RAY_TMPDIR": str(temporary)}

@@ -38,14 +38,6 @@ MIDOG25 = {  # typical, atypical, images
 
 
 @pytest.fixture(scope="module")
-def amibr(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    out = tmp_path_factory.mktemp("amibr") / "amibr.zarr"
-    images = real_data / "patches/AMi-Br"
-    built("amibr", real_data / "labels/AMI-BR.csv", out, images=images)
-    return open_store(out)
-
-
-@pytest.fixture(scope="module")
 def atnorm(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     out = tmp_path_factory.mktemp("atnorm") / "atnorm.zarr"
     built("folder", real_data / "patches/AtNorM-Br", out, masks="haematoxylin")

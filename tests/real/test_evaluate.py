@@ -31,13 +31,6 @@ def test_atnorm_is_scored_as_published_and_by_its_distinct_figures(
     assert report.overall.resampled.unit == "samples"
 
 
-@pytest.fixture(scope="module")
-def amibr(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder, images = tmp_path_factory.mktemp("amibr") / "a.zarr", real_data / "patches/AMi-Br"
-    built("amibr", real_data / "labels/AMI-BR.csv", folder, images=images, masks="none")
-    return open_store(folder)
-
-
 def test_the_folds_of_amibr(amibr: Store) -> None:
     samples = amibr.samples
     folds = plan_folds(samples)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.dataset_files import built
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
-from wsi_mitosis.io.training.stores import Store, open_store
+from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.nets.ensembles import Ensemble
 
 FIGURES = 24
@@ -27,13 +26,6 @@ DOMAINS = (
 """In the order of the trial."""
 VIEWS = (0, 1, 5)
 """The crop and its two flips among the eight symmetries that were recorded."""
-
-
-@pytest.fixture(scope="module")
-def amibr(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder, images = tmp_path_factory.mktemp("amibr") / "a.zarr", real_data / "patches/AMi-Br"
-    built("amibr", real_data / "labels/AMI-BR.csv", folder, images=images, masks="none")
-    return open_store(folder)
 
 
 def travelled(crop: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 CPU_BATCH = 32
 GPU_BATCH = 256
 """Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
-PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 """Names of the precisions in a key."""
 
 STAGES = ("loading", "waiting", "model", "reading")
