@@ -37,6 +37,7 @@ fuzz: .venv/installed ## 100,000 mutated files through every reader, and new exa
 
 faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"
+	$(BIN)/python -m pytest tests/jobs -m faults
 
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks

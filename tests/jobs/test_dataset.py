@@ -331,6 +331,7 @@ def test_a_part_whose_worker_dies_once_is_made_by_a_new_worker(
     assert warning.startswith("Normal/1.png: its worker died (")
 
 
+@pytest.mark.faults
 def test_a_dead_worker_fails_the_build_and_the_other_parts_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

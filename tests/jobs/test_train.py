@@ -401,6 +401,7 @@ def always_dying(task: Any, _threads: int, _emit: Any) -> None:
     os._exit(1)
 
 
+@pytest.mark.faults
 def test_a_fold_whose_worker_always_dies_fails_in_the_end(
     store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,8 +64,14 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("where", ["local", "cluster"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        pytest.param(number, where, marks=pytest.mark.faults if number == signal.SIGINT else ())
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+        for where in ("local", "cluster")
+    ],
+)
 def test_no_process_and_no_folder_outlives_a_driver(
     request: pytest.FixtureRequest, sessions: Path, tmp_path: Path, where: str, number: signal.Signals
 ) -> None:

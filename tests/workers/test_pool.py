@@ -413,7 +413,7 @@ def test_a_finished_pool_leaves_no_process(on_ray: Run, tmp_path: Path) -> None:
     assert wait_for(lambda: not psutil.pid_exists(process))
 
 
-@pytest.mark.parametrize("cause", ["memory", "storage"])
+@pytest.mark.parametrize("cause", ["memory", pytest.param("storage", marks=pytest.mark.faults)])
 def test_a_transient_failure_is_tried_again_and_memory_in_the_smaller_form(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
