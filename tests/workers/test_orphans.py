@@ -67,7 +67,12 @@ def sessions() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("number", "where"),
     [
-        pytest.param(number, where, marks=pytest.mark.faults if number == signal.SIGINT else ())
+        pytest.param(
+            number,
+            where,
+            marks=pytest.mark.faults if number == signal.SIGINT else (),
+            id=f"{number.name}-{where}",
+        )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
         for where in ("local", "cluster")
     ],
