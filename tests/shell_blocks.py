@@ -18,7 +18,7 @@ def commands(page: str) -> list[str]:
 def run_in_order(found: list[str], folder: Path) -> None:
     """Run commands in one folder, as a new user of this Python would; each must end well.
 
-    Only networks that were compiled before are not compiled again.
+    Networks that the tests have compiled are in the cache that the commands use.
     """
     programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     caches = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))

@@ -13,7 +13,7 @@
         ├── UnreadableSlideError       no reader opens it, or its pixels cannot be decoded
         ├── MppError              no usable pixel size, or one too far from the bundle's
         └── StagingError          it cannot be copied to the local disk
-            └── StorageError      nor was it to blame: another attempt may succeed
+            └── StorageError      at the moment: another attempt may succeed
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ PEERS: dict[str, tuple[str, list[list[str]]]] = {
     "WSInfer's way": ("wsinfer", [["--batch", "32", "--loaders", loaders] for loaders in ("0", "1", "2")]),
 }
 """Module and settings of each peer. The setting that is fastest in a trial is taken."""
+ROUNDS = 3
 
 
 def default(bench: Bench) -> None:
@@ -128,9 +129,6 @@ def _run(
     bench.write(
         bench.compare(f"{name}, whole runs", ways, work=(number, "candidate"), rounds=rounds), f"whole-{name}"
     )
-
-
-ROUNDS = 3
 
 
 def _peer(

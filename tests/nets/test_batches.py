@@ -9,22 +9,13 @@ import pytest
 import torch
 
 from tests.dataset_files import figure
+from tests.nets.test_augment import PLAIN
 from tests.training_files import PATCH_PX, tiny_recipe
 from wsi_mitosis.nets import batches
 from wsi_mitosis.nets.batches import Batch, Batches, Figures
 
 NUMBER, EPOCHS = 21, 3
 STEPS = 2  # of 8 figures; five are left out
-COLOURS = (
-    "stain_scale",
-    "stain_shift",
-    "gamma",
-    "contrast",
-    "saturation",
-    "channel_gain",
-    "sharpness",
-    "noise",
-)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +74,7 @@ def test_an_epoch_has_no_figure_twice(figures: Figures) -> None:
 
 def test_images_keep_their_targets(figures: Figures) -> None:
     """Without augmentation an image is the middle of its crop. The share of the experts names the figure."""
-    changes = dict.fromkeys((*COLOURS, "zoom"), 0) | {"rotation": "none", "flips": False, "jpeg": ()}
-    recipe = tiny_recipe(augmentation=changes, loss={"experts_share": 1.0})
+    recipe = tiny_recipe(augmentation=PLAIN, loss={"experts_share": 1.0})
     rows = {share: row for row, share in enumerate(figures.experts.tolist())}
     first = (figures.images.shape[1] - PATCH_PX) // 2
     middle = slice(first, first + PATCH_PX)

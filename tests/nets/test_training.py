@@ -100,8 +100,8 @@ def test_it_learns_to_tell_the_classes_apart() -> None:
     )
     first, last = epochs[0].metrics, epochs[-1].metrics
     assert last["validation_balanced_accuracy"] > 0.9
-    # Of five seeds the ratios were at most .78, .53, .87 and .93; pixels are learnt slowest.
-    for name, most in (("total", 0.9), ("classification", 0.8), ("mask", 0.9), ("pixels", 0.95)):
+    # Pixels are learnt slowest: .64 to .93 with five seeds, and 1.00 if their loss does not count.
+    for name, most in (("total", 0.8), ("classification", 0.8), ("mask", 0.8), ("pixels", 0.95)):
         assert last[f"training_{name}"] < most * first[f"training_{name}"], name
 
 

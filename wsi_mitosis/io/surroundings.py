@@ -28,8 +28,9 @@ FOLDER_PREFIX = "wsi-"
 OWNER = "owner"
 """File of a session folder. It is locked (flock(2)) while the process that created the folder lives."""
 KERNEL = Path("/proc/sys/kernel/random/boot_id")
-"""Its content differs for every running kernel (random(4)). A lock is only trusted under the same one, or by
-a machine of the same name after a restart: some network file systems do not show it to other machines."""
+"""Its content differs for every running kernel (random(4))."""
+MACHINE = Path("/etc/machine-id")
+"""Its content differs for every installation (machine-id(5))."""
 LONGEST_SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Ray's longest socket path below its session folder (ray/_private/node.py). A Unix socket's path has at most
 107 bytes (unix(7)), so the folder must be short."""
@@ -169,7 +170,7 @@ def _own(folder: Path) -> int | None:
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, KERNEL.read_bytes() + socket.gethostname().encode())
+        os.write(descriptor, "\n".join(_this_machine()).encode())
         unlocked.rename(folder / OWNER)
     except OSError:
         os.close(descriptor)
@@ -202,16 +203,35 @@ def _is_private_session(entry: os.DirEntry[str], prefix: str) -> bool:
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
 
 
+def _this_machine() -> tuple[str, str, str]:
+    """Return what identifies the running kernel, the installation, and its name."""
+    return identity(KERNEL), identity(MACHINE), socket.gethostname()
+
+
+def identity(path: Path) -> str:
+    """Return the content of `KERNEL` or `MACHINE`; nothing where the system has no such file."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _lock_of_abandoned(folder: Path) -> int | None:
-    """Lock a folder's `OWNER` file and return its descriptor; None if that is not certainly abandoned."""
+    """Lock a folder's `OWNER` file and return its descriptor; None if that is not certainly abandoned.
+
+    A lock is only trusted under the kernel that wrote it, or after a restart of the same installation: some
+    network file systems do not show locks to other machines.
+    """
     try:
         descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        kernel, _, host = os.read(descriptor, 500).partition(b"\n")
-        if kernel == KERNEL.read_bytes().strip() or host == socket.gethostname().encode():
+        kernel, *installation = os.read(descriptor, 1000).decode(errors="replace").split("\n")
+        this_kernel, *this_installation = _this_machine()
+        has_restarted = bool(this_installation[0]) and installation == this_installation
+        if (this_kernel and kernel == this_kernel) or has_restarted:
             return descriptor
     except OSError:
         pass  # locked: its process lives

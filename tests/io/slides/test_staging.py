@@ -269,6 +269,27 @@ time.sleep(600)
 """
 
 
+def test_no_folder_is_made_again_after_the_end(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends between two files of a slide."""
+    source, stager = slide(tmp_path / "drive" / "a.mrxs", 10), Stager(disk, 10 * SIZE)
+    slide(tmp_path / "drive" / "a" / "Data0000.dat", 10)
+
+    def end(path: Path) -> Iterator[bytes]:
+        yield path.read_bytes()
+        stager.close()
+
+    monkeypatch.setattr(staging, "_read_file", end)
+    stager.expect([(source, needed)])
+    with pytest.raises(StagingError, match=r"the run ends|cannot be read"):
+        stager.fetch(source)
+    for thread in threading.enumerate():
+        if thread.name == "stager":
+            thread.join(10)
+    assert list(disk.iterdir()) == []
+
+
 def test_only_what_a_killed_process_has_left_is_removed(disk: Path) -> None:
     (disk / "mine.txt").write_text("keep")
     (disk / f"{PREFIX}of-somebody").mkdir()
@@ -290,20 +311,34 @@ def test_what_is_left_is_removed_after_a_restart_of_this_machine_but_not_of_anot
 ) -> None:
     from wsi_mitosis.io import surroundings
 
-    def left_by(host: str) -> Path:
-        with monkeypatch.context() as patched:
-            patched.setattr(surroundings, "KERNEL", tmp_path / "kernel")
-            patched.setattr(surroundings.socket, "gethostname", lambda: host)
-            (tmp_path / "kernel").write_text("another\n")
-            folder = surroundings.OwnFolder(disk, PREFIX)
-            assert folder._lock is not None
-            os.close(folder._lock)
-            return folder.path
+    for name in ("KERNEL", "MACHINE"):
+        monkeypatch.setattr(surroundings, name, tmp_path / name)
 
-    ours, theirs = left_by(surroundings.socket.gethostname()), left_by("elsewhere")
+    def be(kernel: str, machine: str, host: str) -> None:
+        (tmp_path / "KERNEL").write_text(f"{kernel}\n")
+        (tmp_path / "MACHINE").write_text(f"{machine}\n")
+        monkeypatch.setattr(surroundings.socket, "gethostname", lambda: host)
+
+    def left_by(machine: str, host: str) -> Path:
+        be("before", machine, host)
+        folder = surroundings.OwnFolder(disk, PREFIX)
+        assert folder._lock is not None
+        os.close(folder._lock)
+        return folder.path
+
+    ours, clone, namesake, unknown = (
+        left_by(*of) for of in (("a", "here"), ("a", "there"), ("b", "here"), ("", "here"))
+    )
+    be("after", "", "here")
+    Stager(disk, 1).close()
+    assert ours.exists(), "a machine without an identity knows none of its folders again"
+    be("after", "a", "here")
     Stager(disk, 1).close()
     assert not ours.exists()
-    assert theirs.exists()
+    assert all(folder.exists() for folder in (clone, namesake, unknown))
+    be("before", "c", "elsewhere")
+    Stager(disk, 1).close()
+    assert not any(folder.exists() for folder in (clone, namesake, unknown)), "the kernel runs once"
 
 
 def test_a_folder_that_does_not_exist_is_not_made(tmp_path: Path) -> None:

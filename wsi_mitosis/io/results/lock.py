@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from wsi_mitosis.core.moments import now
 from wsi_mitosis.errors import OutputError
-from wsi_mitosis.io.surroundings import KERNEL
+from wsi_mitosis.io.surroundings import KERNEL, MACHINE, identity
 from wsi_mitosis.schema import Spec
 
 FILE = ".wsi-mitosis.lock.json"
@@ -31,8 +31,6 @@ READING_SECONDS = 2.0
 """How long a lock may be incomplete: without hard links it is written after it has appeared."""
 TAKEOVER_SECONDS = 60.0
 """Age at which the file of a takeover counts as left by a dead process; a takeover takes milliseconds."""
-MACHINE = Path("/etc/machine-id")
-"""Is different for every installation (machine-id(5))."""
 
 
 class Holder(Spec):
@@ -66,8 +64,8 @@ class Holder(Spec):
             host=socket.gethostname(),
             pid=os.getpid(),
             since=now(),
-            machine=_text(MACHINE),
-            kernel=_text(KERNEL),
+            machine=identity(MACHINE),
+            kernel=identity(KERNEL),
             processes=_namespace(),
             ticks=-1 if (ticks := _started_ticks(os.getpid())) is None else ticks,
             token=secrets.token_hex(8),
@@ -75,9 +73,9 @@ class Holder(Spec):
 
     def is_dead(self) -> bool | None:
         """Return whether the process has ended; None if that cannot be known from here."""
-        if self.host != socket.gethostname() or self.machine != _text(MACHINE):
+        if self.host != socket.gethostname() or self.machine != identity(MACHINE):
             return None
-        if self.kernel != _text(KERNEL):
+        if self.kernel != identity(KERNEL):
             return True if self.machine else None  # the machine was started again since
         if self.processes != _namespace():
             return None
@@ -237,13 +235,6 @@ def _mtime(path: Path, fallback: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return fallback.stat().st_mtime
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def _namespace() -> str:

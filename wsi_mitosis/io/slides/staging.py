@@ -317,7 +317,9 @@ class Stager:
     def _write(self, copy: _Copy, file: _File) -> None:
         assert copy.folder is not None  # noqa: S101 - it was just made
         target = copy.folder / file.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(file.name.parents):  # never the folder of this copy, which `close` may remove
+            if folder.name:
+                (copy.folder / folder).mkdir(exist_ok=True)
         written = 0
         with target.open("xb") as out:
             if file.size:
