@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.night import Costs, Night, simulate
 from tests.benchmarks.pairs import Comparison, Curve, VoidError, paired, write
 from tests.benchmarks.peers.readers import READERS
 from tests.benchmarks.work import CODECS, candidates, labels, needed_tiles, write_slide
@@ -93,3 +95,34 @@ def test_labels_are_ordered_by_place() -> None:
 def test_a_quick_benchmark_runs(tmp_path: Path) -> None:
     BENCHMARKS["hotspot"](Bench(tmp_path, tmp_path / "results", quick=True, readers_python=tmp_path))
     assert len(json.loads((tmp_path / "results/hotspot.json").read_text())["values"]) == 4
+
+
+NOTHING = Costs(opening=0, reading=0, stored_bytes=0, model=0, writing=0)
+
+
+@pytest.mark.parametrize(
+    ("costs", "seconds", "limit"),
+    [
+        (replace(NOTHING, model=0.01), 20 * 100 * 0.01 / 4, "GPUs"),
+        (replace(NOTHING, reading=0.01), 20 * 100 * 0.01 / 4 / 2, "reading threads"),
+        (replace(NOTHING, stored_bytes=1e6), 20 * 100 * 1e6 / 1e8, "storage"),
+        (replace(NOTHING, writing=3.0), 20 * 3.0, "writing"),
+        # an opening cannot overlap with anything of its worker
+        (replace(NOTHING, opening=1.0, model=0.01), 20 * (1.0 + 100 * 0.01) / 4, "GPUs"),
+    ],
+)
+def test_a_simulated_night_takes_what_limits_it(costs: Costs, seconds: float, limit: str) -> None:
+    """20 slides of 100 candidates, 4 workers of 2 reading threads, 100 MB/s."""
+    done = simulate(Night([100] * 20, workers=4, threads=2, storage=1e8, costs=costs, batch=10))
+    assert done.ends[-1] == pytest.approx(seconds)
+    assert done.limit == limit
+    assert len(done.ends) == 20
+
+
+def test_a_simulated_worker_reads_ahead_of_its_model() -> None:
+    """One slide of five batches: the first is read, and then the slower of reading and model decides."""
+    costs = replace(NOTHING, reading=0.01, model=0.02, writing=0.5)
+    done = simulate(Night([50], workers=1, threads=1, storage=1e8, costs=costs, batch=10))
+    assert done.ends == [pytest.approx(0.1 + 50 * 0.02 + 0.5)]
+    slow = simulate(Night([50], workers=1, threads=1, storage=1e8, costs=replace(costs, reading=0.04), batch=10))
+    assert slow.ends == [pytest.approx(50 * 0.04 + 10 * 0.02 + 0.5)]

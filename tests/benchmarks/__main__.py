@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from time import perf_counter
 
-from tests.benchmarks import arithmetic, hotspot, reading, scaling, startup, voting, whole
+from tests.benchmarks import arithmetic, hotspot, night, reading, scaling, startup, voting, whole
 from tests.benchmarks.bench import Bench
 
 BENCHMARKS = {
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "candidates": scaling.candidates,
     "slides": scaling.slides,
     "workers": scaling.workers,
+    "night": night.main,
     "hotspot": hotspot.main,
 }
 

@@ -42,7 +42,7 @@ def candidates(bench: Bench) -> None:
 def slides(bench: Bench) -> None:
     """Many slides on two workers, beside half of the sum of what each costs one worker of one CPU alone."""
     sizes = (1, 2) if bench.quick else (1, 10, 50, 200)
-    paths, detections = _many(bench, max(sizes))
+    paths, detections = many_slides(bench, max(sizes))
     model = "untrained-tiny" if bench.quick else "amibr-lite0"
     bench.warm(model)
     alone = _alone(bench, paths[:10], detections, model)
@@ -67,7 +67,7 @@ def slides(bench: Bench) -> None:
 
 def workers(bench: Bench) -> None:
     number = bench.size(24, 2)
-    paths, detections = _many(bench, number)
+    paths, detections = many_slides(bench, number)
     model = "untrained-tiny" if bench.quick else "amibr-lite0"
     bench.warm(model)
     seconds = {}
@@ -85,7 +85,7 @@ def _alone(bench: Bench, paths: list[Path], detections: Path, model: str) -> flo
     return mean(one["seconds"] - one["stages"]["loading"] for one in done)
 
 
-def _many(bench: Bench, number: int) -> tuple[list[Path], Path]:
+def many_slides(bench: Bench, number: int) -> tuple[list[Path], Path]:
     """Return slides that differ in their candidates, and one table of all candidates."""
     folder, tables, paths = bench.folder / "many", [], []
     for seed in range(number):

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tests.slide_files import textured, tiff_of_resolution, tiff_slide
 from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides import Level, Slide, open_slide
-from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL
 from wsi_mitosis.io.slides.patches import (
     MOST_ENLARGING,
     WARN_ENLARGING,
@@ -27,7 +26,7 @@ from wsi_mitosis.io.slides.patches import (
     reading_order,
     stream_patches,
 )
-from wsi_mitosis.io.slides.slide import CACHE_BYTES, PixelRegion
+from wsi_mitosis.io.slides.slide import BYTES_PER_CACHED_PIXEL, PixelRegion, cache_bytes
 from wsi_mitosis.specs import InputSpec
 from wsi_mitosis.units import Mpp
 
@@ -400,7 +399,7 @@ def test_a_patch_over_the_slides_edge_is_not_blank(tmp_path: Path, mpp: float) -
 
 # --- the order of reading
 
-CACHED_TILES = CACHE_BYTES // (256 * 256 * BYTES_PER_CACHED_PIXEL)
+CACHED_TILES = cache_bytes((256, 256)) // (256 * 256 * BYTES_PER_CACHED_PIXEL)
 
 
 def tiles_of(plan: PatchPlan, x: float, y: float) -> Iterator[tuple[int, int]]:
@@ -448,8 +447,8 @@ def scattered(width: int, height: int, number: int, seed: int = 0) -> tuple[np.n
 def test_each_tile_of_a_wide_slide_is_decoded_once(size_px: int, mpp: float) -> None:
     levels = (Level(60_000, 60_000, 1.0, (256, 256)),)
     plan = plan_patches("a.svs", levels, Mpp(mpp, mpp), SPEC, size_px)
-    # narrow enough for one stripe, and far more tiles (38,000) than the cache holds (768)
-    width = 15_000 if size_px == 300 else 35_000
+    # narrow enough for one stripe, and far more tiles than the cache holds (256)
+    width = 10_000 if size_px == 300 else 20_000
     x, y = scattered(width, 45_000, 12_000)
     order = reading_order(plan, x, y)
     loaded, tiles = loads(plan, x, y, order)
@@ -464,9 +463,9 @@ def test_of_a_slide_wider_than_the_cache_only_the_stripes_borders_are_decoded_tw
     plan = plan_patches("a.svs", levels, Mpp(0.25, 0.25), SPEC, 128)
     x, y = scattered(200_000, 12_000, 60_000)
     loaded, tiles = loads(plan, x, y, reading_order(plan, x, y))
-    # 782 columns in stripes of 256 (768 cached tiles, two rows under a window and one to come): three borders
+    # 782 columns in stripes of 85 (256 cached tiles, two rows under a window and one to come): nine borders
     # of 47 rows of tiles
-    assert tiles <= loaded <= tiles + 3 * 47
+    assert tiles <= loaded <= tiles + 9 * 47
     rows_first = np.lexsort((x, y // 256))
     assert loads(plan, x, y, rows_first)[0] > loaded
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openslide
 
-from wsi_mitosis.io.slides.slide import CACHE_BYTES, Level, PixelRegion, blended, check_overview, undecodable
+from wsi_mitosis.io.slides.slide import Level, PixelRegion, blended, cache_bytes, check_overview, undecodable
 from wsi_mitosis.units import Bounds, Mpp
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BYTES_PER_CACHED_PIXEL = 4
 ASSUMED_TILE_PX = (256, 256)
 """Size of tiles in formats that do not report it. It only affects the order of reading."""
 
@@ -37,7 +36,6 @@ class OpenSlideBackend:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._slide = openslide.OpenSlide(path)
-        self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         self.properties = properties = self._slide.properties
         background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(bytes.fromhex(background))
@@ -47,6 +45,8 @@ class OpenSlideBackend:
                 zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
             )
         )
+        largest = max((level.tile_px for level in self.levels), key=math.prod)
+        self._slide.set_cache(openslide.OpenSlideCache(cache_bytes(largest)))
         self.stated_mpp = _mpp(properties)
         self.bounds = _bounds(properties)
         self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)

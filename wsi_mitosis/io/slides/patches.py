@@ -15,8 +15,7 @@ import numpy as np
 
 from wsi_mitosis.core.geometry import native_origin, resample
 from wsi_mitosis.errors import MppError
-from wsi_mitosis.io.slides.openslide_backend import BYTES_PER_CACHED_PIXEL
-from wsi_mitosis.io.slides.slide import CACHE_BYTES
+from wsi_mitosis.io.slides.slide import BYTES_PER_CACHED_PIXEL, cache_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -228,7 +227,7 @@ def reading_order(
     )
     rows_at_once = math.ceil(extent[1] / plan.tile_px[1]) + 2
     tile_bytes = plan.tile_px[0] * plan.tile_px[1] * BYTES_PER_CACHED_PIXEL
-    stripe = max(1, CACHE_BYTES // (tile_bytes * rows_at_once))
+    stripe = max(1, cache_bytes(plan.tile_px) // (tile_bytes * rows_at_once))
     return np.lexsort((x_px0, column, row, column // stripe))
 
 
