@@ -15,7 +15,7 @@ from tests.slide_files import textured
 from wsi_mitosis.io.training.stores import Store, sample_table, write_store
 from wsi_mitosis.jobs.dataset import BuildResult, PartOutcome
 from wsi_mitosis.specs import DatasetSpec
-from wsi_mitosis.workers import build_dataset
+from wsi_mitosis.workers.datasets import build_dataset
 
 AMIBR_COLUMNS = (
     *("", "slide", "dataset", "uid", "x", "y", "expert1_label", "expert2_label"),

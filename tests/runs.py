@@ -13,7 +13,7 @@ from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.jobs.batch import BatchResult
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.specs import ClassifySpec
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 SLIDE_PX = (600, 500)
 CANDIDATES = ((100.0, 100.0), (250.5, 300.25), (599.0, 10.0), (3.0, 490.0), (400.0, 222.0))

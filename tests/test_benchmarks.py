@@ -124,5 +124,7 @@ def test_a_simulated_worker_reads_ahead_of_its_model() -> None:
     costs = replace(NOTHING, reading=0.01, model=0.02, writing=0.5)
     done = simulate(Night([50], workers=1, threads=1, storage=1e8, costs=costs, batch=10))
     assert done.ends == [pytest.approx(0.1 + 50 * 0.02 + 0.5)]
-    slow = simulate(Night([50], workers=1, threads=1, storage=1e8, costs=replace(costs, reading=0.04), batch=10))
+    slow = simulate(
+        Night([50], workers=1, threads=1, storage=1e8, costs=replace(costs, reading=0.04), batch=10)
+    )
     assert slow.ends == [pytest.approx(50 * 0.04 + 10 * 0.02 + 0.5)]

@@ -16,7 +16,7 @@ from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.train import FoldProgress, TrainResult
 from wsi_mitosis.recipes import RecipeSpec
 from wsi_mitosis.specs import TrainSpec
-from wsi_mitosis.workers import train_ensemble
+from wsi_mitosis.workers.folds import train_ensemble
 
 PATCH_PX = 32
 CROP_PX = 48

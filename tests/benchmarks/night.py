@@ -1,4 +1,4 @@
-"""Slides an hour on many GPUs: a simulation of a night, fed with measured costs and checked against Ray workers."""
+"""Slides an hour on many GPUs: a simulation, fed with measured costs and checked against Ray workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wsi_mitosis.io.slides.demo import TILE_PX
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.slide_files import SlideFiles
 from wsi_mitosis.specs import ClassifySpec
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 Wait = Generator[simpy.Event, Any, None]
 
@@ -131,7 +131,10 @@ def simulate(night: Night) -> Simulated:
     def write_results() -> Wait:
         for _ in night.candidates:
             first = yield done.get()
-            for noticed in (first, *done.items):  # all that wait get their next slide before this one is written
+            for noticed in (
+                first,
+                *done.items,
+            ):  # all that wait get their next slide before this one is written
                 if not noticed.triggered:
                     noticed.succeed()
             yield world.timeout(costs.writing)
@@ -183,7 +186,7 @@ class StandIn:
 class StandInClassifier(Classifier):
     """Reads slides as always, and hands the patches to a `StandIn`."""
 
-    def _ready(self, on_member: Any) -> Any:
+    def _ready(self, on_member: Any) -> Any:  # noqa: ARG002
         return StandIn(len(self.bundle.manifest.member))
 
 
@@ -197,7 +200,7 @@ def stand_in_classifier(bundle: Any, spec: ClassifySpec, threads: int) -> StandI
 
 @dataclass
 class Watch:
-    """A reporter that keeps what slides cost, and the times at which they were written, as by `perf_counter`."""
+    """A reporter that keeps what slides cost, and when they were written, as by `perf_counter`."""
 
     stages: list[Mapping[str, float]] = field(default_factory=list)
     begins: list[float] = field(default_factory=list)
@@ -230,8 +233,10 @@ def main(bench: Bench) -> None:
         simulated[workers] = expected[-1] - expected[workers - 1]
     assert costs is not None
     values = {name: f"{value:.3g}" for name, value in asdict(costs).items()}
-    bench.write(Facts("Costs by the run with one worker: seconds, and bytes of a candidate", values), "night-costs")
-    title = f"{len(paths)} slides of {PER_SLIDE} candidates, from the first result of each worker to the last of all"
+    bench.write(
+        Facts("Costs by the run with one worker: seconds, and bytes of a candidate", values), "night-costs"
+    )
+    title = f"{len(paths)} slides of {PER_SLIDE} candidates, from each worker's first result to the last"
     bench.write(Curve(title, "workers", "s", {"Ray": real, "simulated": simulated}), "night-check")
     _nights(bench, costs)
 
@@ -275,7 +280,7 @@ def _with_stand_in(bench: Bench, paths: Sequence[Path], detections: Path, worker
 
     with (
         patch.object(SlideFiles, "write", watched),
-        patch("wsi_mitosis.workers._classifier", stand_in_classifier),
+        patch("wsi_mitosis.workers.slides._classifier", stand_in_classifier),
         patch("wsi_mitosis.workers.runtime.granted_cpus", lambda: max(workers, granted_cpus())),
     ):
         classify_batch(spec, watch)

@@ -70,7 +70,7 @@ def test_classify_tells_of_a_report_that_failed_even_if_quiet(
     result = BatchResult(folder=tmp_path, bundle="b", bundle_digest="d", trained=True)
     result.statuses["a.tiff"] = "done"
     result.errors["report.html"] = "report.html: OSError: no space left"
-    monkeypatch.setattr("wsi_mitosis.workers.classify_batch", lambda *_: result)
+    monkeypatch.setattr("wsi_mitosis.workers.slides.classify_batch", lambda *_: result)
     arguments = ["classify", "a.tiff", "--detections", "d.csv", "-q"]
     told = CliRunner().invoke(main, arguments)
     assert told.exit_code == 1
@@ -88,6 +88,6 @@ def test_no_report_reaches_the_run(
         asked.append(spec)
         return BatchResult(folder=tmp_path, bundle="b", bundle_digest="d", trained=True)
 
-    monkeypatch.setattr("wsi_mitosis.workers.classify_batch", seen)
+    monkeypatch.setattr("wsi_mitosis.workers.slides.classify_batch", seen)
     CliRunner().invoke(main, ["classify", "a.tiff", "--detections", "d.csv", *arguments])
     assert asked[0].output.report is wanted

@@ -16,7 +16,7 @@ from tests.runs import Silent, candidates_csv, run, slides_in, spec
 from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.jobs import admission
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 NAMES = ["a.tiff", "b.tiff", "c.tiff"]
 DISK = 8 * 2**20

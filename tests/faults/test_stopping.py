@@ -25,7 +25,7 @@ from tests.faults.runs import LONG, Night, alive, end_of, in_hand, night, wait_u
 from tests.runs import Silent, candidates_csv, slides_in, spec, summary
 from wsi_mitosis.cli.signals import termination_interrupts
 from wsi_mitosis.io.results.folder import ResultFolder
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 SEED = 23
 PLACES = {"here": ["--workers", "0"], "ray": ["--workers", "1"]}

@@ -21,10 +21,10 @@ from tests.faults.runs import LONG, ROOT, Night, attempts, events, in_hand, nigh
 from tests.faults.runs import end_of as end_of_run
 from tests.runs import Silent, candidates_csv, run, slides_in, spec, summary
 from tests.slide_files import textured
-from wsi_mitosis import workers
 from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.jobs.plan import ClassifyTask
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers import slides as slide_work
+from wsi_mitosis.workers.slides import classify_batch
 
 SEED = 31
 HANGS = "nothing has happened for 3 s: its reader or its storage does not answer"
@@ -118,7 +118,7 @@ def test_a_slide_for_which_memory_runs_out_gets_smaller_batches_and_the_same_lab
     slides, detections = slides_in(tmp_path / "slides", names), candidates_csv(tmp_path / "d.csv", names)
     placement = {"cpus_per_worker": 1, "batch_size": 4}
     run(slides, detections, tmp_path / "expected", small_bundle, placement=placement)
-    monkeypatch.setattr(workers, "classify_task", hungry)
+    monkeypatch.setattr(slide_work, "classify_task", hungry)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     asked = spec(
         slides, detections, tmp_path / "out", small_bundle, placement=placement | {"workers": number}
@@ -156,7 +156,7 @@ def test_a_worker_that_ray_s_memory_monitor_ends_gets_smaller_batches(
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{threshold:.3f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(workers, "classify_task", greedy)
+    monkeypatch.setattr(slide_work, "classify_task", greedy)
     names = ["a.tiff", "b.tiff"]
     slides, detections = slides_in(tmp_path / "slides", names), candidates_csv(tmp_path / "d.csv", names)
     asked = spec(

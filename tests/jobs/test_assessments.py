@@ -20,7 +20,7 @@ from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.jobs.report import report
 from wsi_mitosis.tables import REGION_COLUMNS, REVIEW_COLUMNS
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 SMALL = {"hotspot_area": 0.0018}
 """49 x 36.7 um, which hold the second and the last of CANDIDATES and no third."""

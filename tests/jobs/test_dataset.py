@@ -31,14 +31,14 @@ from tests.dataset_files import (
     write_csv,
 )
 from tests.slide_files import aperio_slide, textured, tiff_of_resolution, tiff_slide
-from wsi_mitosis import workers
 from wsi_mitosis.core.masks import FigureMask, Haematoxylin
 from wsi_mitosis.errors import DatasetError, OutputError
 from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.stores import open_store, sample_digests
 from wsi_mitosis.jobs.dataset import Part, PartOutcome, Reporter, build, draw, parts, run_part, show, verify
 from wsi_mitosis.specs import DatasetSpec
-from wsi_mitosis.workers import build_dataset
+from wsi_mitosis.workers import datasets
+from wsi_mitosis.workers.datasets import build_dataset
 
 SMALL = {"patch_px": 32}
 
@@ -323,7 +323,7 @@ def test_a_part_whose_worker_dies_once_is_made_by_a_new_worker(
 ) -> None:
     in_parts_of(3, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setattr(workers, "_do_part", dying_once)
+    monkeypatch.setattr(datasets, "_do_part", dying_once)
     placement, reporter = {"workers": 1, "cpus_per_worker": 1}, Told()
     options = spec("folder", crops_folder(tmp_path / "in"), tmp_path / "s.zarr", placement=placement, **SMALL)
     assert (build_dataset(options, reporter).samples, (tmp_path / "died-1").exists()) == (8, True)
@@ -340,7 +340,7 @@ def test_a_dead_worker_fails_the_build_and_the_other_parts_are_kept(
     folder = crops_folder(tmp_path / "in")
     placement = {"workers": 1, "cpus_per_worker": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "_do_part", dying)
+        patch.setattr(datasets, "_do_part", dying)
         with pytest.raises(
             DatasetError, match=r"1 of the images .*: 'Normal/1\.png: its worker died .+ It was tried 3 times"
         ):

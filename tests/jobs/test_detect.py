@@ -26,7 +26,7 @@ from wsi_mitosis.jobs.slide_detector import SlideCandidates, SlideDetector, dete
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
 from wsi_mitosis.tables import SlideSource
-from wsi_mitosis.workers import detect_batch
+from wsi_mitosis.workers.slides import detect_batch
 
 SIZE_UM = (460.0, 300.0)
 SPOTS = (

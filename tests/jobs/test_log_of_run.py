@@ -29,7 +29,7 @@ from wsi_mitosis.core.events import (
 from wsi_mitosis.jobs.classifier import Classifier
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
-from wsi_mitosis.workers import detect_batch
+from wsi_mitosis.workers.slides import detect_batch
 
 
 def events(folder: Path) -> list[Event]:

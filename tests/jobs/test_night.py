@@ -28,7 +28,7 @@ from wsi_mitosis.jobs.pipeline import plan_run, search_spec
 from wsi_mitosis.jobs.run_progress import ProgressFile
 from wsi_mitosis.jobs.status import folder_status
 from wsi_mitosis.nets import detector
-from wsi_mitosis.workers import classify_batch, detect_batch
+from wsi_mitosis.workers.slides import classify_batch, detect_batch
 
 QUICK = {"hotspot_area": 0, "report": False}
 
@@ -390,7 +390,7 @@ def test_a_run_that_cannot_begin_says_so_in_its_folder(
     def refuse(*_: object) -> Any:
         raise InputError("no Ray cluster answers", subject="--address x:1")
 
-    monkeypatch.setattr("wsi_mitosis.workers._classify", refuse)
+    monkeypatch.setattr("wsi_mitosis.workers.slides._classify", refuse)
     with pytest.raises(InputError, match="no Ray cluster answers"):
         classified(night, small_bundle)
     assert json.loads((night / "out/run.json").read_text())["exit_status"] == 2
@@ -405,7 +405,7 @@ def test_a_bug_is_written_down_before_it_ends_the_program(
     def fail(*_: object) -> Any:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("wsi_mitosis.workers._classify", fail)
+    monkeypatch.setattr("wsi_mitosis.workers.slides._classify", fail)
     with pytest.raises(ZeroDivisionError):
         classified(night, small_bundle)
     assert json.loads((night / "out/run.json").read_text())["exit_status"] == 1

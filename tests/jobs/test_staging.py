@@ -26,7 +26,7 @@ from wsi_mitosis.jobs.staging import build_staging, close_staging, expect_slides
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import ClassifySpec, DetectSpec
 from wsi_mitosis.tables import SlideSource
-from wsi_mitosis.workers import classify_batch, detect_batch
+from wsi_mitosis.workers.slides import classify_batch, detect_batch
 
 NAMES = ["a.tiff", "b.tiff", "c.tiff"]
 QUICK = {"report": False}

@@ -32,7 +32,6 @@ from tests.training_files import (
     trained,
     write_recipe,
 )
-from wsi_mitosis import workers
 from wsi_mitosis.core import sharpness
 from wsi_mitosis.core.calibration import fit_temperature
 from wsi_mitosis.errors import InputError, OutputError, SpecError
@@ -49,6 +48,7 @@ from wsi_mitosis.nets.backbone import Backbone
 from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.recipes import FoldRecord
+from wsi_mitosis.workers import folds
 from wsi_mitosis.workers.pool import Work
 
 ROOT = Path(__file__).parents[2]
@@ -373,7 +373,7 @@ def test_workers_of_folds_start_with_the_setting_for_large_blocks(
         environments.append(work.environment)
         yield from ()
 
-    monkeypatch.setattr(workers, "run_tasks", noting)
+    monkeypatch.setattr(folds, "run_tasks", noting)
     trained(write_recipe(tmp_path / "tiny.toml", tiny_recipe()), store, tmp_path / "bundle")
     assert environments == [LARGE_BLOCKS_ENVIRONMENT]
 
@@ -385,7 +385,7 @@ def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "run_fold", dying_once)
+    monkeypatch.setattr(folds, "run_fold", dying_once)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     placement = {"workers": 1, "cpus_per_worker": 1, "device": "cpu"}
     result, reporter = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)
@@ -405,7 +405,7 @@ def always_dying(task: Any, _threads: int, _emit: Any) -> None:
 def test_a_fold_whose_worker_always_dies_fails_in_the_end(
     store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "run_fold", always_dying)
+    monkeypatch.setattr(folds, "run_fold", always_dying)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     placement = {"workers": 1, "cpus_per_worker": 1, "device": "cpu"}
     result, _ = trained(recipe, store, tmp_path / "bundle", placement=placement, **ONE_FOLD)

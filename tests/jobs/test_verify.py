@@ -15,7 +15,7 @@ from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.jobs.report import report
 from wsi_mitosis.jobs.verify import Finding, Verification, verify
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers.slides import classify_batch
 
 NAMES = ["a.tiff", "b.tiff"]
 

@@ -15,7 +15,7 @@ from tests.runs import Silent, run, summary
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.nets import detector
 from wsi_mitosis.specs import DetectSpec
-from wsi_mitosis.workers import detect_batch
+from wsi_mitosis.workers.slides import detect_batch
 
 HALF_CROP = 64
 

@@ -20,7 +20,6 @@ import pytest
 
 from tests.faults.folders import assert_same, finished, rows
 from tests.runs import SLIDE_PX, Silent, candidates_csv, files_in, slides_in, spec
-from wsi_mitosis import workers
 from wsi_mitosis.core import parts
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.io.bundles import Bundle, open_bundle
@@ -31,9 +30,11 @@ from wsi_mitosis.jobs.classifier import Classifier, classify_task
 from wsi_mitosis.jobs.outcomes import SlideOutcome
 from wsi_mitosis.jobs.plan import ClassifyTask, SlideTask
 from wsi_mitosis.specs import ClassifySpec, ResultOptions
-from wsi_mitosis.workers import classify_batch, pool
+from wsi_mitosis.workers import pool
+from wsi_mitosis.workers import slides as slide_work
 from wsi_mitosis.workers.crews import Report
 from wsi_mitosis.workers.losses import Loss
+from wsi_mitosis.workers.slides import classify_batch
 from wsi_mitosis.workers.worker import Ahead, Begun, Ended
 
 ROOT = Path(__file__).parents[2]
@@ -140,8 +141,8 @@ class Night:
             return do(task, classifier, on_patches)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(workers, "classify_task", watched)
-            patch.setattr(workers, "_classifier", shared_classifier)
+            patch.setattr(slide_work, "classify_task", watched)
+            patch.setattr(slide_work, "_classifier", shared_classifier)
             placed = {"placement": PLACEMENT, "output": {"report": False}} | sections
             asked = spec(self.slides, self.detections, self.out, self.bundle, **placed)
             return classify_batch(asked, self.watch)
@@ -375,7 +376,7 @@ def dying_once(task: ClassifyTask, classifier: Classifier, on_patches: OnPatches
 def test_parts_on_ray_give_what_one_process_gives_although_a_worker_dies(
     inputs: Night, undisturbed: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "classify_task", dying_once)
+    monkeypatch.setattr(slide_work, "classify_task", dying_once)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     watch, out = Watch(), tmp_path / "out"
     output = {"report": False}

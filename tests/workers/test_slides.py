@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from tests.runs import Silent, candidates_csv, files_in, run, slides_in, spec, summary
-from wsi_mitosis import workers
 from wsi_mitosis.core.records import SlideRecord
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.jobs.classifier import Classifier, classify_task
@@ -25,7 +24,8 @@ from wsi_mitosis.jobs.slide_detector import SlideDetector
 from wsi_mitosis.nets import detector
 from wsi_mitosis.nets.detector import DetectorModel
 from wsi_mitosis.specs import DetectSpec
-from wsi_mitosis.workers import classify_batch
+from wsi_mitosis.workers import slides as slide_work
+from wsi_mitosis.workers.slides import classify_batch
 
 ROOT = Path(__file__).parents[2]
 ONE_CPU = {"cpus_per_worker": 1}
@@ -118,7 +118,7 @@ def test_a_slide_whose_worker_dies_is_classified_by_a_new_worker(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections = four
-    monkeypatch.setattr(workers, "classify_task", dying_once)
+    monkeypatch.setattr(slide_work, "classify_task", dying_once)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     reporter, placement = Watching(), {"workers": 1, "cpus_per_worker": 1}
     result = classify_batch(
@@ -146,7 +146,7 @@ def test_a_slide_that_kills_every_worker_fails_and_no_other(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slides, detections = four
-    monkeypatch.setattr(workers, "classify_task", dying)
+    monkeypatch.setattr(slide_work, "classify_task", dying)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out = tmp_path / "out"
     result = classify_batch(
@@ -193,12 +193,12 @@ def test_detection_is_shared_out_like_classification(
 ) -> None:
     model = DetectorModel("stub", tmp_path / "none.pth", "0" * 64, 512, 0.5, 21, 0.4)
     monkeypatch.setattr(detector, "find_detector", lambda *_: model)
-    monkeypatch.setattr(workers, "_slide_detector", certain_detector)
+    monkeypatch.setattr(slide_work, "_slide_detector", certain_detector)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     slides, out, reporter = [str(slide) for slide in four[0][:2]], tmp_path / "dets.csv", Silent()
     placement = {"workers": 2, "cpus_per_worker": 1, "device": "cpu"}
     asked = DetectSpec.parse({"slides": slides, "out": str(out), "placement": placement}, "test")
-    result = workers.detect_batch(asked, reporter)
+    result = slide_work.detect_batch(asked, reporter)
     assert result.errors == {}
     assert result.candidates == {"a.tiff": 1, "b.tiff": 1}
     assert [line.split(",")[:4] for line in out.read_text().splitlines()[1:]] == [

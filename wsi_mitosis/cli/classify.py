@@ -85,7 +85,7 @@ def run_and_render(
 ) -> int:
     """Run a specification, print the result, and return the exit status."""
     from wsi_mitosis.cli.progress import Reporter
-    from wsi_mitosis.workers import classify_batch
+    from wsi_mitosis.workers.slides import classify_batch
 
     with Reporter(quiet=quiet, verbose=verbose) as reporter:
         result = classify_batch(spec, reporter, searched)

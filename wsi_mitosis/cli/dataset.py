@@ -51,7 +51,7 @@ def build(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     Exit status: 0 built, 2 not built, 130 interrupted.
     """
     from wsi_mitosis.cli.progress import PartsReporter
-    from wsi_mitosis.workers import build_dataset
+    from wsi_mitosis.workers.datasets import build_dataset
 
     spec = options.parse(DatasetSpec, given, "dataset build")
     with PartsReporter(quiet=quiet, verbose=verbose) as reporter:

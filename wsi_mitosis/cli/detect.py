@@ -29,7 +29,7 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     Exit status: 0 all done, 1 some slides failed, 2 nothing was started, 130 interrupted.
     """
     from wsi_mitosis.cli.progress import Reporter
-    from wsi_mitosis.workers import detect_batch
+    from wsi_mitosis.workers.slides import detect_batch
 
     spec = options.parse(DetectSpec, given, "detect")
     with Reporter(quiet=quiet, verbose=verbose, unit="tiles") as reporter:

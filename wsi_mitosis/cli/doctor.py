@@ -27,7 +27,7 @@ def command(model: str | None, out: str, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     from wsi_mitosis.jobs.doctor import examine
-    from wsi_mitosis.workers import try_ray
+    from wsi_mitosis.workers.runtime import try_ray
 
     findings = []
     for finding in examine(Path(out), model, try_ray):

@@ -80,7 +80,7 @@ def _search(spec: PipelineSpec, *, quiet: bool, verbose: bool) -> Searched | Non
     """
     from wsi_mitosis.cli.progress import Reporter
     from wsi_mitosis.jobs.pipeline import search_spec
-    from wsi_mitosis.workers import detect_batch
+    from wsi_mitosis.workers.slides import detect_batch
 
     search = search_spec(spec)
     if search is None:

@@ -40,7 +40,7 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     """
     from wsi_mitosis.cli.progress import TrainReporter
     from wsi_mitosis.nets.memory import keep_large_blocks
-    from wsi_mitosis.workers import train_ensemble
+    from wsi_mitosis.workers.folds import train_ensemble
 
     spec = options.parse(TrainSpec, given, "train")
     keep_large_blocks()

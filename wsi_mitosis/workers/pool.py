@@ -43,8 +43,13 @@ Event = TypeVar("Event")
 Result = TypeVar("Result")
 
 
-def _ignore(_task: object, _result: object) -> None:
-    """Take no notice of a result."""
+def ignore(*_: object) -> None:
+    """A hook that does nothing."""
+
+
+def granted_threads(number: int) -> int:
+    """What a worker keeps if it builds nothing: the number of its CPU threads."""
+    return number
 
 
 def _never(_result: object) -> None:
@@ -115,7 +120,7 @@ class Hooks(Generic[Task, Event, Result]):
     on_event: Callable[[Task, Event], None]
     warn: Callable[[str], None]
     refuse: Callable[[Task], Result | None]
-    on_end: Callable[[Task, Result], None] = _ignore
+    on_end: Callable[[Task, Result], None] = ignore
 
 
 def run_tasks(

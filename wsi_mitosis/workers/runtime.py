@@ -97,6 +97,14 @@ def _ray_variables() -> dict[str, str]:
     }
 
 
+def try_ray() -> str:
+    """Start a local Ray, run something on it, and return what it granted."""
+    with ray_runtime(None) as ray:
+        ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
+        granted = ray.cluster_resources()
+        return f"starts; {granted.get('CPU', 0):g} CPUs, {granted.get('GPU', 0):g} GPUs"
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     import ray

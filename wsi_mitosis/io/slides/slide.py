@@ -60,7 +60,7 @@ change by at most 5 grey levels."""
 
 
 def cache_bytes(tile_px: tuple[int, int]) -> int:
-    """Return the size of the cache of decoded tiles, with which `patches.reading_order` decodes each tile once.
+    """Return the size of a cache with which `patches.reading_order` decodes each tile once.
 
     A larger cache costs time as well: the kernel fills its pages with zeros. With tiles of 256 px, 1,000
     crops take an eighth less processor time with 64 MiB than with 192 MiB.
