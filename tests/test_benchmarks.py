@@ -112,8 +112,8 @@ NOTHING = Costs(opening=0, reading=0, stored_bytes=0, model=0, writing=0)
     ],
 )
 def test_a_simulated_night_takes_what_limits_it(costs: Costs, seconds: float, limit: str) -> None:
-    """20 slides of 100 candidates, 4 workers of 2 reading threads, 100 MB/s."""
-    done = simulate(Night([100] * 20, workers=4, threads=2, storage=1e8, costs=costs, batch=10))
+    """20 slides of 100 candidates, 4 GPUs with 2 reading threads each, 100 MB/s."""
+    done = simulate(Night([100] * 20, gpus=4, threads=2, storage=1e8, costs=costs, batch=10))
     assert done.ends[-1] == pytest.approx(seconds)
     assert done.limit == limit
     assert len(done.ends) == 20
@@ -122,9 +122,14 @@ def test_a_simulated_night_takes_what_limits_it(costs: Costs, seconds: float, li
 def test_a_simulated_worker_reads_ahead_of_its_model() -> None:
     """One slide of five batches: the first is read, and then the slower of reading and model decides."""
     costs = replace(NOTHING, reading=0.01, model=0.02, writing=0.5)
-    done = simulate(Night([50], workers=1, threads=1, storage=1e8, costs=costs, batch=10))
+    done = simulate(Night([50], gpus=1, threads=1, storage=1e8, costs=costs, batch=10))
     assert done.ends == [pytest.approx(0.1 + 50 * 0.02 + 0.5)]
-    slow = simulate(
-        Night([50], workers=1, threads=1, storage=1e8, costs=replace(costs, reading=0.04), batch=10)
-    )
+    slow = simulate(Night([50], gpus=1, threads=1, storage=1e8, costs=replace(costs, reading=0.04), batch=10))
     assert slow.ends == [pytest.approx(50 * 0.04 + 10 * 0.02 + 0.5)]
+
+
+def test_simulated_workers_that_share_a_gpu_open_slides_while_it_computes() -> None:
+    costs = replace(NOTHING, opening=1.0, model=0.01)
+    night = Night([100] * 20, gpus=1, threads=2, storage=1e8, costs=costs, batch=10)
+    assert simulate(night).ends[-1] == pytest.approx(20 * 2.0)
+    assert 1.0 + 20 * 1.0 <= simulate(replace(night, sharing=2)).ends[-1] < 30.0

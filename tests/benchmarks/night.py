@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -60,19 +61,21 @@ class Night:
 
     Attributes:
         candidates: Candidates of each slide.
-        workers: Number of workers, each with a GPU.
-        threads: Reading threads of each worker.
+        gpus: Number of GPUs.
+        threads: Reading threads beside each GPU, which its workers share.
         storage: Bytes per second that all workers together read from the storage.
         costs: What a slide costs.
         batch: Candidates per batch.
+        sharing: Number of workers that share each GPU.
     """
 
     candidates: Sequence[int]
-    workers: int
+    gpus: int
     threads: int
     storage: float
     costs: Costs
     batch: int = 256
+    sharing: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,7 @@ def simulate(night: Night) -> Simulated:
                 yield world.timeout(number * costs.stored_bytes / night.storage)
             yield world.timeout(number * costs.reading)
 
-    def classify_slides() -> Wait:
-        threads = simpy.Resource(world, night.threads)
+    def classify_slides(gpu: simpy.Resource, threads: simpy.Resource) -> Wait:
         for candidates in slides:
             yield world.timeout(costs.opening)
             numbers = _batches(candidates, night.batch)
@@ -123,7 +125,9 @@ def simulate(night: Night) -> Simulated:
                 yield ahead[index]
                 if (following := index + AHEAD * night.threads) < len(numbers):
                     ahead.append(world.process(read(numbers[following], threads)))
-                yield world.timeout(number * costs.model)
+                with gpu.request() as own:
+                    yield own
+                    yield world.timeout(number * costs.model)
             noticed = world.event()
             yield done.put(noticed)
             yield noticed
@@ -141,10 +145,12 @@ def simulate(night: Night) -> Simulated:
             ends.append(world.now)
 
     ends: list[float] = []
-    for _ in range(night.workers):
-        world.process(classify_slides())
+    for _ in range(night.gpus):
+        gpu, threads = simpy.Resource(world), simpy.Resource(world, night.threads)
+        for _ in range(night.sharing):
+            world.process(classify_slides(gpu, threads))
     world.run(world.process(write_results()))
-    total, gpus = sum(night.candidates), night.workers
+    total, gpus = sum(night.candidates), night.gpus
     return Simulated(
         ends,
         {
@@ -169,6 +175,8 @@ H200 = {"fp32": 1 / 824, "fp16": 1 / 1898}
 """Seconds of an NVIDIA H200 for a candidate, all members and views of six members (BENCHMARKS.md)."""
 SLIDES, CANDIDATES = 1_000, 500
 """A night, and the mean number of candidates of its slides."""
+SHARES = ((4, 1), (4, 2))
+"""Reading threads beside a GPU, and workers that share it."""
 STORAGES = {"200 MB/s": 2e8, "2 GB/s": 2e9}
 
 
@@ -247,14 +255,14 @@ def _nights(bench: Bench, measured: Costs) -> None:
     slides = sorted(draw.lognormal(np.log(CANDIDATES) - 0.5, 1, SLIDES).astype(int).tolist(), reverse=True)
     an_hour: dict[str, dict[int, float]] = {}
     limits: dict[str, str] = {}
-    for precision, model in H200.items():
-        for storage, rate in STORAGES.items():
-            for threads in (1, 4):
-                name = f"{precision}, {threads} reading, {storage}"
-                for gpus in (1, 8, 64):
-                    done = simulate(Night(slides, gpus, threads, rate, replace(measured, model=model)))
-                    an_hour.setdefault(name, {})[gpus] = 3600 * SLIDES / done.ends[-1]
-                    limits[f"{name}, {gpus} GPUs"] = f"{done.limit}, {done.busy[done.limit]:.0%} busy"
+    for (precision, model), (storage, rate) in itertools.product(H200.items(), STORAGES.items()):
+        costs = replace(measured, model=model)
+        for threads, sharing in SHARES:
+            name = f"{precision}, {storage}, {threads} reading threads and {sharing} workers a GPU"
+            for gpus in (1, 8, 64):
+                done = simulate(Night(slides, gpus, threads, rate, costs, sharing=sharing))
+                an_hour.setdefault(name, {})[gpus] = 3600 * SLIDES / done.ends[-1]
+                limits[f"{name}, {gpus} GPUs"] = f"{done.limit}, {done.busy[done.limit]:.0%} busy"
     title = f"Slides an hour, {SLIDES:,} slides of {CANDIDATES} candidates in the mean (simulated)"
     bench.write(Curve(title, "GPUs", "slides an hour", an_hour), "night-slides")
     bench.write(Facts("What limits a night", limits), "night-limits")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.pairs import VoidError
+from tests.benchmarks.pairs import Facts, VoidError
 from tests.benchmarks.work import data
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.voting import tally
@@ -39,6 +39,7 @@ def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
         for vote in votes
     }
     labels: dict[str, np.ndarray] = {}
+    asked: dict[str, str] = {}
 
     def way(vote: Vote) -> float:
         ensemble = ensembles[vote]
@@ -46,7 +47,9 @@ def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
         started = perf_counter()
         found = [ensemble.predict(cut[first : first + 32]) for first in range(0, len(cut), 32)]
         seconds = perf_counter() - started
-        labels[vote] = tally(np.concatenate(found), threshold).is_atypical
+        probabilities = np.concatenate(found)
+        labels[vote] = tally(probabilities, threshold).is_atypical
+        asked[f"--vote {vote}"] = f"{np.isfinite(probabilities).mean():.1%}"
         if len({labels.tobytes() for labels in labels.values()}) > 1:
             raise VoidError("the labels differ")
         return seconds
@@ -56,3 +59,4 @@ def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
         f"{model}: real figures of AMi-Br", ways, work=(len(crops), "figure"), rounds=(3, 1)
     )
     bench.write(result, f"voting-{model}")
+    bench.write(Facts(f"{model}: share of the members that are asked", asked), f"voting-{model}-asked")

@@ -43,7 +43,13 @@ def test_never_more_workers_than_tasks() -> None:
 
 def test_gpus_may_be_shared() -> None:
     assert placed(10, 16, 1, workers=4) == Placement(4, 4, 0.25)
-    assert placed(10, 16, 1, gpus_per_worker=0.5).gpus == 0.5
+    assert placed(10, 16, 1, gpus_per_worker=0.5) == Placement(2, 8, 0.5)
+    assert placed(99, 16, 2, gpus_per_worker=0.1).workers == 20
+    assert placed(99, 16, 1, gpus_per_worker=1 / 3).workers == 3
+
+
+def test_workers_that_need_several_gpus_are_as_many_as_fit() -> None:
+    assert placed(10, 16, 5, gpus_per_worker=2.0) == Placement(2, 8, 2.0)
 
 
 def test_no_gpu_is_taken_on_request_of_the_cpu() -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CPUS_PER_WORKER = 4
 """Without a GPU, one worker's reading threads and model keep about this many cores busy."""
+ROUNDING = 1e-6
+"""Three workers fit on a GPU of which each gets 0.3333333."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,17 @@ def place(options: PlacementOptions, tasks: int | None, cpus: int, gpus: float) 
         gpus: GPUs granted.
 
     Returns:
-        One worker per GPU, else one per `CPUS_PER_WORKER`, at least one and never more than tasks; the CPUs
-        and GPUs are shared out evenly among them.
+        One worker per GPU, or as many as fit if the user chose each one's share of a GPU, else one per
+        `CPUS_PER_WORKER`; at least one and never more than tasks. The CPUs and GPUs are shared out evenly
+        among them.
 
     Raises:
         InputError: if a worker needs more than is granted.
     """
     workers = options.workers
     if workers is None:
-        workers = int(gpus) or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
+        on_gpus = int(gpus / (options.gpus_per_worker or 1) + ROUNDING)
+        workers = on_gpus or cpus // (options.cpus_per_worker or CPUS_PER_WORKER)
     workers = max(1, workers if tasks is None else min(tasks, workers))
     placement = Placement(
         workers, options.cpus_per_worker or max(1, cpus // workers), _gpu_share(options, workers, gpus)
