@@ -95,11 +95,11 @@ def read_plan(name: str) -> list[Training]:
 def pack(plan: str, store_folder: Path, archive: Path) -> None:
     """Write what the trainings need into one file."""
     from wsi_mitosis.io.training.encoders import packaged_weights
-    from wsi_mitosis.io.training.stores import open_store
+    from wsi_mitosis.io.training.stores import open_checked_store
     from wsi_mitosis.jobs.train import figures
     from wsi_mitosis.nets.checkpoints import load_encoder
 
-    store = open_store(store_folder)
+    store = open_checked_store(store_folder)
     whole = figures(store, np.arange(len(store.samples)))
     side = min(CROP_PX, whole.images.shape[1])
     start = (whole.images.shape[1] - side) // 2
@@ -286,11 +286,11 @@ def members_of(folder: Path, training: str) -> dict[str, dict[str, NDArray[Any]]
 
 def bundle(plan: str, name: str, store_folder: Path, folder: Path, out: Path) -> None:
     """Make a bundle of the collected members of a training that leaves out one domain each."""
-    from wsi_mitosis.io.training.stores import open_store
+    from wsi_mitosis.io.training.stores import open_checked_store
     from wsi_mitosis.jobs.train import bundle_of_states
 
     training = next(training for training in read_plan(plan) if training.name == name)
-    recipe, store = training.spec(), open_store(store_folder)
+    recipe, store = training.spec(), open_checked_store(store_folder)
     members = members_of(folder, name)
     domains = sorted(set(store.samples["domain"]))
     states = {domain: members[joined([domain], domains)] for domain in domains}

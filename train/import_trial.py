@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from wsi_mitosis.io.training.runs import read_recipe
-from wsi_mitosis.io.training.stores import open_store
+from wsi_mitosis.io.training.stores import open_checked_store
 from wsi_mitosis.jobs.train import bundle_of_states
 
 TRIAL_ENCODER, ENCODER = "body.", "backbone.body."
@@ -26,7 +26,7 @@ TRIAL_ENCODER, ENCODER = "body.", "backbone.body."
 
 def main(trial: Path, store_folder: Path, out: Path) -> None:
     """Write the bundle."""
-    recipe, store = read_recipe("lite2"), open_store(store_folder)
+    recipe, store = read_recipe("lite2"), open_checked_store(store_folder)
     states = {}
     for number, domain in enumerate(sorted(set(store.samples["domain"]))):
         weights = load_file(trial / f"l2_80_160_all5.{number}.safetensors")

@@ -339,13 +339,13 @@ class StoreAttributes(Spec):
         source: Kind of the source of its labels.
         mask_provider_version: Changes when the provider's masks do; empty without a provider.
         domains: Sorted.
-        digest: SHA-256 over images, masks and samples, whatever the layout of the files.
+        digest: SHA-256 over um/px, images, masks and samples, whatever the layout of the files.
         code_version: Version of the program that wrote it.
     """
 
     error: ClassVar[type[InputError]] = DatasetError
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[1, 2] = Field(alias="schema")
     name: str
     patch_px: int = Field(ge=1)
     mpp: float | None = Field(gt=0)

@@ -169,15 +169,34 @@ def test_a_figure_has_one_digest_as_a_crop_and_on_its_slide(tmp_path: Path) -> N
     assert large.attributes.mpp == pytest.approx(0.23, rel=1e-3)
 
 
-@pytest.mark.parametrize(("second", "mpp"), [(0.2505, 0.25025), (0.5, None)])
-def test_the_pixel_size_is_told_where_all_slides_agree(
-    tmp_path: Path, second: float, mpp: float | None
-) -> None:
-    tiff_slide(tmp_path / "a.tiff", textured(64, 64))
-    aperio_slide(tmp_path / "b.svs", textured(64, 64), str(second))
-    (tmp_path / "t.csv").write_text("slide,x,y,label\na,20,20,0\nb,20,20,1\n")
-    told = built("csv", tmp_path / "t.csv", tmp_path / "o.zarr", **SMALL).attributes.mpp
-    assert told == (None if mpp is None else pytest.approx(mpp, rel=1e-4))
+def test_the_pixel_size_is_that_of_all_slides(tmp_path: Path) -> None:
+    labels = two_slides(tmp_path, "0.2505")
+    assert built("csv", labels, tmp_path / "o.zarr", **SMALL).attributes.mpp == pytest.approx(0.25025)
+
+
+def test_slides_of_different_pixel_sizes_are_no_store(tmp_path: Path) -> None:
+    labels = two_slides(tmp_path, "0.5")
+    told = r"different um/px: a\.tiff has 0\.25, b\.svs has 0\.5. Build a store of the slides of each scale"
+    with pytest.raises(DatasetError, match=told):
+        built("csv", labels, tmp_path / "o.zarr", **SMALL)
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_a_slide_without_a_pixel_size_is_named(tmp_path: Path) -> None:
+    labels, told = two_slides(tmp_path, None), Told()
+    result = build_dataset(spec("csv", labels, tmp_path / "o.zarr", **SMALL), told)
+    assert result.attributes.mpp is None
+    assert told.warnings == [
+        "1 of 2 slides state no um/px ('b.svs'), so that the store states none; the others have 0.25"
+    ]
+
+
+def two_slides(folder: Path, second_mpp: str | None) -> Path:
+    """`a.tiff` of 0.25 um/px and `b.svs` with a figure each, and their labels."""
+    tiff_slide(folder / "a.tiff", textured(64, 64))
+    aperio_slide(folder / "b.svs", textured(64, 64), second_mpp)
+    (folder / "t.csv").write_text("slide,x,y,label\na,20,20,0\nb,20,20,1\n")
+    return folder / "t.csv"
 
 
 def test_a_figure_outside_its_slide_is_named(tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 
+from tests.dataset_files import built
 from tests.runs import run
 from tests.slide_files import tiff_slide
 from tests.training_files import (
     DOMAINS,
     PATCH_PX,
+    labelled_slides,
     metrics_rows,
     slide_of_figures,
     tiny_recipe,
@@ -34,12 +37,12 @@ from tests.training_files import (
 )
 from wsi_mitosis.core import sharpness
 from wsi_mitosis.core.calibration import fit_temperature
-from wsi_mitosis.errors import InputError, OutputError, SpecError
+from wsi_mitosis.errors import DatasetError, InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.figures import read_figures
 from wsi_mitosis.io.training.runs import FoldFolder
-from wsi_mitosis.io.training.stores import Store
+from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs import train as job
 from wsi_mitosis.jobs.evaluate import evaluate
 from wsi_mitosis.jobs.sharpness import sharpness_fields
@@ -520,6 +523,68 @@ def test_crops_smaller_than_the_recipes_are_refused(store: Store, tmp_path: Path
     large = write_recipe(tmp_path / "large.toml", tiny_recipe(input={"patch_px": 64}))
     with pytest.raises(InputError, match="48 px are smaller than the 64 px"):
         trained(large, store, tmp_path / "b")
+
+
+def test_a_store_that_is_not_what_it_states_is_not_trained_on(
+    store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    damaged = open_store(Path(shutil.copytree(store.folder, tmp_path / "s.zarr")))
+    chunk = next(path for path in (damaged.folder / "images/c").rglob("*") if path.is_file())
+    chunk.unlink()
+    with pytest.raises(DatasetError, match=r"s\.zarr: opening a store: 1 of the 1 files of 'images' are not"):
+        trained(recipe, damaged, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "b.training").exists()
+
+
+def test_a_store_that_is_replaced_between_folds_fails_those_that_follow(
+    store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(store.folder, tmp_path / "s.zarr"))
+    other = tiny_store(tmp_path / "other", masks="none").folder
+
+    def replacing(task: Any, threads: int, emit: Any) -> Any:
+        if task.fold.name == "beta":
+            shutil.rmtree(folder)
+            other.rename(folder)
+        return run_fold(task, threads, emit)
+
+    monkeypatch.setattr(folds, "run_fold", replacing)
+    result, _ = trained(recipe, open_store(folder), tmp_path / "b")
+    assert [record.fold for record in result.records] == ["alpha"]
+    assert set(result.failed) == {"beta", "gamma"}
+    told = "s.zarr: checking a store: it was replaced meanwhile"
+    assert [text for text in result.failed.values() if told not in text] == []
+    assert result.bundle is None
+
+
+@pytest.mark.parametrize(("mpp", "fits"), [(0.5, False), (0.2, True), (0.12, False)])
+def test_another_scale_is_resampled_or_refused_before_the_first_epoch(
+    recipe: Path, tmp_path: Path, mpp: float, fits: bool
+) -> None:
+    """Crops of 48 px: at 0.2 um/px they have 38 of the 32 px that the recipe needs, at 0.12 only 22."""
+    finer = store_at(tmp_path, mpp)
+    if fits:
+        result, _ = trained(recipe, finer, tmp_path / "b")
+        assert result.bundle is not None
+        assert result.bundle.manifest.training is not None
+        assert result.bundle.manifest.training.dataset_digest == finer.attributes.digest
+        report = evaluate(result.bundle, finer, device="cpu").report
+        assert report.trained_on == len(finer.samples)
+        return
+    with pytest.raises(InputError, match=rf"s\.zarr: training: its crops .*{mpp} um/px.*0\.25 um/px"):
+        trained(recipe, finer, tmp_path / "b")
+    assert not (tmp_path / "b.training").exists()
+
+
+def store_at(folder: Path, mpp: float) -> Store:
+    """`tiny_store`, but of slides of another um/px."""
+    slides = folder / "slides"
+    labels = labelled_slides(slides)
+    for path in slides.glob("*.tiff"):
+        tiff_slide(path, tifffile.imread(path), mpp=mpp)
+    built("csv", labels, folder / "s.zarr", masks="haematoxylin", patch_px=48)
+    return open_store(folder / "s.zarr")
 
 
 def test_decoders_need_masks_and_a_single_task_does_not(tmp_path: Path, recipe: Path) -> None:

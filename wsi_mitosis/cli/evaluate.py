@@ -62,11 +62,11 @@ def command(
     """
     from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
     from wsi_mitosis.io.training.evaluation import as_markdown, prepare_folder, write_evaluation
-    from wsi_mitosis.io.training.stores import open_store
+    from wsi_mitosis.io.training.stores import open_checked_store
     from wsi_mitosis.jobs.cards import add_to_card
     from wsi_mitosis.jobs.evaluate import evaluate
 
-    bundle, store = open_bundle(find_bundle(model or DEFAULT_BUNDLE)), open_store(dataset)
+    bundle, store = open_bundle(find_bundle(model or DEFAULT_BUNDLE)), open_checked_store(dataset)
     if out is not None:
         prepare_folder(out)
 

@@ -134,7 +134,7 @@ def calibrate(
     \b
     Example:  wsi-mitosis models calibrate amibr-lite2 --dataset own.zarr --out my-bundle
     """
-    from wsi_mitosis.io.training.stores import open_store
+    from wsi_mitosis.io.training.stores import open_checked_store
     from wsi_mitosis.jobs.calibrate import calibrate as calibrate_bundle
     from wsi_mitosis.jobs.calibrate import gain_lines
 
@@ -144,7 +144,7 @@ def calibrate(
 
     found = calibrate_bundle(
         _opened(bundle),
-        open_store(dataset),
+        open_checked_store(dataset),
         out,
         name=name,
         device=device,
@@ -205,7 +205,7 @@ def combine(
     \b
     Example:  wsi-mitosis models combine lite2:0,2,4 lite0 --out mixed
     """
-    from wsi_mitosis.io.training.stores import open_store
+    from wsi_mitosis.io.training.stores import open_checked_store
     from wsi_mitosis.jobs import combine as job
     from wsi_mitosis.jobs.calibrate import calibrate_and_score
 
@@ -213,7 +213,7 @@ def combine(
         selections = [job.select(bundle) for bundle in bundles]
     else:
         selections = [job.select_without(bundle, test_domain) for bundle in bundles]
-    store = None if dataset is None else open_store(dataset)
+    store = None if dataset is None else open_checked_store(dataset)
     combined = job.combine(selections, out, name)
     if store is not None:
         combined = calibrate_and_score(combined, store)

@@ -15,7 +15,8 @@ from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
 from wsi_mitosis.jobs.cards import add_to_card, calibration_text, derived_card, with_section
-from wsi_mitosis.jobs.evaluate import check_scale, classify_samples, overlap_of, score_samples
+from wsi_mitosis.jobs.evaluate import classify_samples, overlap_of, score_samples
+from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def calibrate(
     name = name or out.name
     BundleManifest.parse({**parent.manifest.model_dump(by_alias=True), "name": name}, "--name")
     _check_trained(parent)
-    check_scale(parent, store, STAGE)
+    store = at_scale(store, parent.manifest.input, parent.manifest.name, STAGE)
     _check_unknown(parent, store)
     _check_enough(store)
     found = classify_samples(

@@ -24,6 +24,7 @@ from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.jobs.predict import BATCH
+from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def evaluate(
 
     Args:
         bundle: A bundle, as read back from disk.
-        store: Labelled crops at the bundle's um/px. Larger crops are cut to their centre.
+        store: Labelled crops. Larger ones are cut to their centre, finer ones are resampled.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         backend: `auto`, `torch` or `openvino`.
         tta: Views of each crop; the bundle's if None.
@@ -180,7 +181,7 @@ def classify_samples(
     included = np.ones_like(overlap.own)
     if scope == OWN_DOMAINS:
         included = overlap.own | ~overlap.seen[:, None]
-    check_scale(bundle, store)
+    store = at_scale(store, manifest.input, manifest.name, STAGE)
     _check_unseen(bundle, store, included)
     views = _Views(manifest, tta or manifest.ensemble.tta)
     choices = (views, views.single()) if single_view and views.has_extra else (views,)
@@ -217,28 +218,6 @@ def _scope(overlap: Overlap, *, allow_overlap: bool) -> Scope:
     if not overlap.seen.any():
         return "all samples"
     return WITH_TRAINING_DATA if allow_overlap else OWN_DOMAINS
-
-
-def check_scale(bundle: Bundle, store: Store, stage: str = STAGE) -> None:
-    """Check that the dataset has the bundle's scale, if it states one.
-
-    Args:
-        bundle: The bundle that classifies.
-        store: The samples.
-        stage: What is being done, for the message.
-
-    Raises:
-        InputError: If it has another scale.
-    """
-    wanted, name = bundle.manifest.input, bundle.manifest.name
-    mpp = store.attributes.mpp
-    if mpp is not None and abs(mpp / wanted.mpp - 1) > wanted.mpp_tolerance:
-        raise InputError(
-            f"its crops have {mpp:g} um/px, but '{name}' needs {wanted.mpp:g} um/px",
-            subject=store.folder,
-            stage=stage,
-            remedy="Build the dataset at the bundle's um/px",
-        )
 
 
 def _check_unseen(bundle: Bundle, store: Store, included: NDArray[np.bool_]) -> None:

@@ -22,10 +22,11 @@ from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisErr
 from wsi_mitosis.io.bundles import Bundle, write_bundle
 from wsi_mitosis.io.training.encoders import StartingWeights, given_weights, packaged_weights
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
-from wsi_mitosis.io.training.stores import Store, open_store
+from wsi_mitosis.io.training.stores import Store, open_checked_store
 from wsi_mitosis.jobs.calibrate import calibrate_and_score
 from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.predict import predict_crops
+from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
@@ -50,6 +51,7 @@ class FoldTask:
 
     Attributes:
         store: The dataset's folder.
+        digest: The dataset's digest.
         folder: The fold's own.
         encoder: Weights that its encoder starts from; None for random ones.
     """
@@ -57,6 +59,7 @@ class FoldTask:
     fold: Fold
     recipe: RecipeSpec
     store: Path
+    digest: str
     folder: Path
     key: str
     device: str
@@ -149,7 +152,8 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     Raises:
         InputError: if the recipe, the dataset, the weights to start from or the output cannot be used.
     """
-    recipe, store = read_recipe(spec.recipe), open_store(Path(spec.dataset))
+    recipe = read_recipe(spec.recipe)
+    store = _opened(Path(spec.dataset), recipe)
     out = Path(spec.out).absolute()
     work = Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
     _check(spec, recipe, store, out)
@@ -178,6 +182,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     )
     bundle = None
     if len(done) == len(tasks):
+        store = _opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
         bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name, encoder=encoder)
         bundle = calibrate_and_score(bundle, store, device=spec.placement.device)
     return TrainResult(work, plan, done, failed, waiting, bundle)
@@ -318,6 +323,11 @@ def manifest_fields(
     }
 
 
+def _opened(folder: Path, recipe: RecipeSpec, digest: str | None = None) -> Store:
+    """Open a store at a recipe's scale; see `open_checked_store` and `at_scale`."""
+    return at_scale(open_checked_store(folder, digest), recipe.input, recipe.name, "training")
+
+
 def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None:
     """Whatever can be said before the first epoch, which may be hours before the bundle is written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -377,6 +387,7 @@ def _tasks(
             fold,
             recipe,
             store.folder.absolute(),
+            store.attributes.digest,
             work / fold.name,
             _key(fold, recipe, store, encoder_digest),
             spec.placement.device,
@@ -417,14 +428,15 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
     epochs = task.recipe.optimiser.epochs
     if (record := folder.read_record()) is not None:
         if record.ensemble != task.recipe.ensemble:
-            record = record.model_copy(update=_stored_scores(task, folder, open_store(task.store), threads))
+            store = _opened(task.store, task.recipe, task.digest)
+            record = record.model_copy(update=_stored_scores(task, folder, store, threads))
             folder.write_record(record)
         return FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
     from wsi_mitosis.nets.checkpoints import load_encoder
     from wsi_mitosis.nets.members import cpu_threads
     from wsi_mitosis.nets.training import train as train_member
 
-    store = open_store(task.store)
+    store = _opened(task.store, task.recipe, task.digest)
     checkpoint = folder.read_checkpoint()
     done = 0 if checkpoint is None else len(folder.read_metrics())
     with cpu_threads(threads), TensorBoard(task.folder, done) as board:
@@ -445,7 +457,7 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
             folder.write_epoch(row, epoch.chosen, epoch.checkpoint)
             board.write(epoch.number, epoch.metrics)
             on_epoch(FoldProgress(task.fold.name, epoch.number, epochs, metrics=row))
-    record = _recorded(task, folder, store, threads)
+    record = _recorded(task, folder, _opened(task.store, task.recipe, task.digest), threads)
     folder.write_record(record)
     return FoldProgress(task.fold.name, epochs, epochs, record=record)
 

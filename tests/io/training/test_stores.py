@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.dataset_files import random_images, samples, store
+from tests.slide_files import textured, tiff_slide
 from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.io.slides import open_slide
+from wsi_mitosis.io.slides.patches import plan_patches, read_patch
 from wsi_mitosis.io.training import stores
-from wsi_mitosis.io.training.stores import Store, open_store, sample_digests, sample_table, write_store
-from wsi_mitosis.specs import StoreAttributes
+from wsi_mitosis.io.training.stores import (
+    Store,
+    open_checked_store,
+    open_store,
+    sample_digests,
+    sample_table,
+    write_store,
+)
+from wsi_mitosis.specs import InputSpec, StoreAttributes
 from wsi_mitosis.tables import SAMPLE_COLUMNS
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
@@ -223,7 +234,7 @@ def alter(folder: Path, **attributes: object) -> None:
         ({"licence": "REMOVED"}, "'licence'"),
         ({"digest": "abc"}, "'digest'"),
         ({"mask_provider": "by hand"}, "'mask_provider'"),
-        ({"schema": 2}, "schema 2 is newer than the 1 that this version supports.*pip install --upgrade"),
+        ({"schema": 3}, "schema 3 is newer than the 2 that this version supports.*pip install --upgrade"),
         ({"patch_px": 17}, r"'images' is \(3, 16, 16, 3\) uint8, not \(3, 17, 17, 3\)"),
     ],
 )
@@ -245,10 +256,8 @@ def test_no_store_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["images", "masks", "samples/label", "samples/digest"])
 def test_a_lost_file_is_no_block_of_zeros(tmp_path: Path, name: str) -> None:
     folder = store(tmp_path / "s.zarr", random_images(3)).folder
-    next(path for path in (folder / name / "c").rglob("*") if path.is_file()).unlink()
-    for empty in sorted((folder / name / "c").rglob("*"), reverse=True):
-        empty.rmdir()
-    with pytest.raises(DatasetError, match=f"files of '{name.split('/')[-1]}' are not there"):
+    next(path for path in (folder / name / "c").rglob("*") if path.is_file()).unlink()  # its folders stay
+    with pytest.raises(DatasetError, match=f"files of '{name.split('/')[-1]}' are not there, or empty"):
         open_store(folder)
 
 
@@ -268,6 +277,99 @@ def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"s\.zarr: reading images: damaged: .*Build the store again"):
         read.images()
     assert read.masks().shape == (3, 16, 16)
+
+
+def test_the_scale_is_part_of_the_digest_and_a_store_of_before_is_still_whole(tmp_path: Path) -> None:
+    images = random_images(3)
+    crops, slides, finer = (
+        store(tmp_path / str(mpp), images, fields={"mpp": mpp}).attributes.digest
+        for mpp in (None, 0.25, 0.125)
+    )
+    assert len({crops, slides, finer}) == 3
+    old = tmp_path / "0.25"
+    alter(old, schema=1, digest=crops)  # as the first schema had it
+    assert open_checked_store(old).attributes.mpp == 0.25
+    alter(old, schema=2)
+    with pytest.raises(DatasetError, match=r"its content does not have the digest that it states.*Build"):
+        open_checked_store(old)
+
+
+def test_a_store_in_another_ones_place_is_not_taken_for_it(tmp_path: Path) -> None:
+    first = store(tmp_path / "s.zarr", random_images(3))
+    assert open_checked_store(first.folder, first.attributes.digest).attributes == first.attributes
+    shutil.rmtree(first.folder)
+    store(first.folder, random_images(3, seed=1))
+    with pytest.raises(DatasetError, match=r"it was replaced meanwhile: its digest is \w{12}, and was"):
+        open_checked_store(first.folder, first.attributes.digest)
+
+
+def test_a_finer_store_is_resampled_as_a_slide_is(tmp_path: Path) -> None:
+    """Crops of 40 px at 0.125 um/px, and the patches that a bundle at 0.25 reads from the same slide."""
+    pixels = textured(200, 160)
+    slide = tiff_slide(tmp_path / "a.tiff", pixels, mpp=0.125)
+    centres = np.array([[60, 70], [101, 80], [130, 61]])
+    crops = np.stack([pixels[y - 20 : y + 20, x - 20 : x + 20] for x, y in centres])
+    masks = np.zeros((3, 40, 40), np.uint8)
+    masks[:, 10:30, 16:24] = 1
+    coarse = store(tmp_path / "s.zarr", crops, masks, fields={"mpp": 0.125}).at(0.25)
+    assert (coarse.attributes.mpp, coarse.attributes.patch_px) == (0.25, 20)
+    with open_slide(slide) as opened:
+        spec = InputSpec(patch_px=20, mpp=0.25, mpp_tolerance=0.1, pad_value=0, scale=255)
+        plan = plan_patches("a", opened.levels, opened.mpp, spec, 20)
+        expected = np.stack([read_patch(opened, plan, float(x), float(y)) for x, y in centres])
+    np.testing.assert_array_equal(coarse.images(np.array([2, 0])), expected[[2, 0]])
+    assert coarse.masks()[0].nonzero()[0].tolist() == sorted([*range(5, 15)] * 4)
+    assert set(coarse.masks()[0].nonzero()[1]) == {8, 9, 10, 11}
+    with pytest.raises(ValueError, match="no samples at"):
+        coarse.at(0.125)
+
+
+# --- every single file
+
+
+def faults_of(path: Path, other: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Ways in which a file is lost or replaced; `other` is the same file of another store."""
+    content = path.read_bytes()
+    yield "removed", path.unlink
+    yield "emptied", lambda: path.write_bytes(b"")
+    yield "cut", lambda: path.write_bytes(content[: len(content) // 2])
+    yield "of another store", lambda: shutil.copy(other, path)
+
+
+def test_every_file_that_is_lost_cut_or_anothers_is_noticed(tmp_path: Path) -> None:
+    columns = {"slide": ["a", "a", "b"], "x_px0": [1.0, 2.0, 3.0], "y_px0": [4.0, 5.0, 6.0]}
+    whole = store(tmp_path / "s.zarr", random_images(3), **columns).folder
+    others = {
+        "slide": ["c", "d", "d"], "x_px0": [7.0, 8.0, 9.0], "y_px0": [1.0, 1.0, 1.0], "domain": ["e"] * 3,
+        "source_id": ["t0", "t1", "t2"], "label": [1, 0, 1], "label_source": ["csv"] * 3,
+        "experts_atypical": [1] * 3, "experts_asked": [3] * 3, "mask_flag": ["ok"] * 3,
+    }  # fmt: skip
+    masks = np.ones((3, 16, 16), np.uint8)
+    another = store(tmp_path / "t.zarr", random_images(3, seed=1), masks, **others).folder
+    store_of = open_store(whole)
+    digest, samples_of, images_of = store_of.attributes.digest, store_of.samples, store_of.images()
+    tried, refused = list[str](), dict[str, str]()
+    for path in sorted(path for path in whole.rglob("*") if path.is_file()):
+        name = path.relative_to(whole)
+        for fault, spoil in faults_of(path, another / name):
+            content = path.read_bytes()
+            spoil()
+            if not path.exists() or path.read_bytes() != content:
+                tried.append(f"{name} {fault}")
+                try:
+                    left = open_checked_store(whole, digest)
+                except DatasetError as error:
+                    refused[tried[-1]] = str(error)
+                else:
+                    assert left.samples.equals(samples_of)
+                    assert (left.images() == images_of).all()
+            path.write_bytes(content)
+    # what the group of columns states of itself is not used
+    assert set(tried) - refused.keys() == {
+        f"samples/zarr.json {fault}" for fault in ("removed", "emptied", "cut")
+    }
+    assert len(tried) > 70
+    assert all("s.zarr: " in message for message in refused.values())
 
 
 # --- whole or not at all

@@ -12,12 +12,14 @@ import json
 import math
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
+from wsi_mitosis.core.geometry import resample
 from wsi_mitosis.errors import DatasetError, OutputError
 from wsi_mitosis.io.limits import MOST_BYTES, MOST_ROWS
 from wsi_mitosis.specs import StoreAttributes
@@ -26,14 +28,16 @@ from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
     Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-SCHEMA = 1
+SCHEMA = 2
+"""In schema 1 a store's digest did not include its um/px."""
+HALF_COVERED = 128
+"""A resampled pixel is of a figure if half of it is, of 255."""
 DIGEST_PX = 64
 """Side of what identifies a figure: inside any published crop, so that crops of all sizes compare."""
 CHUNK_BYTES = 1 << 20
@@ -44,6 +48,8 @@ SHAPE_OF_PIXELS = 3
 """Dimensions of masks; images have one more, columns have fewer."""
 INTEGERS = ("label", "experts_atypical", "experts_asked")
 FLOATS = ("x_px0", "y_px0")
+SAMPLES_AT_ONCE = 256
+"""Samples whose pixels are in memory while a content is compared with its digest."""
 BUILD_AGAIN = "Build the store again, or take it from its source again"
 
 
@@ -55,11 +61,32 @@ class Store:
         folder: Where it lies.
         attributes: What it says of itself.
         samples: (N,) rows of tables.SAMPLE_COLUMNS, sorted by domain, slide and source_id.
+        step: Stored pixels per pixel of `images` and `masks`; 1 if they are given as they are stored.
     """
 
     folder: Path
     attributes: StoreAttributes
     samples: pd.DataFrame
+    step: float = 1.0
+
+    def at(self, mpp: float) -> Store:
+        """Return the same samples at a coarser scale, resampled as the patches of slides are.
+
+        Crops become smaller by the same factor. The digests of the store and of its samples are those of the
+        pixels as they are stored.
+
+        Args:
+            mpp: um/px; at least the store's own, which must be known.
+
+        Raises:
+            ValueError: if the store's um/px is not known, or is coarser.
+        """
+        own = self.attributes.mpp
+        if own is None or own > mpp:
+            raise ValueError(f"a store at {own} um/px has no samples at {mpp} um/px")
+        side = int(self.attributes.patch_px * own / mpp) // 2 * 2
+        attributes = self.attributes.model_copy(update={"mpp": mpp, "patch_px": side})
+        return replace(self, attributes=attributes, step=self.step * mpp / own)
 
     def images(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
         """Images of some samples.
@@ -73,14 +100,26 @@ class Store:
         Raises:
             DatasetError: if the file is damaged.
         """
-        return self._read("images", rows)
+        stored = self._read("images", rows)
+        return stored if self.step == 1 else self._resampled(stored)
 
     def masks(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
         """Masks of some samples, (n, P, P) uint8: 1 on the figure; all 0 if it has none.
 
         Arguments and errors as for `images`.
         """
-        return self._read("masks", rows)
+        stored = self._read("masks", rows)
+        if self.step == 1:
+            return stored
+        shares = self._resampled(np.repeat(stored[..., None] * np.uint8(255), 3, axis=3))[..., 0]
+        return (shares >= HALF_COVERED).astype(np.uint8)
+
+    def _resampled(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resample (n, P, P, 3) pixels as they are stored, around their centres."""
+        side = self.attributes.patch_px
+        start = stored.shape[1] / 2 - side * self.step / 2
+        resampled = [resample(crop, (start, start), (self.step,) * 2, (side, side)) for crop in stored]
+        return np.stack(resampled) if resampled else np.empty((0, side, side, 3), np.uint8)
 
     def _read(self, name: str, rows: NDArray[np.intp] | None) -> NDArray[np.uint8]:
         with _damage_named(self.folder, f"reading {name}"):
@@ -122,10 +161,21 @@ def sample_digests(images: NDArray[np.uint8]) -> list[str]:
 
 
 class StoreDigest:
-    """The digest of a store's content, whatever the layout of its files: fed with samples in their order."""
+    """The digest of a store's content, whatever the layout of its files: fed with samples in their order.
 
-    def __init__(self, patch_px: int) -> None:
-        self._hash = hashlib.sha256(f"samples of {patch_px} px\n".encode())
+    Args:
+        patch_px: Side of the crops.
+        mpp: um/px; None if it is not known.
+    """
+
+    def __init__(self, patch_px: int, mpp: float | None = None) -> None:
+        scale = "" if mpp is None else f" at {mpp!r} um/px"
+        self._hash = hashlib.sha256(f"samples of {patch_px} px{scale}\n".encode())
+
+    @classmethod
+    def of(cls, attributes: StoreAttributes) -> StoreDigest:
+        """Begin the digest of a store as its schema has it."""
+        return cls(attributes.patch_px, attributes.mpp if attributes.schema_ > 1 else None)
 
     def add(self, samples: pd.DataFrame, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> None:
         """Feed the next samples.
@@ -183,6 +233,50 @@ def open_store(folder: Path) -> Store:
         samples = sample_table({name: _column(group, name) for name in SAMPLE_COLUMNS})
         _check_arrays(group, len(samples), attributes.patch_px, folder)
     return Store(folder, attributes, samples)
+
+
+def open_checked_store(folder: Path, digest: str | None = None) -> Store:
+    """Open a store, and compare its content with the digest that it states.
+
+    All of it is read. The 3,720 crops of AMi-Br, 128 px, take COST s of one CPU core.
+
+    Args:
+        folder: The store.
+        digest: The digest that it must have, as of a store whose folds are being trained; any if None.
+
+    Raises:
+        DatasetError: as `open_store`, or if the content is not what the store states, or another store is
+            there now.
+    """
+    store = open_store(folder)
+    if digest is not None and digest != store.attributes.digest:
+        raise DatasetError(
+            f"it was replaced meanwhile: its digest is {store.attributes.digest[:12]}, and was {digest[:12]}",
+            subject=folder,
+            stage="checking a store",
+            remedy="Put the store back, or run again to use the new one from the start",
+        )
+    if content_digest(store) != store.attributes.digest:
+        raise DatasetError(
+            "damaged: its content does not have the digest that it states",
+            subject=folder,
+            stage="checking a store",
+            remedy=f"{BUILD_AGAIN}; `wsi-mitosis dataset verify` tells which samples are affected",
+        )
+    return store
+
+
+def content_digest(store: Store) -> str:
+    """Compute the digest of a store's content, all of which is read.
+
+    Raises:
+        DatasetError: if a file is damaged.
+    """
+    digest = StoreDigest.of(store.attributes)
+    for start in range(0, len(store.samples), SAMPLES_AT_ONCE):
+        rows = np.arange(start, min(start + SAMPLES_AT_ONCE, len(store.samples)))
+        digest.add(store.samples.iloc[rows], store.images(rows), store.masks(rows))
+    return digest.hexdigest()
 
 
 def write_store(
@@ -262,7 +356,7 @@ def _write_group(
     patch_px = int(fields["patch_px"])
     shape = (len(samples), patch_px, patch_px)
     arrays = _pixel_array(group, "images", (*shape, 3)), _pixel_array(group, "masks", shape)
-    digest, digests = StoreDigest(patch_px), list[str]()
+    digest, digests = StoreDigest(patch_px, fields["mpp"]), list[str]()
     for images, masks in _in_blocks(pixels, cast("tuple[int, ...]", arrays[0].shards)[0]):
         place = slice(len(digests), len(digests) + len(images))
         arrays[0][place], arrays[1][place] = images, masks
@@ -386,16 +480,20 @@ def _check_arrays(group: zarr.Group, number: int, patch_px: int, folder: Path) -
         _check_size(array)
         if array.shape != wanted or array.dtype != np.uint8:
             raise _malformed(f"'{name}' is {array.shape} {array.dtype}, not {wanted} uint8", folder)
-        shards = math.ceil(number / (array.shards or array.chunks)[0])
-        _check_files(folder / name, shards, folder)
+        _check_files(folder / name, math.ceil(number / (array.shards or array.chunks)[0]), array.ndim, folder)
     for column in SAMPLE_COLUMNS:
-        _check_files(folder / "samples" / column, 1, folder)
+        dimensions = cast("zarr.Array[Any]", group[f"samples/{column}"]).ndim
+        _check_files(folder / "samples" / column, 1, dimensions, folder)
 
 
-def _check_files(array: Path, number: int, folder: Path) -> None:
-    # an array's first axis alone is cut; Zarr v3 core, "default" chunk key encoding: c/<i>/0/0
-    if lost := [i for i in range(number) if not (array / "c" / str(i)).exists()]:
-        raise _malformed(f"{len(lost)} of the {number} files of '{array.name}' are not there", folder)
+def _check_files(array: Path, number: int, dimensions: int, folder: Path) -> None:
+    # Only an array's first axis is cut. The name of a file in Zarr v3 core, "default" chunk key encoding:
+    # c/<i>/0/0 for three axes.
+    names = [Path("c", str(i), *["0"] * (dimensions - 1)) for i in range(number)]
+    lost = [name for name in names if not (array / name).is_file() or not (array / name).stat().st_size]
+    if lost:
+        cause = f"{len(lost)} of the {number} files of '{array.name}' are not there, or empty"
+        raise _malformed(cause, folder)
 
 
 def _malformed(cause: str, folder: Path) -> DatasetError:

@@ -5,6 +5,7 @@ This module does not know Ray: it hands parts to an executor and takes outcomes 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,9 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from wsi_mitosis.errors import OutputError
+from wsi_mitosis.errors import DatasetError, OutputError, listed
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.crops import crops_side, unusable
@@ -104,7 +103,7 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
         fields = {
             "name": out.stem,
             "patch_px": patch_px,
-            "mpp": _common_mpp(files),
+            "mpp": _common_mpp(parts, files, reporter),
             "licence": spec.licence,
             "source": spec.source,
             "mask_provider": spec.masks,
@@ -158,8 +157,28 @@ def _process(
     return outcomes
 
 
-def _common_mpp(files: Sequence[PartFile]) -> float | None:
-    """Return the um/px that all slides state to within MPP_TOLERANCE; None if they do not, and for crops."""
-    stated = np.array([file.mpp() for file in files])
-    mean = float(stated.mean())
-    return mean if np.all(np.abs(stated / mean - 1) <= MPP_TOLERANCE) else None  # NaN is never near
+def _common_mpp(parts: Sequence[Part], files: Sequence[PartFile], reporter: Reporter) -> float | None:
+    """Return the um/px of all slides; None if one states none, and for crops.
+
+    Raises:
+        DatasetError: if slides differ by more than MPP_TOLERANCE.
+    """
+    stated = {part.files[0].name: file.mpp() for part, file in zip(parts, files, strict=True)}
+    known = {name: mpp for name, mpp in stated.items() if not math.isnan(mpp)}
+    if not known:
+        return None
+    mean = sum(known.values()) / len(known)
+    coarse, fine = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
+    if any(abs(mpp / mean - 1) > MPP_TOLERANCE for mpp in known.values()):
+        raise DatasetError(
+            f"its slides have different um/px: {fine} has {known[fine]:g}, {coarse} has {known[coarse]:g}",
+            stage=STAGE,
+            remedy="Build a store of the slides of each scale",
+        )
+    if unknown := sorted(stated.keys() - known.keys()):
+        reporter.warn(
+            f"{len(unknown)} of {len(stated)} slides state no um/px ({listed(unknown)}), so that the store "
+            f"states none; the others have {mean:g}"
+        )
+        return None
+    return mean

@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.training.labels.common import store_order
-from wsi_mitosis.io.training.stores import StoreDigest, open_store, sample_digests
+from wsi_mitosis.io.training.stores import StoreDigest, open_checked_store, open_store, sample_digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ def verify(folder: Path, against: Path | None = None) -> Verification:
     samples = store.samples
     groups = sorted(_duplicates(samples), key=lambda rows: int(rows[0]))
     contradictory = [rows for rows in groups if samples["label"].iloc[rows].nunique() > 1]
-    overlap = None if against is None else overlap_with(store, open_store(against))
+    overlap = None if against is None else overlap_with(store, open_checked_store(against))
     return Verification(
         folder=folder,
         attributes=store.attributes,
@@ -110,8 +110,8 @@ def verify(folder: Path, against: Path | None = None) -> Verification:
 
 def _damage(store: Store) -> Iterator[str]:
     """What the pixels say against the digests and the flags."""
-    samples, patch_px = store.samples, store.attributes.patch_px
-    digest, readable = StoreDigest(patch_px), True
+    samples = store.samples
+    digest, readable = StoreDigest.of(store.attributes), True
     for start in range(0, len(samples), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(samples)))
         try:
