@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
@@ -169,6 +171,56 @@ def test_a_stack_cut_short_is_refused(stack: Path) -> None:
         stack.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(InputError):
             read_stack(stack)
+
+
+def write_with_pillow(path: Path, crops: np.ndarray) -> None:
+    """A page, its directory, the next page, and so on."""
+    first, *others = map(Image.fromarray, crops)
+    first.save(path, save_all=True, append_images=others)
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], object]] = {
+    "tifffile": lambda path, crops: tifffile.imwrite(path, crops, photometric="rgb"),
+    "plain": lambda path, crops: tifffile.imwrite(path, crops, photometric="rgb", metadata=None),
+    "ImageJ": lambda path, crops: tifffile.imwrite(path, crops, photometric="rgb", imagej=True),
+    "OME": lambda path, crops: tifffile.imwrite(
+        path, crops, photometric="rgb", metadata={"axes": "TYXS"}, ome=True
+    ),
+    "Pillow": write_with_pillow,
+    "BigTIFF": lambda path, crops: tifffile.imwrite(path, crops, photometric="rgb", bigtiff=True),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_stack_is_all_of_it_or_refused_wherever_it_is_cut(
+    tmp_path: Path, crops: np.ndarray, writer: str
+) -> None:
+    WRITERS[writer](path := tmp_path / "s.tif", crops)
+    np.testing.assert_array_equal(read_stack(path), crops)
+    content = path.read_bytes()
+    for share in np.linspace(0.02, 0.98, 25):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match=r"s\.tif: reading crops"):
+            read_stack(path)
+
+
+def test_a_stack_whose_pages_are_not_in_its_directory_is_refused(tmp_path: Path, crops: np.ndarray) -> None:
+    tifffile.imwrite(path := tmp_path / "s.tif", crops, photometric="rgb", truncate=True)
+    number = len(crops)
+    with pytest.raises(InputError, match=rf"lists 1 page, but its description \(shaped\) states {number} im"):
+        read_stack(path)
+    tifffile.imwrite(path, crops, photometric="rgb", imagej=True)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(f"images={number}".encode(), f"images={number + 3}".encode(), 1))
+    with pytest.raises(InputError, match=rf"lists {number} pages.*\(imagej\) states {number + 3} images"):
+        read_stack(path)
+
+
+def test_a_page_that_is_to_be_turned_is_refused(tmp_path: Path, crops: np.ndarray) -> None:
+    tag = (274, 3, 1, 6, True)  # Orientation: the first row is the right side
+    tifffile.imwrite(path := tmp_path / "s.tif", crops, photometric="rgb", metadata=None, extratags=[tag])
+    with pytest.raises(InputError, match=r"page 1 of \d+ is to be turned .*Orientation 6"):
+        read_stack(path)
 
 
 def test_a_missing_stack_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +16,11 @@ from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.limits import MOST_STACK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from tifffile import TiffFile
 
 IN_SOCKET = "stacked-histopathology-roi-cropouts"
 OUT_FILE = "multiple-mitotic-figure-classification.json"
@@ -38,15 +43,55 @@ def read_stack(path: Path) -> NDArray[np.uint8]:
     from tifffile import TiffFile
 
     try:
-        with TiffFile(path) as tiff:
+        with _complaints() as complaints, TiffFile(path) as tiff:
             pages = list(tiff.pages)
-            if fault := _fault(pages):
+            if fault := _fault(pages) or _missing_pages(tiff):
                 raise _stack_error(path, fault)
-            return np.stack([_channels_last(page) for page in pages])
+            crops = np.stack([_channels_last(page) for page in pages])
+            if complaints:
+                raise _stack_error(path, f"is damaged or cut short: tifffile says: {complaints[0]}")
+            return crops
     except InputError:
         raise
     except Exception as error:  # tifffile and its codecs raise many kinds
         raise _stack_error(path, f"cannot be read: {error}") from error
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what tifffile says of damage in this thread. It reads what is left of a file that was cut."""
+    found: list[str] = []
+    logger, thread = logging.getLogger("tifffile"), threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                found.append(" ".join(record.getMessage().split()))
+
+    collector = Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+
+
+def _missing_pages(tiff: TiffFile) -> str | None:
+    """Compare the pages in a file's directory with those that its description states.
+
+    ImageJ, OME and tifffile state in a description how many images there are. Virtual stacks and files of
+    tifffile's mode `truncate` have one page in the directory and all images behind it.
+    """
+    of_one = 3 * tiff.pages.first.imagewidth**2
+    stated = [(series.kind, math.prod(series.shape) // of_one) for series in tiff.series]
+    numbers = {" and ".join(dict.fromkeys(kind for kind, _ in stated)): sum(number for _, number in stated)}
+    if tiff.imagej_metadata:
+        numbers["imagej"] = int(tiff.imagej_metadata.get("images", 1))
+    pages = "1 page" if len(tiff.pages) == 1 else f"{len(tiff.pages)} pages"
+    for kind, number in numbers.items():
+        if number != len(tiff.pages):
+            return f"lists {pages}, but its description ({kind}) states {number} images"
+    return None
 
 
 def _fault(pages: Sequence[Any]) -> str | None:
@@ -57,6 +102,8 @@ def _fault(pages: Sequence[Any]) -> str | None:
         if page.samplesperpixel != 3 or not (_name(page.photometric) == "RGB" or coded):
             kind = f"{_name(page.photometric)} with {page.samplesperpixel} samples a pixel"
             return f"page {number} of {len(pages)} is {kind}, not RGB"
+        if (turned := page.tags.valueof("Orientation", 1)) != 1:
+            return f"page {number} of {len(pages)} is to be turned when it is shown (Orientation {turned:d})"
         if page.dtype != np.uint8:
             return f"page {number} of {len(pages)} has {page.dtype} values, not 8 bits a channel"
         size, first = (page.imagewidth, page.imagelength), (pages[0].imagewidth, pages[0].imagelength)
@@ -82,7 +129,10 @@ def _channels_last(page: Any) -> NDArray[np.uint8]:
 
 
 def _stack_error(path: Path, cause: str) -> InputError:
-    remedy = "Give a TIFF whose pages are square RGB crops of one size, 8 bits a channel, without alpha"
+    remedy = (
+        "Give a whole TIFF whose directory lists each page: square RGB crops of one size, 8 bits a channel, "
+        "upright, without alpha"
+    )
     return InputError(cause, subject=path, stage="reading crops", remedy=remedy)
 
 
