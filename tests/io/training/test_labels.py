@@ -207,6 +207,47 @@ def test_a_folders_domain_can_be_named(tmp_path: Path) -> None:
     assert set(read_folder(crops_folder(tmp_path), "TCGA").samples["domain"]) == {"TCGA"}
 
 
+@pytest.mark.parametrize(
+    ("atypical", "typical"),
+    [
+        ("AMF", "NMF"),
+        ("amf", "typical_mitoses"),
+        ("Atypical Mitotic Figures", "Normal-mitosis"),
+        ("aMFs", "TMF"),
+    ],
+)
+def test_folders_in_usual_spellings_are_read(tmp_path: Path, atypical: str, typical: str) -> None:
+    crops_folder(tmp_path, atypical=2, typical=3)
+    (tmp_path / "Atypical").rename(tmp_path / atypical)
+    (tmp_path / "Normal").rename(tmp_path / typical)
+    listing = read_folder(tmp_path, None)
+    assert listing.samples["label"].tolist().count(1) == 2
+    assert {
+        path.parent.name for path, label in zip(listing.files, listing.samples["label"], strict=True) if label
+    } == {atypical}
+    assert listing.notes == ()
+
+
+def test_what_a_folder_has_beside_its_crops_is_named(tmp_path: Path) -> None:
+    crops_folder(tmp_path, atypical=2, typical=3)
+    crop(tmp_path / "loose.png")
+    for number in range(4):
+        crop(tmp_path / "Atypical (2)" / f"{number}.png")
+    crop(tmp_path / "Normal" / "centre B" / "1.png")
+    (tmp_path / "Atypical" / "5.svs").write_bytes(b"")
+    (tmp_path / "Atypical" / "Thumbs.db").write_bytes(b"")
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    crop(tmp_path / "Atypical" / "7.png").rename(tmp_path / "Atypical" / "7.JFIF")
+    listing = read_folder(tmp_path, None)
+    assert len(listing.samples) == 6
+    assert listing.notes == (
+        "not read: 1 loose image ('loose.png')",
+        "not read: folder 'Atypical (2)' with 4 images; its name is no label's",
+        "not read: 1 file of another kind in 'Atypical' ('5.svs')",
+        "not read: folder 'Normal/centre B' with 1 image",
+    )
+
+
 def test_a_folder_needs_both_classes(tmp_path: Path) -> None:
     crop(tmp_path / "Atypical/1.png")
     (tmp_path / "Normal").mkdir()

@@ -26,6 +26,13 @@ IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PAD_VALUE = 0
 """Outside a slide: black, as in the crops published with AMi-Br."""
 BATCH = 32
+ORIENTATION = 274
+"""Tag of TIFF and Exif: how an image is turned; 1 is upright."""
+SIXTEEN_BITS = ";16"
+"""Part of the names of Pillow's layouts of pixels with 16 bits a channel."""
+OPAQUE = 255
+MODES = {"1": "black and white", "L": "grey", "LA": "grey", "CMYK": "CMYK", "LAB": "CIELAB", "HSV": "HSV"}
+"""What Pillow's modes are called."""
 
 
 def crops_side(files: Sequence[Path], least_px: int) -> int:
@@ -105,17 +112,39 @@ def read_crops(files: Sequence[Path], side_px: int) -> tuple[NDArray[np.uint8], 
         side_px: Their side, from `crops_side`.
 
     Returns:
-        (N, P, P, 3) uint8 RGB, and a text for each file that could not be read.
+        (N, P, P, 3) uint8 RGB, and a text for each file that could not be read, or is not 8-bit RGB.
     """
     crops = np.zeros((len(files), side_px, side_px, 3), np.uint8)
     faults = []
     for place, path in enumerate(files):
         try:
             with Image.open(path) as image:
-                crops[place] = np.asarray(image.convert("RGB"))
+                if fault := _pixel_fault(image):
+                    faults.append(f"{short_name(path)}: {fault}")
+                else:
+                    crops[place] = np.asarray(image.convert("RGB"))
         except IMAGE_ERRORS as error:
             faults.append(f"{short_name(path)}: {_reason(error)}")
     return crops, faults
+
+
+def _pixel_fault(image: Image.Image) -> str | None:
+    """Say why an image is not one 8-bit RGB image; None if it is.
+
+    Pillow would convert other images without a word: 16 bits by leaving out half of them, and transparent
+    pixels to whatever colour they have.
+    """
+    # before anything else, because Pillow forgets the layout when it decodes the pixels
+    if image.mode.startswith(("I", "F")) or any(SIXTEEN_BITS in str(tile) for tile in image.tile):
+        return "has 16 or more bits a channel, not 8"
+    if (number := getattr(image, "n_frames", 1)) > 1:
+        return f"holds {number} images"
+    if (turned := image.getexif().get(ORIENTATION, 1)) != 1:
+        return f"is to be turned when it is shown (Orientation {turned})"
+    if image.has_transparency_data:
+        least = np.asarray(image.convert("RGBA"))[..., 3].min()
+        return None if least == OPAQUE else "has transparent pixels"
+    return None if image.mode in ("RGB", "P") else f"is {MODES.get(image.mode, image.mode)}, not RGB"
 
 
 def cut_crops(

@@ -93,6 +93,8 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
     masks = MaskOptions(spec.masks, spec.nuclick_weights, spec.placement.device)
     version = provider_version(masks)
     listing = read_listing(spec)
+    for note in listing.notes:
+        reporter.warn(note)
     patch_px = spec.patch_px if listing.on_slides else crops_side(listing.files, spec.patch_px)
     with _parts_folder(out) as folder:
         parts = cut_parts(listing, patch_px, masks, folder)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.training.labels import Listing
     from wsi_mitosis.tables import MaskProviderName
 
-PART_VERSION = 2
+PART_VERSION = 3
 """Changes when the same images and centres would give other parts."""
 CROPS_PER_PART = 256
 

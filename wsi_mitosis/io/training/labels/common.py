@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STAGE = "reading labels"
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FROM_PIXELS = ("mask_flag", "digest")
 """Columns that are not known before the images are read."""
 
@@ -32,25 +32,30 @@ class Listing:
         samples: (N,) rows of tables.SAMPLE_COLUMNS without `mask_flag` and `digest`, in the store's order.
         files: The image of each sample: its crop, or the slide that it lies on.
         on_slides: Whether the files are slides.
+        notes: What the user should know about them, a sentence each.
     """
 
     samples: pd.DataFrame
     files: tuple[Path, ...]
     on_slides: bool
+    notes: tuple[str, ...] = ()
 
 
-def listing(columns: dict[str, Any], files: Sequence[Path], *, on_slides: bool) -> Listing:
+def listing(
+    columns: dict[str, Any], files: Sequence[Path], *, on_slides: bool, notes: Sequence[str] = ()
+) -> Listing:
     """Samples in the store's order.
 
     Args:
         columns: A value per sample for each of tables.SAMPLE_COLUMNS but `mask_flag` and `digest`.
         files: The image of each sample.
         on_slides: Whether the files are slides.
+        notes: What the user should know about them.
     """
     samples = sample_table(columns)
     order = store_order(samples)
     return Listing(
-        samples.iloc[order].reset_index(drop=True), tuple(files[i] for i in order), on_slides=on_slides
+        samples.iloc[order].reset_index(drop=True), tuple(files[i] for i in order), on_slides, tuple(notes)
     )
 
 
