@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,7 @@ from wsi_mitosis.errors import DatasetError, InputError, OutputError, SpecError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.digests import file_sha256
 from wsi_mitosis.io.results.figures import read_figures
+from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.runs import FoldFolder
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs import train as job
@@ -585,6 +587,89 @@ def store_at(folder: Path, mpp: float) -> Store:
         tiff_slide(path, tifffile.imread(path), mpp=mpp)
     built("csv", labels, folder / "s.zarr", masks="haematoxylin", patch_px=48)
     return open_store(folder / "s.zarr")
+
+
+def test_two_trainings_do_not_share_a_folder(store: Store, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.training/alpha").mkdir(parents=True)
+    for folder, options in ((tmp_path / "b.training", {}), (tmp_path / "b.training/alpha", ONE_FOLD)):
+        other = FolderLock(folder)
+        other.acquire()
+        told = rf"{folder.name}: training: .*process \d+ .*Wait for the other training"
+        if options:
+            result, _ = trained(recipe, store, tmp_path / "b", **options)
+            assert re.search(told, result.failed["alpha"])
+        else:
+            with pytest.raises(OutputError, match=told):
+                trained(recipe, store, tmp_path / "b")
+        other.release()
+    result, _ = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    assert [record.fold for record in result.records] == ["alpha"]
+    assert not list((tmp_path / "b.training").rglob(".wsi-mitosis.lock*"))
+
+
+def test_a_fold_whose_checkpoint_was_cut_begins_anew(
+    whole: tuple[TrainResult, Any],
+    store: Store,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint of the first epoch, as a full disk leaves it."""
+
+    def interrupted(task: Any, threads: int, emit: Any) -> Any:
+        def after(progress: FoldProgress) -> None:
+            emit(progress)
+            raise FloatingPointError("stopped after an epoch")
+
+        return run_fold(task, threads, after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "run_fold", interrupted)
+        trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    (checkpoint,) = (tmp_path / "b.training/alpha").glob("checkpoint-*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    result, told = trained(recipe, store, tmp_path / "b", **ONE_FOLD)
+    assert told.warnings == [
+        *whole[1].warnings,
+        f"alpha: {checkpoint} is damaged or cut short, so that the fold begins anew",
+    ]
+    assert [progress.epoch for progress in told.told if progress.metrics] == [1, 2]
+    assert weights(result) == weights(whole[0])
+
+
+def test_a_training_that_is_killed_before_its_card_is_finished_by_the_next(
+    whole: tuple[TrainResult, Any],
+    store: Store,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(whole[0].work, tmp_path / "b.training")
+    (tmp_path / ".b.draft").mkdir()
+    (tmp_path / ".b.draft/manifest.toml").write_text("left by a killed run")
+
+    def killed(*_: Any, **__: Any) -> None:
+        assert (tmp_path / ".b.draft/manifest.toml").read_text() != "left by a killed run"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "calibrate_and_score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, store, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    result, _ = trained(recipe, store, tmp_path / "b")
+    assert result.bundle is not None
+    assert result.bundle.manifest.name == "b"
+    assert result.bundle.manifest.calibration is not None
+    assert "Figures on" in (tmp_path / "b/CARD.md").read_text()
+    assert not (tmp_path / ".b.draft").exists()
+
+
+def test_a_batch_larger_than_a_fold_is_refused_before_the_first_one(tmp_path: Path, store: Store) -> None:
+    large = write_recipe(tmp_path / "large.toml", tiny_recipe(optimiser={"batch": 17}))
+    with pytest.raises(InputError, match=r"fold \w+: its 16 training samples are fewer than a batch of 17"):
+        trained(large, store, tmp_path / "b")
+    assert not (tmp_path / "b.training").exists()
 
 
 def test_decoders_need_masks_and_a_single_task_does_not(tmp_path: Path, recipe: Path) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,9 @@ import numpy as np
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
-from wsi_mitosis.io.bundles import Bundle, write_bundle
+from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
+from wsi_mitosis.io.results.lock import FILE as LOCK
+from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.encoders import StartingWeights, given_weights, packaged_weights
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
 from wsi_mitosis.io.training.stores import Store, open_checked_store
@@ -79,6 +82,7 @@ class FoldProgress:
         kept: Whether an earlier run had finished it.
         error: Why it failed, one line.
         details: Traceback of an error that no input explains.
+        note: What the user should know; nothing else has happened then.
     """
 
     fold: str
@@ -89,6 +93,7 @@ class FoldProgress:
     kept: bool = False
     error: str | None = None
     details: str | None = None
+    note: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -164,11 +169,41 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     reporter.planned(plan)
     for warning in plan_warnings(folds, store.samples):
         reporter.warn(warning)
+    _check_batches(recipe, folds, store)
     tasks = _tasks(spec, recipe, store, folds, work, encoder)
     requested = _requested(spec, tasks)
     prepare_folder(work, plan)
+    with _held(work) if not spec.folds else nullcontext():
+        return _train(
+            spec, execute, reporter, _Training(recipe, store, out, work, encoder, plan, tasks, requested)
+        )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training whose folds may begin.
+
+    Attributes:
+        out: The folder of the bundle.
+        work: That of the folds.
+        tasks: All folds.
+        requested: Those to train now.
+    """
+
+    recipe: RecipeSpec
+    store: Store
+    out: Path
+    work: Path
+    encoder: StartingWeights | None
+    plan: pd.DataFrame
+    tasks: Sequence[FoldTask]
+    requested: Sequence[FoldTask]
+
+
+def _train(spec: TrainSpec, execute: Executor, reporter: Reporter, training: _Training) -> TrainResult:
+    work, tasks = training.work, training.tasks
     failed = {}
-    with closing(execute(requested, spec, reporter)) as ends:
+    with closing(execute(training.requested, spec, reporter)) as ends:
         for end in ends:
             reporter.progress(end)
             if end.error is not None:
@@ -180,12 +215,54 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
         for task, record in zip(tasks, records, strict=True)
         if record is None and task.fold.name not in failed
     )
-    bundle = None
-    if len(done) == len(tasks):
-        store = _opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
-        bundle = export(out, recipe, store, done, work, licence=spec.licence, name=spec.name, encoder=encoder)
-        bundle = calibrate_and_score(bundle, store, device=spec.placement.device)
-    return TrainResult(work, plan, done, failed, waiting, bundle)
+    bundle = _finished(spec, training, done) if len(done) == len(tasks) else None
+    return TrainResult(work, training.plan, done, failed, waiting, bundle)
+
+
+def _finished(spec: TrainSpec, training: _Training, records: Sequence[FoldRecord]) -> Bundle:
+    """Write the bundle with its calibration and its scores: all of it or nothing."""
+    out, recipe, store = training.out, training.recipe, training.store
+    store = _opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+    try:
+        bundle = export(
+            draft,
+            recipe,
+            store,
+            records,
+            training.work,
+            licence=spec.licence,
+            name=spec.name or out.name,
+            encoder=training.encoder,
+        )
+        calibrate_and_score(bundle, store, device=spec.placement.device)
+        draft.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", subject=out, stage="training") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_bundle(out)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no other training uses it meanwhile."""
+    lock = FolderLock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", subject=folder, stage="training") from error
+    except OutputError as error:
+        remedy = (
+            f"Wait for the other training, or choose another --work; if it has ended, delete {folder / LOCK}"
+        )
+        raise OutputError(error.cause, subject=folder, stage="training", remedy=remedy) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_fold(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], None]) -> FoldProgress:
@@ -200,7 +277,8 @@ def run_fold(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
         The fold's end: its record, or the error of a fold that failed.
     """
     try:
-        return _trained(task, threads, on_epoch)
+        with _held(task.folder):
+            return _trained(task, threads, on_epoch)
     except (WsiMitosisError, FloatingPointError) as error:
         return _failure(task, str(error))
     except Exception as error:  # noqa: BLE001 - one fold's failure is that fold's alone
@@ -365,6 +443,19 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
         )
 
 
+def _check_batches(recipe: RecipeSpec, folds: Sequence[Fold], store: Store) -> None:
+    """Check that each fold has a batch to learn from, before the first one is trained."""
+    batch = recipe.optimiser.batch
+    for fold in folds:
+        if (number := len(fold.training_rows)) < batch:
+            raise InputError(
+                f"fold {fold.name}: its {number} training samples are fewer than a batch of {batch}",
+                subject=store.folder,
+                stage="training",
+                remedy="Lower optimiser.batch in the recipe, or train on more figures",
+            )
+
+
 def _starting_weights(spec: TrainSpec, recipe: RecipeSpec) -> StartingWeights | None:
     if spec.encoder_weights is not None and spec.encoder_licence is not None:
         return given_weights(Path(spec.encoder_weights), spec.encoder_licence)
@@ -434,10 +525,15 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
         return FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
     from wsi_mitosis.nets.checkpoints import load_encoder
     from wsi_mitosis.nets.members import cpu_threads
+    from wsi_mitosis.nets.training import is_checkpoint
     from wsi_mitosis.nets.training import train as train_member
 
     store = _opened(task.store, task.recipe, task.digest)
     checkpoint = folder.read_checkpoint()
+    if checkpoint is not None and not is_checkpoint(checkpoint):
+        note = f"{task.fold.name}: {folder.checkpoint} is damaged or cut short, so that the fold begins anew"
+        on_epoch(FoldProgress(task.fold.name, 0, epochs, note=note))
+        checkpoint = None
     done = 0 if checkpoint is None else len(folder.read_metrics())
     with cpu_threads(threads), TensorBoard(task.folder, done) as board:
         for epoch in train_member(

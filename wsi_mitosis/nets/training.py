@@ -121,6 +121,15 @@ def train(
         yield Epoch(epoch, metrics, state.precision, device, state.best_epoch, state.chosen, saved)
 
 
+def is_checkpoint(content: bytes) -> bool:
+    """Return whether a checkpoint is whole: it is not if its file was cut, as when a disk was full."""
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - torch and zipfile raise many kinds
+        return False
+    return True
+
+
 @dataclass
 class _State:
     """Everything that changes during a training, and goes into its checkpoints.

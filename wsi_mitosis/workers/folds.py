@@ -33,7 +33,10 @@ def _do_folds(
         environment=LARGE_BLOCKS_ENVIRONMENT,
     )
     hooks: Hooks[FoldTask, FoldProgress, FoldProgress] = Hooks(
-        ignore, lambda _, epoch: reporter.progress(epoch), reporter.warn, ignore
+        ignore,
+        lambda _, epoch: reporter.warn(epoch.note) if epoch.note else reporter.progress(epoch),
+        reporter.warn,
+        ignore,
     )
     return run_tasks(tasks, work, spec.placement, hooks)
 

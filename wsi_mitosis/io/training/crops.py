@@ -135,7 +135,9 @@ def _pixel_fault(image: Image.Image) -> str | None:
     pixels to whatever colour they have.
     """
     # before anything else, because Pillow forgets the layout when it decodes the pixels
-    if image.mode.startswith(("I", "F")) or any(SIXTEEN_BITS in str(tile) for tile in image.tile):
+    if image.mode.startswith(("I", "F")) or any(
+        SIXTEEN_BITS in str(tile) for tile in getattr(image, "tile", ())
+    ):
         return "has 16 or more bits a channel, not 8"
     if (number := getattr(image, "n_frames", 1)) > 1:
         return f"holds {number} images"

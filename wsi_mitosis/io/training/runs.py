@@ -77,7 +77,8 @@ class FoldFolder:
     key: str
 
     @property
-    def _checkpoint(self) -> Path:
+    def checkpoint(self) -> Path:
+        """The file of the checkpoint under this key."""
         return self.folder / f"checkpoint-{self.key[:16]}.pt"
 
     def read_record(self) -> FoldRecord | None:
@@ -98,7 +99,7 @@ class FoldFolder:
 
     def read_checkpoint(self) -> bytes | None:
         """What the fold goes on from; None at its start."""
-        return self._checkpoint.read_bytes() if self._checkpoint.is_file() else None
+        return self.checkpoint.read_bytes() if self.checkpoint.is_file() else None
 
     def read_metrics(self, until: int | None = None) -> pd.DataFrame:
         """A row per epoch, at most as far as `until`; empty before the first."""
@@ -125,16 +126,16 @@ class FoldFolder:
         table = pd.DataFrame([*before.to_dict("records"), metrics]).map(_six_digits)
         write_frame(self.folder / METRICS, table)
         _write_bytes(self.folder / MEMBER, pack_weights(member, str(self.folder / MEMBER)))
-        _write_bytes(self._checkpoint, checkpoint)
+        _write_bytes(self.checkpoint, checkpoint)
         for other in self.folder.glob("checkpoint-*.pt"):
-            if other != self._checkpoint:
+            if other != self.checkpoint:
                 other.unlink()
 
     def write_record(self, record: FoldRecord) -> None:
         """Say that the fold is done; its checkpoint is not needed any more."""
         draw_curves(self.read_metrics(), record.fold, self.folder / CURVES)
         write_text(self.folder / RECORD, record.model_dump_json(indent=2) + "\n")
-        self._checkpoint.unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
 
     def member_sha256(self) -> str:
         """SHA-256 of the member's file."""

@@ -103,4 +103,5 @@ def _counted(number: int, what: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return listed(sorted(names, key=natural_key))
+    ordered: list[str] = sorted(names, key=natural_key)
+    return listed(ordered)
