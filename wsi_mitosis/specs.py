@@ -814,6 +814,11 @@ class DetectSpec(Spec):
     staging: StagingOptions = StagingOptions()
 
 
+Strict = Annotated[
+    bool, _run(help="Refuse labels, votes and domains that look like mistakes, instead of warning of them.")
+]
+
+
 class DatasetSpec(Spec):
     """One `dataset build`."""
 
@@ -850,6 +855,7 @@ class DatasetSpec(Spec):
     ] = 128
     licence: Annotated[str, _product(help="Licence of the images.", metavar="TEXT")] = "not stated"
     overwrite: Annotated[bool, _run(help="Replace an existing store.")] = False
+    strict: Strict = False
     placement: Annotated[PlacementOptions, Only(["workers"])] = PlacementOptions()
 
     @model_validator(mode="after")
@@ -906,6 +912,7 @@ class TrainSpec(Spec):
     licence: Annotated[
         str | None, _product(help="Licence of the weights.", metavar="TEXT", default="the dataset's")
     ] = None
+    strict: Strict = False
     placement: Annotated[
         PlacementOptions, Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"])
     ] = PlacementOptions()

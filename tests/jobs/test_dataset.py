@@ -191,10 +191,30 @@ def test_a_slide_without_a_pixel_size_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_what_looks_like_a_mistake_is_told_or_refused(tmp_path: Path) -> None:
+    """A slide under two names, of two domains that are spelt alike, with both labels for one figure."""
+    for name in ("a.tiff", "b.tiff"):
+        tiff_slide(tmp_path / name, textured(64, 64))
+    text = "slide,x,y,label,domain\na,20,20,0,lung\nb,20,20,1,Lung\nb,40,40,0,Lung\n"
+    (tmp_path / "t.csv").write_text(text)
+    told = Told()
+    build_dataset(spec("csv", tmp_path / "t.csv", tmp_path / "o.zarr", **SMALL), told)
+    assert told.warnings == [
+        "2 slides have the same content: 'a.tiff', 'b.tiff'",
+        "2 domains that are spelt alike count as different ones: 'Lung', 'lung'",
+        "1 figure is there with both labels, one of which is wrong: 'b.tiff:20:20 = a.tiff:20:20'",
+    ]
+    with pytest.raises(
+        DatasetError, match=r"s\.zarr: checking labels: 2 slides .*; 2 domains .*; 1 figure .*"
+    ):
+        built("csv", tmp_path / "t.csv", tmp_path / "s.zarr", strict=True, **SMALL)
+    assert not (tmp_path / "s.zarr").exists()
+
+
 def two_slides(folder: Path, second_mpp: str | None) -> Path:
     """`a.tiff` of 0.25 um/px and `b.svs` with a figure each, and their labels."""
     tiff_slide(folder / "a.tiff", textured(64, 64))
-    aperio_slide(folder / "b.svs", textured(64, 64), second_mpp)
+    aperio_slide(folder / "b.svs", textured(64, 64, seed=1), second_mpp)
     (folder / "t.csv").write_text("slide,x,y,label\na,20,20,0\nb,20,20,1\n")
     return folder / "t.csv"
 

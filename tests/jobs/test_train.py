@@ -672,6 +672,18 @@ def test_a_batch_larger_than_a_fold_is_refused_before_the_first_one(tmp_path: Pa
     assert not (tmp_path / "b.training").exists()
 
 
+def test_what_looks_like_a_mistake_is_told_again_or_refused(recipe: Path, tmp_path: Path) -> None:
+    labels = labelled_slides(tmp_path / "slides")
+    labels.write_text(labels.read_text().replace("beta-1.tiff", "beta-0.tiff"))
+    built("csv", labels, tmp_path / "s.zarr", masks="haematoxylin", patch_px=48)
+    doubtful = open_store(tmp_path / "s.zarr")
+    told = r"8 figures are there more than once: 'beta-0\.tiff:24:40 = beta-0\.tiff:24:40', .* and 5 more"
+    with pytest.raises(DatasetError, match=f"s.zarr: checking labels: {told}"):
+        trained(recipe, doubtful, tmp_path / "b", strict=True)
+    _, reporter = trained(recipe, doubtful, tmp_path / "b", **ONE_FOLD)
+    assert re.fullmatch(told, reporter.warnings[0])
+
+
 def test_decoders_need_masks_and_a_single_task_does_not(tmp_path: Path, recipe: Path) -> None:
     bare = tiny_store(tmp_path / "bare", masks="none")
     with pytest.raises(InputError, match="no masks"):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
@@ -28,6 +29,7 @@ from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepar
 from wsi_mitosis.io.training.stores import Store, open_checked_store
 from wsi_mitosis.jobs.calibrate import calibrate_and_score
 from wsi_mitosis.jobs.cards import training_card
+from wsi_mitosis.jobs.doubts import tell_doubts
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.jobs.sharpness import sharpness_fields
@@ -162,6 +164,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     out = Path(spec.out).absolute()
     work = Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
     _check(spec, recipe, store, out)
+    tell_doubts(doubts(store.samples), store.folder, strict=spec.strict, warn=reporter.warn)
     encoder = _starting_weights(spec, recipe)
     joined = recipe.selection.training_domains == "all but test"
     folds = plan_folds(store.samples, spec.validation, train_on_validation=joined)

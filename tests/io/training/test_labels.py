@@ -300,6 +300,39 @@ def test_numbers_that_may_be_two_are_refused(
     assert read_table(csv, slides, None).samples["x_px0"].tolist() == [2438]
 
 
+@pytest.mark.parametrize("names", [("width", "height"), ("w", "h")])
+def test_boxes_are_read_as_candidates_are(slides: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    """Corners, since the boxes would otherwise reach beyond the slide."""
+    header = f"slide,x,y,{','.join(names)},label"
+    centres = table(tmp_path, f"{header}\na,0,4,20,10,AMF\na,40,30,20,10,NMF\n").samples
+    assert centres[["x_px0", "y_px0"]].to_numpy().tolist() == [[10, 9], [50, 35]]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "slide,x,y,label\na,0.5,0.25,AMF\na,0.125,0.75,NMF",
+            "all coordinates lie within 0 to 1 px, as shares",
+        ),
+        (
+            "slide,x,y,label,class\na,5,5,AMF,AMF\na,9,9,NMF,atypical",
+            r"row 2: .*'class' contradicts 'label' in 1 of 2",
+        ),
+        ("slide,x,y,label,x\na,5,5,AMF,6", "two columns are called 'x'"),
+        ("slide,x,y,label,label\na,5,5,AMF,NMF", "two columns are called 'label'"),
+    ],
+)
+def test_what_would_be_read_otherwise_is_refused(slides: Path, tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DatasetError, match=told):
+        table(tmp_path, text)
+
+
+def test_a_class_that_says_nothing_of_the_label_does_not_contradict_it(slides: Path, tmp_path: Path) -> None:
+    text = "slide,x,y,label,class,type\na,5,5,AMF,Tumor,\na,9,9,NMF,NMF,mitosis\n"
+    assert table(tmp_path, text).samples["label"].tolist() == [1, 0]
+
+
 def test_aliases_separators_and_decimal_commas(slides: Path, tmp_path: Path) -> None:
     text = "\ufeffImage;Centre X;centre_y;Class;Domain;uid;note\r\na;1,5;2;Atypical;lung;f1;x\r\n\r\n"
     listing = table(tmp_path, text)

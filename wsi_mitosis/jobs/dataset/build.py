@@ -15,13 +15,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
+from wsi_mitosis.core.doubts import doubts, same_slides
 from wsi_mitosis.errors import DatasetError, OutputError, listed
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.crops import crops_side, unusable
 from wsi_mitosis.io.training.labels import read_listing
-from wsi_mitosis.io.training.stores import check_free, write_store
+from wsi_mitosis.io.training.stores import check_free, sample_digests, write_store
 from wsi_mitosis.jobs.dataset.parts import MaskOptions, Part, PartOutcome, cut_parts, provider_version
+from wsi_mitosis.jobs.doubts import tell_doubts
 
 if TYPE_CHECKING:
     from wsi_mitosis.jobs.dataset.parts import PartFile
@@ -111,6 +113,13 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
             "mask_provider": spec.masks,
             "mask_provider_version": version,
         }
+        digests = [digest for file in files for digest in sample_digests(file.pixels()[0])]
+        tell_doubts(
+            [*_same_slides(parts, files), *doubts(samples.assign(digest=digests))],
+            out,
+            strict=spec.strict,
+            warn=reporter.warn,
+        )
         store = write_store(out, fields, samples, (file.pixels() for file in files), overwrite=spec.overwrite)
         shutil.rmtree(folder)
     return BuildResult(
@@ -157,6 +166,11 @@ def _process(
     if faults := [fault for outcome in outcomes for fault in outcome.faults]:
         raise unusable(faults)
     return outcomes
+
+
+def _same_slides(parts: Sequence[Part], files: Sequence[PartFile]) -> Iterator[str]:
+    identities = {part.files[0].name: file.identity() for part, file in zip(parts, files, strict=True)}
+    return same_slides({name: identity for name, identity in identities.items() if identity})
 
 
 def _common_mpp(parts: Sequence[Part], files: Sequence[PartFile], reporter: Reporter) -> float | None:

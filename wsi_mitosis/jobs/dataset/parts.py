@@ -100,6 +100,11 @@ class PartFile(NamedTuple):
         with np.load(self.path) as part:
             return part["images"], part["masks"]
 
+    def identity(self) -> str:
+        """The identity of the slide's content; empty for crops."""
+        with np.load(self.path) as part:
+            return str(part["identity"])
+
     def mpp(self) -> float:
         """um/px as the slide states it; NaN for a slide that states none, and for crops."""
         with np.load(self.path) as part:
@@ -184,19 +189,26 @@ def _key(part: Part) -> str:
 def _make(part: Part, file: Path, threads: int) -> list[str]:
     """Write a part's file; return what is wrong with its images."""
     if part.on_slides:
-        images, mpp, faults = _cut(part, threads)
+        images, mpp, identity, faults = _cut(part, threads)
     else:
-        mpp = math.nan
+        mpp, identity = math.nan, ""
         images, faults = read_crops(part.files, part.patch_px)
     if not faults:
         masks, flags = _masks(part, images)
         with replacing(file) as temporary, temporary.open("wb") as opened:
-            np.savez(opened, images=images, masks=masks, flags=np.array(flags, dtype=np.str_), mpp=mpp)
+            np.savez(
+                opened,
+                images=images,
+                masks=masks,
+                flags=np.array(flags, dtype=np.str_),
+                mpp=np.float64(mpp),
+                identity=np.str_(identity),
+            )
     return faults
 
 
-def _cut(part: Part, threads: int) -> tuple[NDArray[np.uint8], float, list[str]]:
-    """Return a slide's crops, its um/px (NaN if it states none), and the centres that are not on it."""
+def _cut(part: Part, threads: int) -> tuple[NDArray[np.uint8], float, str, list[str]]:
+    """Return a slide's crops, its um/px (NaN if it states none) and identity, and the centres outside it."""
     with open_native(part.files[0]) as slide:
         size = np.array(slide.size_px0)
         outside = ((part.centres_px0 < 0) | (part.centres_px0 >= size)).any(axis=1)
@@ -205,8 +217,9 @@ def _cut(part: Part, threads: int) -> tuple[NDArray[np.uint8], float, list[str]]
             for x, y in part.centres_px0[outside]
         ]
         if faults:
-            return np.empty((0, 0, 0, 3), np.uint8), math.nan, faults
-        return cut_crops(slide, part.centres_px0, part.patch_px, threads=threads), slide.mpp.mean, []
+            return np.empty((0, 0, 0, 3), np.uint8), math.nan, "", faults
+        crops = cut_crops(slide, part.centres_px0, part.patch_px, threads=threads)
+        return crops, slide.mpp.mean, slide.identity, []
 
 
 def _masks(part: Part, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[str]]:

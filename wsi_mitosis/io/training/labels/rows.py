@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.errors import DatasetError, DetectionsError
+from wsi_mitosis.errors import DatasetError, DetectionsError, listed
 from wsi_mitosis.io.detections.columns import is_known_column
 from wsi_mitosis.io.detections.numerals import read_numbers
 from wsi_mitosis.io.limits import LimitError, read_bytes
@@ -89,6 +90,8 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     if text is None:
         raise _fault("cannot be read: the file is not text in UTF-8, UTF-16 or Windows-1252", path)
     dialect, table = detect_dialect(text, is_known_column)
+    if twice := [name for name, number in Counter(dialect.header).items() if number > 1 and name.strip()]:
+        raise _fault(f"two columns are called {listed(twice)}", path)
     try:
         records = [record for record in read_records(table, dialect) if record]
     except ValueError as error:

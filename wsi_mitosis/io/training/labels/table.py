@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.core import qupath
 from wsi_mitosis.core.matching import match_slides
-from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.detections.columns import alias_key
+from wsi_mitosis.errors import DatasetError, DetectionsError
+from wsi_mitosis.io.detections import read_detections
+from wsi_mitosis.io.detections.columns import alias_key, names_classes
 from wsi_mitosis.io.slides import find_slides
 from wsi_mitosis.io.training.labels.common import STAGE, Listing, listing, missing, unknown
-from wsi_mitosis.io.training.labels.rows import coordinates, read_label_rows
+from wsi_mitosis.io.training.labels.rows import LABELS, LabelRow, coordinates, read_label_rows
 from wsi_mitosis.tables import ALIASES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 OTHER_UNITS = ("_um", f"_{qupath.MICRO_SIGN.casefold()}m", "_mm")
@@ -53,6 +54,7 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
     """
     rows = read_label_rows(csv)
     roles = _roles(rows[0].cells, csv)
+    _check_classes(rows, roles["label"])
     if domain is not None and "domain" in roles:
         raise DatasetError(
             f"has a column '{roles['domain']}', which --domain would overrule",
@@ -72,7 +74,7 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
     if absent := sorted(set(named) - sources.keys()):
         raise missing(absent, images)
     slides = [sources[name].relative for name in named]
-    x, y = coordinates(rows, roles["x"], roles["y"], csv)
+    x, y = _centres(rows, roles, csv)
     places = [f"{name}:{a:.12g}:{b:.12g}" for name, a, b in zip(slides, x, y, strict=True)]
     columns = {
         **unknown(len(rows)),
@@ -85,6 +87,48 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
         "y_px0": y,
     }
     return listing(columns, [sources[name].path for name in named], on_slides=True)
+
+
+def _centres(
+    rows: Sequence[LabelRow], roles: Mapping[str, str], csv: Path
+) -> tuple[list[float], list[float]]:
+    """Return x and y of the figures' centres, level-0 px, slide frame.
+
+    They are what a table of detections with these columns has: its reader knows boxes, units and shares.
+
+    Raises:
+        DatasetError: if a cell is not a number, or they are unclear or in another unit or frame.
+    """
+    coordinates(rows, roles["x"], roles["y"], csv)  # names the row
+    try:
+        found = read_detections(csv)
+    except DetectionsError as error:
+        raise _not_level0(error.cause, csv) from error
+    if (found.units, found.frame) != ("px", "slide") or len(found.table) != len(rows):
+        raise _not_level0(f"its coordinates are in {found.units}, in the frame of {found.frame}", csv)
+    return found.table["x"].tolist(), found.table["y"].tolist()
+
+
+def _not_level0(cause: str, csv: Path) -> DatasetError:
+    remedy = "Give the centres of the figures in level-0 px of the slide, in columns x and y"
+    return DatasetError(cause, subject=csv, stage=STAGE, remedy=remedy)
+
+
+def _check_classes(rows: Sequence[LabelRow], label: str) -> None:
+    """Refuse a table in which another column of classes contradicts the labels."""
+    for name in rows[0].cells:
+        if name == label or not names_classes(name):
+            continue
+        said = [(row, LABELS.get(row.cells[name].strip().casefold())) for row in rows]
+        other = [row for row, value in said if value not in (None, row.label(label))]
+        if other:
+            raise DatasetError(
+                f"column '{name}' contradicts '{label}' in {len(other)} of {len(rows)} rows: '{label}' is "
+                f"'{other[0].cells[label]}' here, and '{name}' is '{other[0].cells[name]}'",
+                subject=other[0].place,
+                stage=STAGE,
+                remedy="Leave out the column that is not the label",
+            )
 
 
 def _roles(header: Mapping[str, str], csv: Path) -> dict[str, str]:
