@@ -407,6 +407,11 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path, samples: Store) -> Non
         "The dataset states no um/px; it is taken to be the bundle's 0.25.",
     ]
     assert "Research use only" in untrained["use"]
+    unseen = evaluate(
+        bundle(tmp_path / "r", DOMAINS, ["f" * 64 + " elsewhere"]), samples, device="cpu"
+    ).report
+    assert unseen.scope == "all samples"
+    assert unseen.notes[0].startswith("The bundle knows its figures by the pixels of their crops only")
 
 
 def test_the_report_is_plain_json_and_the_same_again(tmp_path: Path, samples: Store) -> None:

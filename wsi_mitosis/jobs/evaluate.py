@@ -333,5 +333,10 @@ def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
         )
     if manifest.trained and not bundle.read_samples():
         yield "The bundle does not list what it was trained on: these samples may be among it."
+    elif manifest.trained and scorer.scope == "all samples":
+        yield (
+            "The bundle knows its figures by the pixels of their crops only: a figure whose crop is of another "
+            "size, shifted, or compressed otherwise may have been trained on, and counts as unseen."
+        )
     if store.attributes.mpp is None:
         yield f"The dataset states no um/px; it is taken to be the bundle's {manifest.input.mpp:g}."
