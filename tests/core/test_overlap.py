@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_mitosis.core.folds import plan_folds
-from wsi_mitosis.core.overlap import find_overlap
+from wsi_mitosis.core.overlap import PLACE, find_overlap, identifiers
 from wsi_mitosis.errors import SpecError
 
 
 def table(rows: list[tuple[str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["digest", "domain"])
+    return pd.DataFrame(rows, columns=["digest", "domain"]).assign(slide="", x_px0=np.nan, y_px0=np.nan)
+
+
+def placed(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["digest", "domain", "slide", "x_px0", "y_px0"])
 
 
 def recorded(**domains: str) -> dict[str, frozenset[str]]:
@@ -63,6 +71,35 @@ def test_no_member_has_seen_a_domain_that_all_left_out() -> None:
     assert found.seen.tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("slide", "x", "y", "is_seen"),
+    [
+        ("s.svs", 100.2, 50.0, True),
+        ("other/s.svs", 100.0, 50.0, True),
+        ("s.svs", 104.0, 46.0, True),
+        ("s.svs", 105.0, 50.0, False),
+        ("t.svs", 100.0, 50.0, False),
+        ("", 100.0, 50.0, False),
+        ("s.svs", math.nan, 50.0, False),
+    ],
+)
+def test_a_figure_is_known_by_its_place_whatever_its_crop(
+    slide: str, x: float, y: float, is_seen: bool
+) -> None:
+    trained = placed(("pixels", "a", "data/s.svs", 100.0, 50.0), ("others", "b", "", math.nan, math.nan))
+    known = {key: frozenset({domain}) for key, domain in identifiers(trained)}
+    assert [key[0] == PLACE for key in known] == [False, True, False]
+    found = find_overlap(placed(("other pixels", "elsewhere", slide, x, y)), known, ["a", "b"])
+    assert found.seen.tolist() == [is_seen]
+    assert found.own.tolist() == [[is_seen, False]]
+
+
+def test_identifiers_do_not_tell_the_names_of_slides() -> None:
+    (_, _), (place, domain) = identifiers(placed(("x", "a", "Mary Smith.svs", 1.0, 2.0)))
+    assert domain == "a"
+    assert re.fullmatch("@[0-9a-f]{32}", place)
+
+
 def test_no_samples_and_no_members_have_their_shapes() -> None:
     found = find_overlap(table([]), {}, ["a", "b"])
     assert (found.seen.shape, found.own.shape) == ((0,), (0, 2))
@@ -74,7 +111,9 @@ def test_no_samples_and_no_members_have_their_shapes() -> None:
     )
 )
 def test_no_member_is_scored_on_what_its_fold_was_trained_on(drawn: list[tuple[int, str, int]]) -> None:
-    samples = pd.DataFrame(drawn, columns=["digest", "domain", "label"]).assign(slide="")
+    samples = pd.DataFrame(drawn, columns=["digest", "domain", "label"]).assign(
+        slide="", x_px0=np.nan, y_px0=np.nan
+    )
     samples["digest"] = samples["digest"].astype(str)
     try:
         folds = plan_folds(samples)

@@ -96,7 +96,10 @@ def test_a_fold_for_each_domain_and_a_bundle_of_them(whole: tuple[TrainResult, A
     assert manifest.ensemble == tiny_recipe().ensemble
     samples = result.bundle.read_samples()
     pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
-    assert samples == {digest: frozenset([domain]) for digest, domain in pairs}
+    assert {key: names for key, names in samples.items() if not key.startswith("@")} == {
+        digest: frozenset([domain]) for digest, domain in pairs
+    }
+    assert sum(key.startswith("@") for key in samples) == 48, "a place each"
     assert [progress.epoch for progress in told.told if progress.metrics] == [1, 2] * 3
 
 
@@ -427,6 +430,27 @@ def test_what_was_trained_is_evaluated_on_each_members_own_domain(
     assert report.overall is None
     assert report.domains is None
     assert [member.n for member in report.members.values()] == [16, 16, 16]
+
+
+def test_figures_in_other_crops_are_known_by_their_places(
+    whole: tuple[TrainResult, Any], store: Store, tmp_path: Path
+) -> None:
+    """The same figures in larger crops, a pixel further to the right."""
+    assert whole[0].bundle is not None
+    labels = store.folder.parent / "slides/labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    moved = [f"{slide},{int(x) + 1},{rest}" for slide, x, rest in (row.split(",", 2) for row in rows)]
+    (tmp_path / "l.csv").write_text("\n".join([head, *moved]) + "\n")
+    built("csv", tmp_path / "l.csv", tmp_path / "s.zarr", images=labels.parent, patch_px=56)
+    other = open_store(tmp_path / "s.zarr")
+    assert set(other.samples["digest"]).isdisjoint(store.samples["digest"])
+    assert evaluate(whole[0].bundle, other, device="cpu").report.trained_on == 48
+    renamed = Store(other.folder, other.attributes, other.samples.assign(slide="x" + other.samples["slide"]))
+    report = evaluate(whole[0].bundle, renamed, device="cpu").report
+    assert report.trained_on == 0
+    unknown = Store(other.folder, other.attributes, other.samples.assign(slide=""))
+    (note,) = evaluate(whole[0].bundle, unknown, device="cpu").report.notes
+    assert note.startswith("The places of 48 of these 48 samples are not known, so that they are compared by")
 
 
 def test_what_was_trained_classifies_a_slide(whole: tuple[TrainResult, Any], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_mitosis.core.calibration import FOLDS, Fit, fit_temperature, fit_to_figures, held_out_calls
 from wsi_mitosis.core.metrics import gain_interval
+from wsi_mitosis.core.overlap import identifiers
 from wsi_mitosis.core.scoring import left_out
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
@@ -208,7 +209,7 @@ def calibrate(
         threshold=fit.threshold,
         calibration=calibration,
         card=derived_card(parent, name, fit.threshold, calibration, gain_lines(gain)),
-        samples=sorted(set(store.samples["digest"])),
+        samples=sorted({key for key, _ in identifiers(store.samples)}),
     )
     return Calibrated(derived, parent.manifest, parent.digest, gain)
 

@@ -10,7 +10,7 @@ import numpy as np
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.metrics import RESAMPLES, SEED
-from wsi_mitosis.core.overlap import Overlap, find_overlap
+from wsi_mitosis.core.overlap import PLACE, Overlap, find_overlap
 from wsi_mitosis.core.scoring import (
     OWN_DOMAINS,
     WITH_TRAINING_DATA,
@@ -331,12 +331,26 @@ def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
             "those of its own test domain, which it has not seen; the ensemble only on those that no member "
             "has seen."
         )
-    if manifest.trained and not bundle.read_samples():
-        yield "The bundle does not list what it was trained on: these samples may be among it."
-    elif manifest.trained and scorer.scope == "all samples":
-        yield (
-            "The bundle knows its figures by the pixels of their crops only: a figure whose crop is of another "
-            "size, shifted, or compressed otherwise may have been trained on, and counts as unseen."
-        )
+    if manifest.trained:
+        yield from _unchecked(bundle.read_samples(), store, scorer.scope)
     if store.attributes.mpp is None:
         yield f"The dataset states no um/px; it is taken to be the bundle's {manifest.input.mpp:g}."
+
+
+def _unchecked(recorded: Mapping[str, frozenset[str]], store: Store, scope: Scope) -> Iterator[str]:
+    """Yield what cannot be known about whether the members have seen these samples."""
+    if not recorded:
+        yield "The bundle does not list what it was trained on: these samples may be among it."
+        return
+    if scope != "all samples":
+        return
+    if not any(key.startswith(PLACE) for key in recorded):
+        lacking = "The bundle does not list the places of its figures"
+    elif number := int((store.samples["slide"].eq("") | store.samples["x_px0"].isna()).sum()):
+        lacking = f"The places of {number} of these {len(store.samples)} samples are not known"
+    else:
+        return
+    yield (
+        f"{lacking}, so that they are compared by the pixels of crops only: a figure whose crop is of "
+        "another size, shifted, or compressed otherwise may have been trained on, and counts as unseen."
+    )

@@ -20,6 +20,7 @@ import numpy as np
 from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
+from wsi_mitosis.core.overlap import identifiers
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
@@ -371,9 +372,8 @@ def bundle_of_states(
 
 
 def sample_lines(store: Store) -> list[str]:
-    """Return the lines of a bundle's list of samples: a digest, a blank and a domain each."""
-    pairs = zip(store.samples["digest"], store.samples["domain"], strict=True)
-    return sorted({f"{digest} {domain}" for digest, domain in pairs})
+    """Return the lines of a bundle's list of samples: an identifier, a blank and a domain each."""
+    return sorted({f"{key} {domain}" for key, domain in identifiers(store.samples)})
 
 
 def manifest_fields(
