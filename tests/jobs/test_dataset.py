@@ -312,6 +312,20 @@ def test_a_part_is_kept_only_where_nothing_that_decides_it_has_changed(
     assert resumed.attributes.digest == fresh.attributes.digest
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut", "changed"])
+def test_a_damaged_part_is_built_again(tmp_path: Path, damage: str) -> None:
+    folder, out = crops_folder(tmp_path / "in"), tmp_path / "s.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        build(spec("folder", folder, out, **SMALL), stopping(1), Told())
+    (part,) = (tmp_path / ".s.zarr.parts").glob("*.npz")
+    content = part.read_bytes()
+    changed = content[:2000] + bytes([content[2000] ^ 255]) + content[2001:]
+    part.write_bytes({"emptied": b"", "cut": content[: len(content) // 2], "changed": changed}[damage])
+    result = built("folder", folder, out, **SMALL)
+    assert result.kept_parts == 0
+    assert result.attributes.digest == built("folder", folder, tmp_path / "t.zarr", **SMALL).attributes.digest
+
+
 def test_another_centre_on_a_slide_is_another_part(tmp_path: Path) -> None:
     path, out = slides_table(tmp_path, textured(200, 150)), tmp_path / "s.zarr"
     with pytest.raises(KeyboardInterrupt):

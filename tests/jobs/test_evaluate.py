@@ -411,7 +411,7 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path, samples: Store) -> Non
         bundle(tmp_path / "r", DOMAINS, ["f" * 64 + " elsewhere"]), samples, device="cpu"
     ).report
     assert unseen.scope == "all samples"
-    assert unseen.notes[0].startswith("The bundle does not list the places of its figures, so that")
+    assert unseen.notes[0].startswith("The bundle lists neither the places nor the looks of its figures,")
 
 
 def test_the_report_is_plain_json_and_the_same_again(tmp_path: Path, samples: Store) -> None:

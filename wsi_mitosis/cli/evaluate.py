@@ -53,9 +53,10 @@ def command(
     The ensemble and its members are evaluated with and without the extra views; intervals are by bootstrap
     over slides. P(atypical) is scored before and after calibration: expected calibration error, Brier score.
 
-    Samples that the bundle was trained on are found by their pixels or their place. Then each member is evaluated on its
-    own test domain, which it has not seen (their mean and sd: leave one domain out), and the ensemble only on
-    samples that no member has seen, if there are any. If there are none at all, nothing is evaluated.
+    Samples that the bundle was trained on are found by their pixels, their place or their look. Then each
+    member is evaluated on its own test domain, which it has not seen (their mean and sd: leave one domain
+    out), and the ensemble only on samples that no member has seen, if there are any. If there are none at
+    all, nothing is evaluated.
 
     \b
     Example:  wsi-mitosis evaluate --model my-bundle --dataset amibr.zarr --out figures

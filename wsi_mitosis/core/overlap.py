@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 PLACE = "@"
-"""First character of an identifier that is of a figure's place; others are of its pixels."""
+"""First character of an identifier that is of a figure's place."""
+LOOK = "~"
+"""First character of one that is of a figure's look (`core.signatures`). Others are of its pixels."""
 NEAR_PX = 4
 """Centres that differ by so many level-0 px on each axis at most are those of one figure."""
 
@@ -62,16 +64,21 @@ def _places(row: Any, near_px: int) -> Iterator[str]:
         yield PLACE + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _domains_of(row: Any, recorded: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
+def _domains_of(row: Any, recorded: Mapping[str, frozenset[str]], look: str | None) -> frozenset[str] | None:
     """Return the domains in which a sample was recorded; None if it was not."""
-    found = [recorded[key] for key in (row.digest, *_places(row, NEAR_PX)) if key in recorded]
+    keys = (row.digest, *_places(row, NEAR_PX), *(() if look is None else (look,)))
+    found = [recorded[key] for key in keys if key in recorded]
     return frozenset().union(*found) if found else None
 
 
 def find_overlap(
-    samples: pd.DataFrame, recorded: Mapping[str, frozenset[str]], test_domains: Sequence[str | None]
+    samples: pd.DataFrame,
+    recorded: Mapping[str, frozenset[str]],
+    test_domains: Sequence[str | None],
+    *,
+    alike: Mapping[int, str] | None = None,
 ) -> Overlap:
-    """Find the samples that a bundle was trained on, by their pixels or their places.
+    """Find the samples that a bundle was trained on, by their pixels, their places or their looks.
 
     A member has not seen a recorded sample if the sample was recorded in that member's test domain and in no
     other; the domain in `samples` does not matter. All members may have seen a sample without a domain.
@@ -80,8 +87,11 @@ def find_overlap(
         samples: A row per sample, as for `identifiers`.
         recorded: Domains by identifier of the samples that the members were trained, selected and tested on.
         test_domains: The domain that each member was trained without; None if it was trained on all.
+        alike: The recorded identifier of the look that samples have, by their rows.
     """
-    known = [_domains_of(row, recorded) for row in samples.itertuples(index=False)]
+    looks = alike or {}
+    rows = enumerate(samples.itertuples(index=False))
+    known = [_domains_of(row, recorded, looks.get(number)) for number, row in rows]
     domains = [
         {domain} if found is None else found for found, domain in zip(known, samples["domain"], strict=True)
     ]

@@ -10,13 +10,13 @@ import numpy as np
 
 from wsi_mitosis.core.calibration import FOLDS, Fit, fit_temperature, fit_to_figures, held_out_calls
 from wsi_mitosis.core.metrics import gain_interval
-from wsi_mitosis.core.overlap import identifiers
 from wsi_mitosis.core.scoring import left_out
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
 from wsi_mitosis.jobs.cards import add_to_card, calibration_text, derived_card, with_section
-from wsi_mitosis.jobs.evaluate import classify_samples, overlap_of, score_samples
+from wsi_mitosis.jobs.evaluate import classify_samples, score_samples
+from wsi_mitosis.jobs.known import all_identifiers, overlap_of
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
@@ -209,7 +209,7 @@ def calibrate(
         threshold=fit.threshold,
         calibration=calibration,
         card=derived_card(parent, name, fit.threshold, calibration, gain_lines(gain)),
-        samples=sorted({key for key, _ in identifiers(store.samples)}),
+        samples=sorted({key for key, _ in all_identifiers(store)}),
     )
     return Calibrated(derived, parent.manifest, parent.digest, gain)
 

@@ -10,7 +10,7 @@ import numpy as np
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.metrics import RESAMPLES, SEED
-from wsi_mitosis.core.overlap import PLACE, Overlap, find_overlap
+from wsi_mitosis.core.overlap import LOOK, PLACE, Overlap
 from wsi_mitosis.core.scoring import (
     OWN_DOMAINS,
     WITH_TRAINING_DATA,
@@ -23,6 +23,7 @@ from wsi_mitosis.core.scoring import (
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
+from wsi_mitosis.jobs.known import has_looks, overlap_of
 from wsi_mitosis.jobs.predict import BATCH
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.version import __version__
@@ -176,12 +177,12 @@ def classify_samples(
         InputError: As for `evaluate`.
     """
     manifest = bundle.manifest
+    store = at_scale(store, manifest.input, manifest.name, STAGE)
     overlap = overlap_of(bundle, store)
     scope = _scope(overlap, allow_overlap=allow_overlap)
     included = np.ones_like(overlap.own)
     if scope == OWN_DOMAINS:
         included = overlap.own | ~overlap.seen[:, None]
-    store = at_scale(store, manifest.input, manifest.name, STAGE)
     _check_unseen(bundle, store, included)
     views = _Views(manifest, tta or manifest.ensemble.tta)
     choices = (views, views.single()) if single_view and views.has_extra else (views,)
@@ -206,12 +207,6 @@ def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evalu
     probabilities = classified.at(bundle.manifest.temperature)
     report = scorer.report(_heading(bundle, store, classified, scorer), probabilities)
     return Evaluation(report, scorer.predictions(probabilities[0]), scorer.curves(probabilities[0]))
-
-
-def overlap_of(bundle: Bundle, store: Store) -> Overlap:
-    """Find the samples that a bundle was trained or calibrated on."""
-    test_domains = [member.test_domain for member in bundle.manifest.member]
-    return find_overlap(store.samples, bundle.read_samples(), test_domains)
 
 
 def _scope(overlap: Overlap, *, allow_overlap: bool) -> Scope:
@@ -344,12 +339,17 @@ def _unchecked(recorded: Mapping[str, frozenset[str]], store: Store, scope: Scop
         return
     if scope != "all samples":
         return
-    if not any(key.startswith(PLACE) for key in recorded):
-        lacking = "The bundle does not list the places of its figures"
-    elif number := int((store.samples["slide"].eq("") | store.samples["x_px0"].isna()).sum()):
-        lacking = f"The places of {number} of these {len(store.samples)} samples are not known"
-    else:
+    listed = {kind for kind in (PLACE, LOOK) if any(key.startswith(kind) for key in recorded)}
+    without_place = int((store.samples["slide"].eq("") | store.samples["x_px0"].isna()).sum())
+    if not listed:
+        lacking = "The bundle lists neither the places nor the looks of its figures"
+    elif LOOK in listed and has_looks(store):
+        yield "Samples that are turned or mirrored copies of its figures would count as unseen."
         return
+    elif PLACE in listed and not without_place:
+        return
+    else:
+        lacking = f"The places of {without_place} of these {len(store.samples)} samples are not known"
     yield (
         f"{lacking}, so that they are compared by the pixels of crops only: a figure whose crop is of "
         "another size, shifted, or compressed otherwise may have been trained on, and counts as unseen."

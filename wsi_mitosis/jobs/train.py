@@ -20,7 +20,6 @@ import numpy as np
 from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
-from wsi_mitosis.core.overlap import identifiers
 from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
@@ -31,6 +30,7 @@ from wsi_mitosis.io.training.stores import Store, open_checked_store
 from wsi_mitosis.jobs.calibrate import calibrate_and_score
 from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.doubts import tell_doubts
+from wsi_mitosis.jobs.known import sample_lines
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.jobs.sharpness import sharpness_fields
@@ -369,11 +369,6 @@ def bundle_of_states(
         out, {**fields, "member": members}, list(states.values()), card, samples=sample_lines(store)
     )
     return calibrate_and_score(written, store)
-
-
-def sample_lines(store: Store) -> list[str]:
-    """Return the lines of a bundle's list of samples: an identifier, a blank and a domain each."""
-    return sorted({f"{key} {domain}" for key, domain in identifiers(store.samples)})
 
 
 def manifest_fields(

@@ -238,7 +238,7 @@ def open_store(folder: Path) -> Store:
 def open_checked_store(folder: Path, digest: str | None = None) -> Store:
     """Open a store, and compare its content with the digest that it states.
 
-    All of it is read. The 3,720 crops of AMi-Br, 128 px, take COST s of one CPU core.
+    All of it is read. The 3,720 crops of AMi-Br, 128 px, take 0.9 s of processor time.
 
     Args:
         folder: The store.

@@ -90,6 +90,14 @@ class PartFile(NamedTuple):
 
     path: Path
 
+    def is_whole(self) -> bool:
+        """Return whether the file is there and can be read; one that was cut is made again."""
+        try:
+            with self.path.open("rb") as file, np.load(file) as part:
+                return all(part[name] is not None for name in part.files)
+        except Exception:  # noqa: BLE001 - numpy and zipfile raise many kinds, of a missing file too
+            return False
+
     def flags(self) -> list[str]:
         """The mask flag of each sample."""
         with np.load(self.path) as part:
@@ -163,7 +171,7 @@ def run_part(part: Part, threads: int) -> PartOutcome:
         return PartOutcome(part.index, len(part.files), faults=tuple(dict.fromkeys(gone)))
     try:
         file = PartFile(part.folder / f"{_key(part)}.npz")
-        kept = file.path.exists()
+        kept = file.is_whole()
         faults = [] if kept else _make(part, file.path, threads)
     except SlideError as error:
         faults = [str(error)]
