@@ -51,7 +51,7 @@ def test_build_as_json() -> None:
     assert told["store"] == str(Path("s.zarr").absolute())
     assert (told["samples"], told["atypical"], told["typical"]) == (8, 3, 5)
     assert (told["domains"], told["licence"], told["mask_flags"]) == (["D"], "CC0", {"none": 8})
-    assert (told["schema"], told["mpp"], told["mask_provider"]) == (1, None, "none")
+    assert (told["schema"], told["mpp"], told["mask_provider"]) == (2, None, "none")
     assert (told["parts"], told["kept_parts"]) == (1, 0)
     assert len(told["digest"]) == 64
 
