@@ -9,6 +9,7 @@ from wsi_mitosis.errors import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     import pandas as pd
 
@@ -28,15 +29,15 @@ def doubts(samples: pd.DataFrame) -> Iterator[str]:
         yield from _repeated(samples)
 
 
-def same_slides(identities: Mapping[str, str]) -> Iterator[str]:
+def same_slides(identities: Mapping[Path, str]) -> Iterator[str]:
     """Yield which slides have the same content under several names.
 
     Args:
-        identities: Identity of the content, by the slide's name.
+        identities: Identity of the content, by the slide's path.
     """
     names: dict[str, list[str]] = {}
-    for name, identity in identities.items():
-        names.setdefault(identity, []).append(name)
+    for path, identity in identities.items():
+        names.setdefault(identity, []).append(path.name)
     for alike in names.values():
         if len(alike) > 1:
             yield f"{len(alike)} slides have the same content: {listed(sorted(alike))}"

@@ -219,7 +219,10 @@ def _train(spec: TrainSpec, execute: Executor, reporter: Reporter, training: _Tr
         for task, record in zip(tasks, records, strict=True)
         if record is None and task.fold.name not in failed
     )
-    bundle = _finished(spec, training, done) if len(done) == len(tasks) else None
+    bundle = None
+    if len(done) == len(tasks):
+        with _held(work) if spec.folds else nullcontext():  # another machine may have trained the other folds
+            bundle = _finished(spec, training, done)
     return TrainResult(work, training.plan, done, failed, waiting, bundle)
 
 

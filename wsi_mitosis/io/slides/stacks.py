@@ -68,7 +68,7 @@ def _complaints() -> Iterator[list[str]]:
             if record.thread == thread:
                 found.append(" ".join(record.getMessage().split()))
 
-    collector = Collector(logging.WARNING)
+    collector = Collector(logging.ERROR)
     logger.addHandler(collector)
     try:
         yield found

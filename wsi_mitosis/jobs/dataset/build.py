@@ -169,8 +169,8 @@ def _process(
 
 
 def _same_slides(parts: Sequence[Part], files: Sequence[PartFile]) -> Iterator[str]:
-    identities = {part.files[0].name: file.identity() for part, file in zip(parts, files, strict=True)}
-    return same_slides({name: identity for name, identity in identities.items() if identity})
+    identities = {part.files[0]: file.identity() for part, file in zip(parts, files, strict=True)}
+    return same_slides({path: identity for path, identity in identities.items() if identity})
 
 
 def _common_mpp(parts: Sequence[Part], files: Sequence[PartFile], reporter: Reporter) -> float | None:
@@ -179,19 +179,20 @@ def _common_mpp(parts: Sequence[Part], files: Sequence[PartFile], reporter: Repo
     Raises:
         DatasetError: if slides differ by more than MPP_TOLERANCE.
     """
-    stated = {part.files[0].name: file.mpp() for part, file in zip(parts, files, strict=True)}
-    known = {name: mpp for name, mpp in stated.items() if not math.isnan(mpp)}
+    stated = {part.files[0]: file.mpp() for part, file in zip(parts, files, strict=True)}
+    known = {path: mpp for path, mpp in stated.items() if not math.isnan(mpp)}
     if not known:
         return None
     mean = sum(known.values()) / len(known)
-    coarse, fine = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
+    coarse, fine = max(known, key=lambda path: known[path]), min(known, key=lambda path: known[path])
     if any(abs(mpp / mean - 1) > MPP_TOLERANCE for mpp in known.values()):
         raise DatasetError(
-            f"its slides have different um/px: {fine} has {known[fine]:g}, {coarse} has {known[coarse]:g}",
+            f"its slides have different um/px: {fine.name} has {known[fine]:g}, {coarse.name} has "
+            f"{known[coarse]:g}",
             stage=STAGE,
             remedy="Build a store of the slides of each scale",
         )
-    if unknown := sorted(stated.keys() - known.keys()):
+    if unknown := sorted(path.name for path in stated.keys() - known.keys()):
         reporter.warn(
             f"{len(unknown)} of {len(stated)} slides state no um/px ({listed(unknown)}), so that the store "
             f"states none; the others have {mean:g}"
