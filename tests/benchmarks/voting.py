@@ -14,6 +14,7 @@ from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.io.bundles import find_bundle, open_bundle
 from wsi_mitosis.io.compiled_files import user_files
+from wsi_mitosis.jobs.classifier import CPU_BATCH, EARLY_BATCH
 from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.tables import Vote
 
@@ -24,7 +25,7 @@ def main(bench: Bench) -> None:
         print("not measured, because WSI_MITOSIS_DATA is not set or lacks patches/AMi-Br")
         return
     paths = sorted(folder.glob("*/*.png"))
-    chosen = np.random.default_rng(0).permutation(len(paths))[: bench.size(100, 4)]
+    chosen = np.random.default_rng(0).permutation(len(paths))[: bench.size(256, 4)]
     crops = np.stack([np.asarray(Image.open(paths[row]).convert("RGB")) for row in chosen])
     for model in ("amibr-lite2", "amibr-lite0", "amibr-nano"):
         _compare(bench, model, crops)
@@ -45,7 +46,8 @@ def _compare(bench: Bench, model: str, crops: np.ndarray) -> None:
         ensemble = ensembles[vote]
         cut = np.ascontiguousarray(cut_centres(crops, ensemble.read_px, model))
         started = perf_counter()
-        found = [ensemble.predict(cut[first : first + 32]) for first in range(0, len(cut), 32)]
+        at_once = EARLY_BATCH if vote == "early" else CPU_BATCH
+        found = [ensemble.predict(cut[first : first + at_once]) for first in range(0, len(cut), at_once)]
         seconds = perf_counter() - started
         probabilities = np.concatenate(found)
         labels[vote] = tally(probabilities, threshold).is_atypical

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 CPU_BATCH = 32
 GPU_BATCH = 256
 """Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
+EARLY_BATCH = 128
+"""Patches per batch on a CPU for `--vote early`, of which few are left for the last members."""
 PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 """Names of the precisions in a key."""
 
@@ -96,7 +98,8 @@ class Classifier:
         self.device = resolve_device(device)
         check_precision(options.precision, self.device)
         self.backend = resolve_backend(backend, self.device, options.precision)
-        self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else CPU_BATCH)
+        on_cpu = EARLY_BATCH if options.vote == "early" else CPU_BATCH
+        self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else on_cpu)
         self._ensemble: Ensemble | None = None
 
     def classify(
