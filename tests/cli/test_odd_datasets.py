@@ -77,6 +77,14 @@ def lost(folder: Path) -> list[str]:
     return ["evaluate", "--model", "amibr-lite0", "--dataset", str(folder / "s.zarr")]
 
 
+def swapped(folder: Path) -> list[str]:
+    CliRunner().invoke(main, slides(folder))
+    labels = next(path for path in (folder / "s.zarr/samples/label/c").rglob("*") if path.is_file())
+    votes = next(path for path in (folder / "s.zarr/samples/experts_asked/c").rglob("*") if path.is_file())
+    shutil.copy(votes, labels)
+    return ["evaluate", "--model", "amibr-lite0", "--dataset", str(folder / "s.zarr")]
+
+
 def cut(folder: Path) -> list[str]:
     tifffile.imwrite(folder / "s.tif", np.zeros((4, 96, 96, 3), np.uint8), photometric="rgb")
     content = (folder / "s.tif").read_bytes()
@@ -137,6 +145,11 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
         lost,
         2,
         "s.zarr: opening a store: 1 of the 1 files of 'images' are not there, or empty",
+    ),
+    "a column of other values": (
+        swapped,
+        2,
+        "s.zarr: checking a store: damaged: its content does not have the digest that it states",
     ),
     "a stack that was cut": (
         cut,

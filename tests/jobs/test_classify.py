@@ -20,7 +20,7 @@ from wsi_mitosis import SlideResult, classify_slide
 from wsi_mitosis.errors import DetectionsError, InputError, MppError, SpecError, UnreadableSlideError
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.slides import open_slide
-from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.classifier import CPU_BATCH, EARLY_BATCH, Classifier
 from wsi_mitosis.schema import options_of
 from wsi_mitosis.specs import ClassifySpec, ResultOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS, BackendChoice, Detections, SlideSource
@@ -314,3 +314,11 @@ def detections(table: pd.DataFrame) -> Detections:
     from wsi_mitosis.jobs.classify import _detections_of_table
 
     return _detections_of_table(table)
+
+
+def test_early_votes_have_larger_batches_on_a_cpu(small_bundle: Path) -> None:
+    """Few crops are left for the last members, and they share the threads."""
+    bundle, early = open_bundle(small_bundle), ResultOptions(vote="early")
+    sizes = [Classifier(bundle, options, device="cpu").batch_size for options in (ResultOptions(), early)]
+    assert sizes == [CPU_BATCH, EARLY_BATCH]
+    assert Classifier(bundle, early, device="cpu", batch_size=5).batch_size == 5

@@ -563,6 +563,16 @@ def test_a_store_that_is_not_what_it_states_is_not_trained_on(
     assert not (tmp_path / "b.training").exists()
 
 
+def test_a_store_with_pixels_of_another_is_not_trained_on(store: Store, recipe: Path, tmp_path: Path) -> None:
+    """All of its files are there and can be read: only the digest of the content shows it."""
+    damaged = open_store(Path(shutil.copytree(store.folder, tmp_path / "s.zarr")))
+    masks = damaged.folder / "masks/c/0/0/0"
+    masks.write_bytes((tiny_store(tmp_path / "other", masks="none").folder / "masks/c/0/0/0").read_bytes())
+    with pytest.raises(DatasetError, match="its content does not have the digest that it states"):
+        trained(recipe, damaged, tmp_path / "b")
+    assert not (tmp_path / "b.training").exists()
+
+
 def test_a_store_that_is_replaced_between_folds_fails_those_that_follow(
     store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

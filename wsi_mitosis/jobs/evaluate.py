@@ -203,6 +203,7 @@ def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evalu
         store: The samples.
         classified: What it gave.
     """
+    store = at_scale(store, bundle.manifest.input, bundle.manifest.name, STAGE)
     scorer = Scorer(store.samples, bundle.manifest, classified.overlap, classified.scope)
     probabilities = classified.at(bundle.manifest.temperature)
     report = scorer.report(_heading(bundle, store, classified, scorer), probabilities)

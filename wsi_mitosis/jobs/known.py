@@ -38,7 +38,7 @@ def all_identifiers(store: Store) -> Iterator[tuple[str, str]]:
     """
     yield from identifiers(store.samples)
     if has_looks(store):
-        looks = map(as_text, _looks(store, np.arange(len(store.samples))))
+        looks = map(as_text, _looks(store))
         yield from zip((f"{LOOK}{look}" for look in looks), store.samples["domain"], strict=True)
 
 
@@ -76,12 +76,13 @@ def _alike(bundle: Bundle, recorded: Mapping[str, frozenset[str]], store: Store)
             stage="reading samples",
             remedy="Take the bundle from its source again",
         ) from error
-    found = nearest(_looks(store, np.arange(len(store.samples))), theirs)
+    found = nearest(_looks(store), theirs)
     return {int(row): known[found[row]] for row in np.flatnonzero(found >= 0)}
 
 
-def _looks(store: Store, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """(n, BITS) signatures of some samples, of which a part is in memory at a time."""
+def _looks(store: Store) -> NDArray[np.bool_]:
+    """(N, BITS) signatures of all samples, of which a part is in memory at a time."""
+    rows = np.arange(len(store.samples))
     parts = [
         signatures(store.images(rows[start : start + SAMPLES_AT_ONCE]))
         for start in range(0, len(rows), SAMPLES_AT_ONCE)
