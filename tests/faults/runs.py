@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,26 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def send_and_see_taken(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGTERM) -> None:
+    """Send a signal, and wait until the process took it.
+
+    Of two equal signals that wait for a process, the system keeps one (signal(7)). On a busy machine, a
+    process may not run for a while.
+    """
+    process.send_signal(number)
+    until = time.monotonic() + SECONDS
+    while process.poll() is None and _waits_for(process.pid, number):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def _waits_for(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process (proc(5): ShdPnd is a mask of such signals, in base 16)."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(line.split()[1] for line in status if line.startswith("ShdPnd:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -21,7 +21,7 @@ from tests.faults.folders import (
     finished,
     unfinished,
 )
-from tests.faults.runs import LONG, Night, alive, end_of, in_hand, night, wait_until
+from tests.faults.runs import LONG, Night, alive, end_of, in_hand, night, send_and_see_taken, wait_until
 from tests.runs import Silent, candidates_csv, slides_in, spec, summary
 from wsi_mitosis.cli.signals import termination_interrupts
 from wsi_mitosis.io.results.folder import ResultFolder
@@ -114,8 +114,7 @@ def test_a_second_signal_ends_at_once(
     process = inputs.start(out, *PLACES[place], env={"RAY_TMPDIR": str(sessions)})
     wait_until(lambda: LONG in in_hand(out), process)
     children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    time.sleep(0.05)
+    send_and_see_taken(process)
     process.terminate()
     status, printed = end_of(process)
     assert status == 130

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import send_and_see_taken
 from wsi_mitosis.cli.signals import termination_interrupts
 from wsi_mitosis.io.interrupts import (
     ENDING_SIGNALS,
@@ -130,8 +130,7 @@ def test_the_second_signal_ends_a_process_that_waits_in_a_library() -> None:
     with subprocess.Popen([sys.executable, "-c", BLOCKED], cwd=ROOT, stdout=-1, stderr=-1) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        send_and_see_taken(process)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
