@@ -42,8 +42,9 @@ faults: .venv/installed ## every test of faults, also the long ones
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks
 
-docs: .venv/installed ## the references of all options and of the log, from their descriptions
+docs: .venv/installed ## the generated pages, and the site in site/; needs no network
 	$(BIN)/python -m tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

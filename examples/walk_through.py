@@ -1,17 +1,20 @@
-"""From candidates to QuPath: a slide, its candidates, the run, and two pictures of what came out.
+"""The tutorial in one script: a slide, its candidates, the run, a review, and pictures of the results.
 
     python examples/walk_through.py walk-through
 
-takes the H&E image that TIAToolbox ships, as `wsi-mitosis demo` does. The pictures that
-`examples/README.md` shows are of drawn tissue, and made again by
+uses the H&E image that TIAToolbox ships, as `wsi-mitosis demo` does. The pictures of `docs/tutorial.md` show
+drawn tissue. This makes them again:
 
-    python examples/walk_through.py walk-through --drawn --pictures examples/pictures
+    python examples/walk_through.py walk-through --drawn --pictures docs/pictures
+
+The pictures of the report need Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +39,10 @@ CLASSIFY = (
     "wsi-mitosis classify walk-through/slide.tiff --detections walk-through/candidates.csv "
     "--out walk-through/results --merge-um 8 --hotspot-area 0.02 --qupath-project"
 )
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REPORT_PX = (1240, 1900)
+SLIDE_BOX = (0, 400, 1240, 1400)
+"""The part of the report's picture with the first slide, without its gallery."""
 COLOURS = {"atypical": (220, 20, 60), "typical": (0, 114, 178), "hotspot": (255, 140, 0)}
 FIGURE_UM = 12.5
 CROP_UM = 32
@@ -53,8 +60,7 @@ def main(folder: Path, pictures: Path, model: str | None, *, drawn: bool) -> Non
     table.to_csv(folder / "candidates.csv", index=False)
 
     command = [part.replace("walk-through", str(folder)) for part in CLASSIFY.split()]
-    program = Path(sys.executable).with_name(command[0])
-    subprocess.run([program, *command[1:], *(["--model", model] if model else [])], check=True)  # noqa: S603 - our own program
+    wsi_mitosis(*command[1:], *(["--model", model] if model else []))
 
     figures = geopandas.read_parquet(folder / "results/figures/slide.tiff.parquet")
     figures = figures[figures["label"].notna()].sort_values("p_atypical", ascending=False)
@@ -63,7 +69,46 @@ def main(folder: Path, pictures: Path, model: str | None, *, drawn: bool) -> Non
     with openslide.OpenSlide(folder / "slide.tiff") as slide:
         overview(slide, figures, geojson["features"]).save(pictures / "overview.jpg", quality=85)
         strip(slide, figures).save(pictures / "strip.jpg", quality=90)
+    report_picture(folder / "results/report.html", pictures / "report.png")
+
+    review(geojson, folder / "reviewed" / "slide.tiff.geojson")
+    wsi_mitosis("recount", folder / "results", "--reviewed", folder / "reviewed")
+    wsi_mitosis("report", folder / "results")
+    report_picture(folder / "results/report.html", pictures / "reviewed.png")
     print(f"Pictures in {pictures}; in QuPath open {folder / 'results/qupath/project.qpproj'}")
+
+
+def wsi_mitosis(*arguments: str | Path) -> None:
+    """Run the program."""
+    subprocess.run([Path(sys.executable).with_name("wsi-mitosis"), *arguments], check=True)  # noqa: S603
+
+
+def review(geojson: dict[str, Any], path: Path) -> None:
+    """Write what a pathologist would export: the first figure has the other class, the second is deleted."""
+    first, _, *others = geojson["features"]
+    first["properties"]["classification"] = {"name": "Mitosis: Typical"}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [first, *others]}), encoding="utf-8")
+
+
+def report_picture(report: Path, picture: Path) -> None:
+    """Save a picture of the first slide of a report, if a browser is installed."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        print(f"{picture} needs Chromium, which is not installed")
+        return
+    options = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"]
+    size = ",".join(map(str, REPORT_PX))
+    command = [
+        browser,
+        *options,
+        f"--window-size={size}",
+        f"--screenshot={picture}",
+        report.absolute().as_uri(),
+    ]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the browser of this machine
+    with Image.open(picture) as image:
+        image.convert("RGB").crop(SLIDE_BOX).quantize(64).save(picture, optimize=True)
 
 
 def overview(

@@ -1,4 +1,4 @@
-"""The commands in the shell blocks of a page, and a run of them."""
+"""The blocks of a page that are marked `sh` or `python`, and a run of the commands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def commands(page: str) -> list[str]:
     """The lines of all blocks that are marked `sh`."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def python_blocks(page: str) -> list[str]:
+    """The blocks that are marked `python`, in their order."""
+    return re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def run_in_order(found: list[str], folder: Path) -> None:

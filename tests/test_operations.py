@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.io.results.test_metrics import METRICS
-from tests.reference import page as options_page
+from tests.reference.options import page as options_page
 from tests.shell_blocks import commands, run_in_order
 from tests.test_cluster_files import CLUSTER, FILES, parse
 from tests.test_shipped import ROOT

@@ -1,4 +1,4 @@
-"""The page of options, README and pipelines say what the descriptions of the options say."""
+"""The generated pages, README and the pipelines agree with the descriptions in the code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.log_reference import LOG_PAGE, log_page
-from tests.reference import PAGE, page
+from tests.reference import FOLDER, PAGES
+from tests.reference.options import page
 from tests.test_shipped import PIPELINES, ROOT
 from wsi_mitosis.cli import COMMANDS
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE
@@ -18,20 +18,20 @@ from wsi_mitosis.specs import ClassifySpec, DatasetSpec, DetectSpec, PipelineSpe
 
 OPTIONS = {field.name: field for field in options_of(ClassifySpec)}
 STATED = {
-    "hotspot_area": r"window of (?P<value>[\d.]+) mm²",
-    "hotspot_aspect": r"window of [\d.]+ mm², (?P<value>[\d:]+),",
-    "model": r"The default ensemble, `(?P<value>[\w-]+)`",
+    "hotspot_area": ("docs/explanation/votes-and-hotspots.md", r"window of (?P<value>[\d.]+) mm²"),
+    "hotspot_aspect": ("docs/explanation/votes-and-hotspots.md", r"mm² and aspect (?P<value>[\d:]+) "),
+    "model": ("README.md", r"`(?P<value>[\w-]+)` is the default"),
 }
-"""Where README repeats a default."""
+"""Where a page repeats a default."""
 
 
-def test_the_pages_are_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
-    assert LOG_PAGE.read_text(encoding="utf-8") == log_page(), "run `make docs`"
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == PAGES[name](), "run `make docs`"
 
 
 def test_every_command_and_every_option_is_on_the_page() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = page()
     assert set(COMMANDS) <= {name.split()[0] for name in re.findall(r"^## `([\w ]+)`$", text, re.MULTILINE)}
     for spec in (ClassifySpec, DetectSpec, DatasetSpec, TrainSpec):
         for field in options_of(spec):
@@ -40,8 +40,9 @@ def test_every_command_and_every_option_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("name", STATED)
-def test_readme_states_the_default(name: str) -> None:
-    found = re.search(STATED[name], (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_a_page_states_the_default(name: str) -> None:
+    file, pattern = STATED[name]
+    found = re.search(pattern, (ROOT / file).read_text(encoding="utf-8"))
     assert found is not None
     field = OPTIONS[name]
     default = field.default if field.default is not None else field.option.default
@@ -50,14 +51,6 @@ def test_readme_states_the_default(name: str) -> None:
 
 def test_the_default_bundle_in_words_is_the_default_bundle() -> None:
     assert OPTIONS["model"].option.default == DEFAULT_BUNDLE
-
-
-def test_readme_names_no_option_that_does_not_exist() -> None:
-    text = page()
-    others = {"--args", "--no-crop", "--wheel-dir", "--no-index", "--find-links", "--help"}
-    """Of QuPath and pip, and click's own."""
-    for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert name in others or f"`{name}`" in text, name
 
 
 TABLE = r"^# \[\w+\]\n(?:# .*\n)+"
@@ -107,3 +100,23 @@ def test_names_and_flags_are_unique_and_help_is_a_sentence(spec: type[ClassifySp
     for field in fields:
         assert field.option.help.endswith(".")
         assert field.option.help[0].isupper()
+
+
+def test_every_error_of_the_source_is_on_the_page_of_messages() -> None:
+    """Of each module some messages are found; those that are computed elsewhere are counted here."""
+    text = PAGES["messages.md"]()
+    assert text.count("\n| `") > 300
+    for words in (
+        "another run holds this folder",
+        "the slide states no pixel size",
+        "which may be",
+        "lie outside the slide",
+        "no slides found",
+    ):
+        assert words in text, words
+
+
+def test_every_key_of_a_stored_schema_is_described() -> None:
+    text = PAGES["files.md"]()
+    lacking = [line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert lacking == []

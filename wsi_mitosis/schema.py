@@ -1,7 +1,7 @@
 """Closed schemas, and one description per option.
 
 A field of a specification that a user can set is annotated with an `Option`. The command line, the keys of a
-TOML file, messages about them, the keys of results, and `docs/options.md` are made from these descriptions.
+TOML file, messages about them, the keys of results, and `docs/reference/options.md` are made from them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Frozen specifications of bundles, stores and runs: an unknown key is an error.
 
 The fields of runs (`ClassifySpec`, `DetectSpec`, `DatasetSpec`, `TrainSpec`) are described by their `Option`;
-`docs/options.md` lists them.
+`docs/reference/options.md` lists them.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class EnsembleSpec(Spec):
     """How the votes of members become one label.
 
     Attributes:
+        vote: How the label follows from the votes: that of the majority, and of the mean in a tie.
         threshold: A member votes atypical at or above this mean P(atypical) over its views.
         tta: Views of a patch: itself (`none`), with both flips (`flips`), the square's 8 symmetries (`d4`).
         zooms: For each zoom z the window `cut_px / z`, resampled to `cut_px`, is a further view.
@@ -128,6 +129,12 @@ class OriginSpec(Spec):
     """How weights were trained.
 
     Attributes:
+        dataset_digest: Digest of the store of samples.
+        dataset_licence: Licence of the samples.
+        mask_provider: Who segmented the figures for the auxiliary decoders.
+        recipe: Name and digest of the recipe.
+        seed: Seed of the training.
+        code_version: Version of wsi-mitosis that trained them.
         encoder_source: Where the weights come from that the encoder started from; None for random ones.
         encoder_sha256: Digest of their file.
         encoder_licence: Their licence.
@@ -176,6 +183,12 @@ class MemberSpec(Spec):
     """One member: the file of its weights, and the results of its fold.
 
     Attributes:
+        file: Name of the safetensors file beside the manifest.
+        sha256: SHA-256 of the file.
+        test_domain: The domain that its training left out for the test; None for none.
+        validation_domain: The domain that its training left out to select the epoch; None for none.
+        validation_loss: Total loss on the validation domain.
+        validation_balanced_accuracy: Balanced accuracy on the validation domain.
         network: The member's network, if it is not the bundle's.
         training: The member's origin, if it was taken from another bundle.
     """
@@ -204,6 +217,7 @@ class TrainingSpec(OriginSpec):
 
     Attributes:
         samples: File beside the manifest, with a line per sample: its digest, a blank, its domain.
+        samples_sha256: SHA-256 of that file.
     """
 
     samples: str
@@ -268,7 +282,12 @@ class SharpnessSpec(Spec):
 
 
 class ParentSpec(Spec):
-    """The bundle that a bundle was derived from, with the same weights."""
+    """The bundle that a bundle was derived from, with the same weights.
+
+    Attributes:
+        name: Its name.
+        digest: Its digest.
+    """
 
     name: str
     digest: str = Field(pattern="^[0-9a-f]{64}$")
@@ -278,6 +297,12 @@ class BundleManifest(Spec):
     """`manifest.toml` of a bundle, schema 1.
 
     Attributes:
+        schema_: Version of this schema. A newer one is refused.
+        name: Name of the bundle, that of its folder.
+        version: Version of the bundle.
+        licence: Licence of the weights.
+        intended_use: What it is for, in a sentence.
+        trained: False if the weights are random, so that the labels mean nothing.
         calibration: None for temperature 1.
         sharpness: None if nothing is said of the sharpness of slides.
         parent: None for a bundle that was not derived from another one.

@@ -79,20 +79,47 @@ coordinate may end in its unit: `left_um`, `x [mm]`, `y (%)`, `x_fraction`."""
 EXCLUDED_REASONS = ("class", "not_finite", "outside", "score", "duplicate", "blank")
 """Why a candidate has no label, in the order in which the reasons are tried (`blank` on reading)."""
 
-FIGURE_COLUMNS = (
-    "slide",
-    "candidate_id",
-    "figure_id",
-    "x_px0",
-    "y_px0",
-    "detector_score",
-    "p_atypical",
-    "votes_atypical",
-    "votes_cast",
-    "label",
-    "excluded_reason",
-    "geometry",
+ColumnKind = Literal["text", "integer", "number", "flag", "point"]
+"""What the cells of a column hold. A flag is `true` or `false` in a CSV file."""
+
+
+class Column(NamedTuple):
+    """A column of a table that the program writes.
+
+    Attributes:
+        name: Its name in the file.
+        kind: What its cells hold.
+        meaning: What it says.
+        unit: Its unit; empty without one.
+        frame: The frame of a coordinate; empty for other columns.
+    """
+
+    name: str
+    kind: ColumnKind
+    meaning: str
+    unit: str = ""
+    frame: str = ""
+
+
+FIGURES = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("candidate_id", "text", "the candidate's name in the detections file, or its number there"),
+    Column("figure_id", "text", "identifies the figure in every output; empty for an excluded candidate"),
+    Column("x_px0", "number", "centre, to the right", "level-0 px", "slide"),
+    Column("y_px0", "number", "centre, downwards", "level-0 px", "slide"),
+    Column("detector_score", "number", "the detector's score"),
+    Column(
+        "p_atypical", "number", "mean probability of being atypical, over the members that voted", "0 to 1"
+    ),
+    Column("votes_atypical", "integer", "members that voted for atypical"),
+    Column("votes_cast", "integer", "members that voted"),
+    Column("label", "text", "atypical or typical; empty for an excluded candidate"),
+    Column("excluded_reason", "text", "class, not_finite, outside, score, duplicate or blank"),
+    Column("geometry", "point", "the centre as WKB, which GeoPandas reads", "level-0 px", "slide"),
 )
+"""The columns of a figures table, before the input's other columns."""
+
+FIGURE_COLUMNS = tuple(column.name for column in FIGURES)
 
 
 class SummaryColumn(NamedTuple):
@@ -102,13 +129,17 @@ class SummaryColumn(NamedTuple):
         name: Its name in the file.
         kind: What its cells hold.
         value: Where its value is: a path of attributes of `core.states.SlideState`.
-        meaning: What it says, with its unit.
+        meaning: What it says.
+        unit: Its unit; empty without one.
+        frame: The frame of a coordinate; empty for other columns.
     """
 
     name: str
-    kind: Literal["text", "integer", "number", "flag"]
+    kind: ColumnKind
     value: str
     meaning: str
+    unit: str = ""
+    frame: str = ""
 
 
 SUMMARY = (
@@ -126,74 +157,70 @@ SUMMARY = (
     SummaryColumn("mean_agreement", "number", "counts.mean_agreement", "mean share of votes for the label"),
     SummaryColumn("sharpness", "number", "record.sharpness.value", "median sharpness of the figures"),
     SummaryColumn("sharpness_verdict", "text", "record.sharpness.verdict", "low, not low, too few figures"),
-    SummaryColumn("mpp_um", "number", "record.scale.mpp.mean", "pixel size of level 0, um/px"),
+    SummaryColumn("mpp_um", "number", "record.scale.mpp.mean", "pixel size of level 0", "um/px"),
     SummaryColumn("mpp_source", "text", "record.scale.mpp_source", "slide, given or list"),
-    SummaryColumn("hotspot_area_mm2", "number", "hotspot.area_mm2", "area of the first hotspot, mm^2"),
+    SummaryColumn("hotspot_area_mm2", "number", "hotspot.area_mm2", "area of the first hotspot", "mm^2"),
     SummaryColumn("hotspot_mitoses", "integer", "hotspot.mitoses", "figures in it"),
     SummaryColumn("hotspot_atypical", "integer", "hotspot.atypical", "atypical figures in it"),
-    SummaryColumn("hotspot_mitoses_per_mm2", "number", "hotspot.mitoses_per_mm2", "figures per mm^2 in it"),
-    SummaryColumn("hotspot_x_px0", "number", "hotspot.x_px0", "its left edge, level-0 px, slide frame"),
-    SummaryColumn("hotspot_y_px0", "number", "hotspot.y_px0", "its top edge, level-0 px, slide frame"),
+    SummaryColumn(
+        "hotspot_mitoses_per_mm2", "number", "hotspot.mitoses_per_mm2", "density of figures in it", "1/mm^2"
+    ),
+    SummaryColumn("hotspot_x_px0", "number", "hotspot.x_px0", "its left edge", "level-0 px", "slide"),
+    SummaryColumn("hotspot_y_px0", "number", "hotspot.y_px0", "its top edge", "level-0 px", "slide"),
     SummaryColumn("bundle", "text", "record.model.name", "name of the ensemble"),
     SummaryColumn("bundle_digest", "text", "record.model.digest", "digest of the ensemble"),
     SummaryColumn("trained", "flag", "record.model.trained", "false if the labels mean nothing"),
-    SummaryColumn("seconds", "number", "seconds", "time that the slide took, s"),
+    SummaryColumn("seconds", "number", "seconds", "time that the slide took", "s"),
     SummaryColumn("error", "text", "error", "why the slide failed, is set aside, or waits"),
 )
 """The columns of `summary.csv`; a value that does not exist is an empty cell."""
 
 SUMMARY_COLUMNS = tuple(column.name for column in SUMMARY)
 
-REVIEW_COLUMNS = (
-    "slide",
-    "rank",
-    "figure_id",
-    "x_px0",
-    "y_px0",
-    "label",
-    "p_atypical",
-    "votes_atypical",
-    "votes_cast",
-    "agreement",
-    "in_hotspot",
-    "expected_change",
+REVIEWS = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("rank", "integer", "1 is the figure whose correction could change the slide's counts most"),
+    Column("figure_id", "text", "the figure, as in the other outputs"),
+    Column("x_px0", "number", "centre, to the right", "level-0 px", "slide"),
+    Column("y_px0", "number", "centre, downwards", "level-0 px", "slide"),
+    Column("label", "text", "atypical or typical"),
+    Column("p_atypical", "number", "mean probability of being atypical", "0 to 1"),
+    Column("votes_atypical", "integer", "members that voted for atypical"),
+    Column("votes_cast", "integer", "members that voted"),
+    Column("agreement", "number", "share of the votes that the larger side has", "0.5 to 1"),
+    Column("in_hotspot", "flag", "whether it is counted in a hotspot"),
+    Column("expected_change", "number", "what figures are ranked by; comparable between slides"),
 )
-"""The columns of `review.csv`, the figures to look at first:
+"""The columns of `review.csv`, the figures to review first; `core.assessments.review_list` ranks them."""
 
-rank              int      1 is the figure whose correction could change the slide's counts most
-x_px0, y_px0      float64  centre, level-0 px, slide frame
-agreement         float64  share of the votes cast that the larger side has, 0.5 to 1
-in_hotspot        bool     whether it is counted in a hotspot; `true` or `false` in the file
-expected_change   float64  what it is ranked by, of slides as well (see `core.assessments.review_list`)
-"""
+REVIEW_COLUMNS = tuple(column.name for column in REVIEWS)
 
-REGION_COLUMNS = (
-    "slide",
-    "region",
-    "class",
-    "area_mm2",
-    "mitoses",
-    "atypical",
-    "typical",
-    "mitoses_per_mm2",
+REGIONS = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("region", "text", "name of the region; `all regions` in the last row of a slide"),
+    Column("class", "text", "class of the region"),
+    Column("area_mm2", "number", "area, without the regions that are cut out", "mm^2"),
+    Column("mitoses", "integer", "figures in it"),
+    Column("atypical", "integer", "atypical figures in it"),
+    Column("typical", "integer", "typical figures in it"),
+    Column("mitoses_per_mm2", "number", "density of figures in it", "1/mm^2"),
 )
-"""The columns of `regions.csv`; the last row of a slide is `all regions`."""
+"""The columns of `regions.csv`. In `all regions`, overlaps and the figures in them are counted once."""
 
-CHANGE_COLUMNS = (
-    "slide",
-    "figure_id",
-    "change",
-    "label_machine",
-    "label_reviewed",
-    "x_px0",
-    "y_px0",
+REGION_COLUMNS = tuple(column.name for column in REGIONS)
+
+CHANGES = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("figure_id", "text", "the machine's; for an added figure that of its object in QuPath"),
+    Column("change", "text", "relabelled, removed or added"),
+    Column("label_machine", "text", "label before the review; empty for an added figure"),
+    Column("label_reviewed", "text", "label after it; empty for a removed figure"),
+    Column("x_px0", "number", "reviewed centre, or the machine's if removed", "level-0 px", "slide"),
+    Column("y_px0", "number", "reviewed centre, or the machine's if removed", "level-0 px", "slide"),
 )
-"""The columns of `reviewed/changes.csv`; a label is empty if there is none:
+"""The columns of `reviewed/changes.csv`."""
 
-figure_id         str       the machine's; of an added figure its object's in QuPath
-change            str       "relabelled", "removed" or "added"
-x_px0, y_px0      float64   where the reviewer has the figure; of a removed one, where the machine has it
-"""
+CHANGE_COLUMNS = tuple(column.name for column in CHANGES)
 
 MOST_HOTSPOTS = 100
 """Hotspots that a slide can have."""
@@ -201,32 +228,22 @@ MATCH_UM = 6.25
 """A reviewed object this near to a figure, um, is that figure where their ids do not say so: its centre then
 lies in the circle of 12.5 um that QuPath draws around the figure."""
 
-SAMPLE_COLUMNS = (
-    "source_id",
-    "slide",
-    "domain",
-    "label",
-    "label_source",
-    "experts_atypical",
-    "experts_asked",
-    "x_px0",
-    "y_px0",
-    "mask_flag",
-    "digest",
+SAMPLES = (
+    Column("source_id", "text", "the sample's name in its source, such as MIDOG21_1044"),
+    Column("slide", "text", "such as MIDOG21/002.tiff, the same in every store; empty if unknown"),
+    Column("domain", "text", "what a leave-one-domain-out fold holds out"),
+    Column("label", "integer", "0 typical, 1 atypical"),
+    Column("label_source", "text", "majority (of experts), folder or csv"),
+    Column("experts_atypical", "integer", "how many experts labelled it as atypical"),
+    Column("experts_asked", "integer", "how many experts labelled it; 0 if unknown"),
+    Column("x_px0", "number", "centre, to the right; NaN if unknown", "level-0 px", "slide"),
+    Column("y_px0", "number", "centre, downwards; NaN if unknown", "level-0 px", "slide"),
+    Column("mask_flag", "text", "ok, or why there is no mask: none (no provider), empty, border, ..."),
+    Column("digest", "text", "SHA-256 of the central 64 x 64 px: the same for a figure in every store"),
 )
-"""The columns of a store's samples:
+"""The columns of a store's samples."""
 
-source_id          str       the sample's name in its source, such as MIDOG21_1044
-slide              str       such as "MIDOG21/002.tiff", the same in every store; "" where unknown
-domain             str       what a leave-one-domain-out fold holds out
-label              int64     0 typical, 1 atypical
-label_source       str       "majority" (of experts), "folder" or "csv"
-experts_atypical   int64     how many of the experts said atypical
-experts_asked      int64     how many experts labelled it; 0 if unknown
-x_px0, y_px0       float64   the figure's centre, level-0 px, slide frame; NaN where unknown
-mask_flag          str       "ok", or why there is no mask: "none" (no provider), "empty", "border", ...
-digest             str       SHA-256 of the central 64 x 64 px: the same figure has the same in every store
-"""
+SAMPLE_COLUMNS = tuple(column.name for column in SAMPLES)
 
 DetectionFormat = Literal[
     "auto",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.detector_files import MODEL, spotted_slide, stub_network
-from tests.log_reference import LOG_PAGE
+from tests.reference import FOLDER
 from tests.runs import CANDIDATES, Silent, candidates_csv, run, slides_in
 from tests.test_shipped import ROOT
 from wsi_mitosis.core.events import (
@@ -116,7 +116,7 @@ def test_every_kind_of_event_is_one_that_the_program_writes() -> None:
 
 
 def test_the_page_describes_every_event_and_every_key() -> None:
-    text = LOG_PAGE.read_text(encoding="utf-8")
+    text = (FOLDER / "log.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert list(sections) == [name_of(kind) for kind in EVENTS]
     for kind in EVENTS:

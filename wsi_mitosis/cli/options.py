@@ -112,7 +112,11 @@ def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 def filled(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse an empty text, which a shell variable that is not set gives: it would mean something else."""
+    """Refuse an empty text, which a shell variable that is not set gives: it would mean something else.
+
+    Raises:
+        click.BadParameter: If the text is empty.
+    """
     if value is not None and not value.strip():
         raise click.BadParameter("the value is empty. Give a name, or leave out the option.", ctx, param)
     return value

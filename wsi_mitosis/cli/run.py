@@ -46,7 +46,7 @@ def command(
               wsi-mitosis run /etc/wsi-mitosis/nightly.toml --plan
 
     The keys of the file are the options of `classify`, and a table [detect] for a search before it;
-    docs/options.md lists them.
+    docs/reference/options.md lists them.
 
     Exit status: that of `classify`.
     """

@@ -1,6 +1,7 @@
 """The events of a run: one description per kind of line in `log.jsonl`.
 
-The schemas are closed. `docs/log.md` is made from them, and the lines of real runs are tested against them.
+The schemas are closed. `docs/reference/log.md` is made from them, and tests check the lines of real runs
+against them.
 """
 
 from __future__ import annotations

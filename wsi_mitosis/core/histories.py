@@ -92,7 +92,8 @@ class RunProgress(Spec):
 
     Attributes:
         schema_: Version of this schema.
-        started, updated: When the run began, and when this was written, ISO 8601.
+        started: When the run began, ISO 8601.
+        updated: When this was written, ISO 8601.
         slides: Slides to process.
         finished: Slides that have ended.
         patches: Patches classified so far.

@@ -141,7 +141,7 @@ def other_frame(frame: Frame) -> Frame:
 
 
 def coordinate_steps(values_px: NDArray[Any]) -> NDArray[np.int64]:
-    """Return coordinates as whole steps of 0.01 px, the precision that QuPath keeps."""
+    """Return coordinates of any shape, px, as whole steps of 0.01 px, the precision that QuPath keeps."""
     steps: NDArray[np.int64] = np.rint(values_px.astype(np.float64) * STEPS_PER_PX).astype(np.int64)
     return steps
 

@@ -39,7 +39,7 @@ class LeftOut(NamedTuple):
         return len(set(self.labels.tolist())) > 1
 
     def where(self, chosen: NDArray[np.bool_]) -> LeftOut:
-        """Return some of the rows."""
+        """Return the rows for which `chosen`, shape (K,), is true."""
         rows, labels, p_atypical, domains = self
         return LeftOut(rows[chosen], labels[chosen], p_atypical[chosen], domains[chosen])
 
@@ -123,7 +123,7 @@ def of_vote(
 
 
 def errors(labels: NDArray[np.int64], p_atypical: Floats) -> Errors:
-    """Compute the errors of N > 0 samples."""
+    """Compute the errors of N > 0 samples, from their labels and P(atypical), both of shape (N,)."""
     both = len(set(labels.tolist())) > 1
     return Errors(
         brier=float(np.mean((p_atypical - labels) ** 2)),

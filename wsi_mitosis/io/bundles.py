@@ -55,7 +55,7 @@ class Bundle:
     def read_members(
         self, on_member: Callable[[], None] = lambda: None
     ) -> list[dict[str, NDArray[np.floating]]]:
-        """Read the members' weights: arrays by name as stored, in the manifest's order.
+        """Read the members' weights: arrays of the networks' shapes by name, in the manifest's order.
 
         Args:
             on_member: Called after each member, because weights may come from a slow network.

@@ -352,7 +352,8 @@ def bundle_of_states(
         out: The bundle's folder.
         recipe: What they were trained by. Weights to start from must be a package's, or random.
         store: What they were trained on.
-        states: Weights of each member by the domain that it was trained without.
+        states: Weights of each member by the domain that it was trained without; their names and shapes are
+            those of `member_state`.
         licence: Licence of the weights.
         origin: Where they were trained, a sentence for the card.
 
@@ -608,7 +609,7 @@ def _stored_scores(task: FoldTask, folder: FoldFolder, store: Store, threads: in
 
 
 def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
-    """Samples of a store as the training loop takes them."""
+    """Return samples of a store, by their rows of shape (N,), as the training loop takes them."""
     from wsi_mitosis.nets.batches import Figures
 
     samples = store.samples.iloc[rows]

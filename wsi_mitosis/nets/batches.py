@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 def whole_crops(figures: Figures, rows: NDArray[np.intp], recipe: RecipeSpec) -> Batch:
-    """Return figures as they are, on the CPU, with the side of their crops."""
+    """Return the figures of some rows, (B,), as they are: a batch on the CPU of (B, 3, S, S) images."""
     images = to_input(figures.images[rows], WHITE)
     labels = torch.from_numpy(figures.labels[rows])
     experts, share = torch.from_numpy(figures.experts[rows]), recipe.loss.experts_share

@@ -107,7 +107,7 @@ class EagerMembers:
             yield classify
 
     def explain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute the maps of `Ensemble.explain`."""
+        """Compute the maps of `Ensemble.explain`: (N, h, w) float32 for (N, S, S, 3) uint8 crops."""
         spec, zoom = self._manifest.input, self._manifest.ensemble.single_zoom
         with full_float32(), cpu_threads(self._threads), torch.no_grad():
             patches = zoomed(to_input(crops, spec.scale, self._device), zoom, spec.cut_px)

@@ -63,7 +63,7 @@ class Member(nn.Module):
 def member_state(member: Member) -> dict[str, NDArray[np.float32]]:
     """Return what a bundle stores of a member: parameters and batch norm's statistics, without its counters.
 
-    The arrays are copies, which further training does not change.
+    The arrays have the shapes of the network's own. They are copies, which further training does not change.
     """
     return {
         name: np.array(tensor.detach().cpu().float().numpy())

@@ -135,7 +135,7 @@ def scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
 
 
 def total_loss(losses: Losses, recipe: RecipeSpec) -> Tensor:
-    """Add the losses by the recipe's weights."""
+    """Add the losses by the recipe's weights, to a scalar."""
     weights = recipe.loss.classification, recipe.loss.mask, recipe.loss.pixels
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 

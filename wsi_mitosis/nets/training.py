@@ -86,7 +86,7 @@ def train(
         validation: The figures on which the epoch is selected.
         recipe: The training recipe.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        encoder: Initial weights of the encoder, if the recipe starts from given weights.
+        encoder: Initial weights of the encoder, by name and of its shapes, if the recipe starts from them.
         checkpoint: The checkpoint of an earlier epoch of the same training, to continue from.
         checkpoints: Whether each epoch has a checkpoint, which takes time and three times the weights' bytes.
 
@@ -247,6 +247,8 @@ def validate(
     network: TrainedNetwork, figures: Figures, recipe: RecipeSpec, class_weights: Tensor, device: str
 ) -> dict[str, float]:
     """Compute losses and scores on the figures without augmentation, in fp32, with one view.
+
+    `class_weights` has the shape (2,): typical, atypical.
 
     Returns:
         `validation_total`, `validation_classification`, `validation_mask`, `validation_pixels`,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
@@ -14,8 +15,8 @@ from wsi_mitosis.io.detections.geojson import read_geojson
 from wsi_mitosis.io.detections.sqlite import read_sliderunner, read_tiatoolbox_store
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     from wsi_mitosis.tables import DecimalSign, Detections
     from wsi_mitosis.units import Frame, LengthUnit
@@ -24,7 +25,7 @@ __all__ = ["ENDINGS", "FORMATS", "find_files", "read_detections"]
 
 
 def read_detections(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     format: str = "auto",  # noqa: A002 - the option's name
     columns: Mapping[str, str] | None = None,
@@ -48,6 +49,7 @@ def read_detections(
         DetectionsError: if the file cannot be read, has another format than the given one, or has rows that
             are impossible or ambiguous. It names the file, the place and the remedy.
     """
+    path = Path(path)
     content = open_content(path)
     taken = _chosen(format, content, path)
     if content.kind not in {"table", "parquet"}:

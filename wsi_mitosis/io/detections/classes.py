@@ -25,7 +25,7 @@ Place = TypeVar("Place", bound=Hashable)
 
 
 def as_objects(texts: Sequence[str | None]) -> NDArray[np.object_]:
-    """Return texts as an array of objects, also if there are none."""
+    """Return texts as an array of objects, (len(texts),), also if there are none."""
     return np.array([*texts, None], dtype=object)[:-1]
 
 

@@ -25,7 +25,12 @@ WHOLE_RUN = ("summary.csv", "review.csv", "regions.csv", "run.json", "report.htm
 
 
 class Digests(Spec):
-    """SHA-256 by path in the folder."""
+    """The digests of the files of a whole run.
+
+    Attributes:
+        schema_: Version of this schema.
+        files: SHA-256 by path in the folder.
+    """
 
     schema_: Literal[1] = Field(1, alias="schema")
     files: dict[str, str] = Field(default_factory=dict)

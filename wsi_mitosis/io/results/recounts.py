@@ -23,13 +23,13 @@ DIGEST = "summary_sha256"
 ASSESSMENT_KEY = "assessment_key"
 """Member of each slide in `agreement.json`: the key of the assessment that was reviewed, which covers the
 slide's result, its figures, its regions and the options."""
-_BESIDE = ("reviewed", "relabelled", "removed", "added", "unseen")
+BESIDE = ("reviewed", "relabelled", "removed", "added", "unseen")
 """What a recount's summary says of a slide beside its numbers: whether there is a review, its changes, and
 how many figures the reviewer did not see."""
 RECOUNT_COLUMNS = (
     *SUMMARY_COLUMNS,
     *(f"machine_{name}" for name in SUMMARY_COLUMNS if name != "slide"),
-    *_BESIDE,
+    *BESIDE,
 )
 REGION_COUNTS = ("mitoses", "atypical", "typical", "mitoses_per_mm2")
 """What a review changes of a region."""

@@ -72,7 +72,11 @@ class OpenSlideBackend:
         return blended(pixels[..., :3], pixels[..., 3], self._background, origin)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`."""
+        """Return the whole slide, (height, width, 3) uint8 RGB, its longer side at most `max_px`.
+
+        Raises:
+            UnreadableSlideError: If it cannot be decoded, or only from more than MOST_OVERVIEW_PX.
+        """
         nearest = self._slide.get_best_level_for_downsample(max(self._slide.dimensions) / max_px)
         check_overview(self._path.name, *self._slide.level_dimensions[nearest])
         try:

@@ -59,6 +59,9 @@ def domain_of(dataset: str, slide: str, place: str) -> str:
         dataset: "MIDOG21" or "TUPAC16".
         slide: Its file name, such as `002.tiff` or `01_stitched1.tif`.
         place: The row, for messages.
+
+    Raises:
+        DatasetError: If AMi-Br has no such slide.
     """
     digits = re.match(r"\d{1,9}(?!\d)", slide)
     case = int(digits.group()) if digits else 0

@@ -52,7 +52,11 @@ class LabelRow:
         return text
 
     def number(self, column: str) -> float:
-        """A cell as a finite number with a decimal point."""
+        """Return a cell as a finite number with a decimal point.
+
+        Raises:
+            DatasetError: If it is not one.
+        """
         text = self.text(column)
         try:
             value = float(text)
@@ -63,7 +67,11 @@ class LabelRow:
         return value
 
     def label(self, column: str) -> int:
-        """A cell as a label: 0 typical, 1 atypical."""
+        """Return a cell as a label: 0 typical, 1 atypical.
+
+        Raises:
+            DatasetError: If it is not one of LABELS.
+        """
         text = self.text(column)
         if text.lower() not in LABELS:
             raise DatasetError(
@@ -141,7 +149,11 @@ def _with_points(rows: Sequence[LabelRow], columns: Sequence[str], path: Path) -
 
 
 def need_columns(rows: Sequence[LabelRow], columns: Sequence[str], path: Path, what: str) -> None:
-    """Refuse a table without the columns that `what`, a data set's name, has."""
+    """Refuse a table without the columns that `what`, a data set's name, has.
+
+    Raises:
+        DatasetError: If it lacks one of them.
+    """
     if absent := [name for name in columns if name not in rows[0].cells]:
         raise DatasetError(
             f"no column {', '.join(absent)}, which {what} has",

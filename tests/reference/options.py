@@ -1,21 +1,16 @@
-"""The reference of all options, made from their descriptions.
-
-`python -m tests.reference` writes it, and the page of the log's events.
-"""
+"""The page of all options, made from their descriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
-from tests.log_reference import LOG_PAGE, log_page
+from tests.reference.markdown import line
 from wsi_mitosis.cli import main, options
 from wsi_mitosis.schema import KINDS, OptionField
 
-PAGE = Path(__file__).parents[1] / "docs/options.md"
 PIPELINES = "classify"
 """The command whose options are the keys of a pipeline file."""
 NUMBERS = (type(click.FLOAT), type(click.INT), click.FloatRange, click.IntRange)
@@ -75,8 +70,8 @@ def table(name: str, command: click.Command) -> list[str]:
     if not all(row["changes"] for row in rows):
         rows = [row | {"changes": ""} for row in rows]
     columns = [column for column in rows[0] if any(row[column] for row in rows)] if rows else []
-    body = [_line(row[column] for column in columns) for row in rows]
-    return [_line(columns), _line(["---"] * len(columns)), *body] if rows else []
+    body = [line(row[column] for column in columns) for row in rows]
+    return [line(columns), line(["---"] * len(columns)), *body] if rows else []
 
 
 def cells(parameter: click.Parameter, command: click.Command) -> dict[str, str]:
@@ -125,13 +120,3 @@ def _value(parameter: click.Parameter, field: OptionField | None, limits: str) -
         unit = field.option.unit if field else ""
         return ", ".join(filter(None, [f"number {unit}".strip(), limits]))
     return f"`{parameter.metavar}`" if parameter.metavar else "text"
-
-
-def _line(cells: Iterable[str]) -> str:
-    texts = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(texts)} |"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    LOG_PAGE.write_text(log_page(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The picture in CONTRIBUTING.md of what calls what, held against a run."""
+"""The picture in the architecture page of what calls what, compared with a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 def picture() -> list[Step]:
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs/development/architecture.md").read_text(encoding="utf-8")
     above: list[str] = []
     steps = []
     for spaces, name in PICTURE.findall(text):

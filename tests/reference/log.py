@@ -1,14 +1,12 @@
-"""The page of the log's events, made from their schemas; `python -m tests.reference` writes it."""
+"""The page of the log's events, made from their schemas."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from wsi_mitosis.core.events import EVENTS, Event, name_of
 from wsi_mitosis.io.results.log import KEPT, LOG, MOST_BYTES
 
-LOG_PAGE = Path(__file__).parents[1] / "docs/log.md"
 INTRODUCTION = f"""\
 # The log
 
@@ -32,7 +30,7 @@ Every line has these keys:
 TYPES = {"number": "number", "integer": "integer", "string": "string", "boolean": "boolean", "null": "null"}
 
 
-def log_page() -> str:
+def page() -> str:
     """Return the page."""
     return INTRODUCTION + "\n".join(_table(Event)) + "\n" + "".join(map(_section, EVENTS))
 

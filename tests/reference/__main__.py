@@ -1,0 +1,5 @@
+"""Write the pages of the reference that are made from the code."""
+
+from tests.reference import write_pages
+
+write_pages()

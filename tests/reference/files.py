@@ -1,0 +1,141 @@
+"""The page of the files that the program writes: every column and key, from their descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tests.reference.markdown import table, unwrapped
+from tests.reference.specs import all_specs, keys
+from wsi_mitosis import tables
+from wsi_mitosis.core import qupath
+from wsi_mitosis.core.assessments import AssessedSlide
+from wsi_mitosis.core.histories import RunProgress, SlideHistory
+from wsi_mitosis.io.results.digests import Digests
+from wsi_mitosis.io.results.recounts import BESIDE, REGION_COUNTS
+from wsi_mitosis.schema import Spec
+from wsi_mitosis.specs import BundleManifest
+
+INTRODUCTION = """\
+# Output files
+
+`make docs` writes this page from the descriptions of columns and schemas in the code.
+
+An output folder has one file of each kind per slide, in `geojson/`, `figures/`, `assessments/` and `states/`, and files of
+the whole folder beside them. A file is named after its slide's file, such as `figures/a.svs.parquet`. Every file is
+replaced as a whole: a reader never meets a part of one. The exception is `log.jsonl`, whose lines are appended;
+[the log](log.md) describes them. [Operations](../operations.md#the-files-of-a-run) says what happens if a file is lost.
+
+In a CSV file a value that does not exist is an empty cell, a flag is `true` or `false`, and a cell that a spreadsheet would
+execute begins with an apostrophe. The frame *slide* has its origin at the top-left corner of level 0; x points to the right and y
+downwards. [Frames](../explanation/frames.md) explains the other one, in which GeoJSON is written.
+"""
+MEASUREMENTS = {
+    qupath.PROBABILITY: "mean probability of being atypical, over the members that voted",
+    qupath.ATYPICAL_VOTES: "members that voted for atypical",
+    qupath.VOTES_CAST: "members that voted",
+    "Agreement": "share of the votes that the larger side has, 0.5 to 1",
+    "Detector score": "the detector's score, if it gave one",
+    qupath.RESULT_NUMBER: "which result of its slide the figure is of",
+}
+REVIEWED = {
+    "reviewed": "whether the slide has a review",
+    "relabelled": "figures that got another label",
+    "removed": "figures that were deleted, or whose class means no mitotic figure",
+    "added": "figures that the reviewer added",
+    "unseen": "figures that were classified after the reviewed export",
+}
+
+
+def page() -> str:
+    """Return the page."""
+    return INTRODUCTION + "".join(
+        [
+            section("summary.csv", "One row per slide of the folder, sorted by name.", tables.SUMMARY),
+            section("figures/*.parquet", FIGURES_TEXT, tables.FIGURES),
+            geojson(),
+            section("review.csv", "The figures to review first, at most 50 per slide.", tables.REVIEWS),
+            section(
+                "regions.csv",
+                "With `--regions`: one row per region, and one for all of a slide.",
+                tables.REGIONS,
+            ),
+            reviewed(),
+            section("Samples of a data set", "The table `samples` of a Zarr store.", tables.SAMPLES),
+            run_json(),
+            schemas(),
+        ]
+    )
+
+
+SCHEMAS: dict[str, type[Spec]] = {
+    "assessments/*.json": AssessedSlide,
+    "states/*.json": SlideHistory,
+    "progress.json": RunProgress,
+    "digests.json": Digests,
+    "manifest.toml of a bundle": BundleManifest,
+}
+FIGURES_TEXT = (
+    "GeoParquet, which `geopandas.read_parquet` opens. There is one row per candidate, also for those that were excluded. The "
+    "columns of the detections file follow; one whose name is in this table is stored as `input_<name>`. The metadata "
+    "`wsi_mitosis` is the record of the slide ([SlideRecord](#sliderecord))."
+)
+
+
+def section(title: str, text: str, columns: Iterable[tables.Column | tables.SummaryColumn]) -> str:
+    """Return the section of a table."""
+    rows = [(f"`{c.name}`", c.kind, c.unit, c.frame, c.meaning) for c in columns]
+    return f"\n## {title}\n\n{text}\n\n{table(('column', 'type', 'unit', 'frame', 'meaning'), rows)}"
+
+
+def geojson() -> str:
+    """Return the section of the files for QuPath."""
+    rows = [(f"`{name}`", meaning) for name, meaning in MEASUREMENTS.items()]
+    return f"""
+## geojson/*.geojson
+
+A feature collection for QuPath. It is compressed (`.geojson.gz`) if it has more than 20,000 figures. Each figure is a circle
+of {qupath.FIGURE_UM} um with an `id`, the class `Mitosis: Atypical` or `Mitosis: Typical`, and these measurements:
+
+{table(("measurement", "meaning"), rows)}
+Coordinates are level-0 px in the frame of `--geojson-frame`: *qupath*, unless you choose *slide*. Hotspots are locked
+annotations of the class `{qupath.HOTSPOT_CLASS}`. The member `{qupath.PROVENANCE_MEMBER}` names the bundle, its digest, and how
+the result was made. The classes of an untrained bundle begin with `{qupath.UNTRAINED_FAMILY}`.
+"""
+
+
+def reviewed() -> str:
+    """Return the sections of a recount."""
+    beside = [(f"`{name}`", REVIEWED[name]) for name in BESIDE]
+    machine = ", ".join(f"`machine_{name}`" for name in REGION_COUNTS)
+    return f"""
+## reviewed/summary.csv
+
+The columns of `summary.csv` as reviewed, then the machine's values as `machine_<name>`, and these:
+
+{table(("column", "meaning"), beside)}
+`reviewed/regions.csv` has the columns of `regions.csv`, then {machine} and `reviewed`. `reviewed/agreement.json` has Cohen's
+kappa and the confusion of ensemble and reviewer, per slide and in all.
+{section("reviewed/changes.csv", "One row per change that the reviewer made.", tables.CHANGES)}"""
+
+
+def run_json() -> str:
+    """Return the section of the description of a run."""
+    return """
+## run.json
+
+The last run: versions, parameters as in a [pipeline file](pipelines.md), the files of candidates and regions with their SHA-256,
+the path, identity and status of each slide, the warnings, start and end (ISO 8601, UTC), and the exit status.
+"""
+
+
+def schemas() -> str:
+    """Return the sections of the JSON and TOML files, in which each schema is described once."""
+    described: set[type[Spec]] = set()
+    parts = []
+    for title, spec in SCHEMAS.items():
+        parts.append(f"\n## {title}\n\n{unwrapped(spec.__doc__)}\n\n{keys(spec)}")
+        for other in all_specs(spec)[1:]:
+            if other not in described:
+                described.add(other)
+                parts.append(f"\n### {other.__name__}\n\n{unwrapped(other.__doc__)}\n\n{keys(other)}")
+    return "".join(parts)
