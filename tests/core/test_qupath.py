@@ -36,7 +36,7 @@ def constants(path: Path) -> Iterator[Any]:
 
 def test_no_other_module_spells_what_qupath_means() -> None:
     facts = [
-        *(qupath.TRAINED_FAMILY, qupath.UNTRAINED_FAMILY, qupath.HOTSPOT_CLASS, qupath.REGION_CLASSES),
+        *(qupath.TRAINED_FAMILY, qupath.UNTRAINED_FAMILY, qupath.HOTSPOT_CLASS),
         *(*qupath.FIGURE_COLOURS.values(), qupath.HOTSPOT_COLOUR),
         *(qupath.IMAGE_SIZE_KEY, qupath.IMPORTED_KEY, qupath.DISCARD_ARGUMENT, qupath.SERIES_SEPARATOR),
         *(qupath.MICRO_SIGN, qupath.MICRO_SIGN.casefold(), str(qupath.ID_NAMESPACE)),

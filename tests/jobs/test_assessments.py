@@ -76,7 +76,7 @@ def test_summary_geojson_and_review_show_one_hotspot(
     assert inside == [1, 4]
     assert spot["properties"]["isLocked"] is True
     assert spot["properties"]["measurements"]["Hotspot area mm^2"] == 0.0018
-    assert spot["properties"]["measurements"]["Mitosis count"] == 2
+    assert spot["properties"]["measurements"]["Machine mitosis count"] == 2
     assert float(row["atypical_fraction_low"]) <= float(row["atypical_fraction"])
     assert float(row["atypical_fraction"]) <= float(row["atypical_fraction_high"])
 
@@ -130,8 +130,10 @@ def test_another_hotspot_or_region_needs_no_inference_and_nothing_is_drawn_twice
 def edit_number(path: Path) -> None:
     """Change the hotspot's count in a file of results."""
     text = path.read_text(encoding="utf-8")
-    assert any(before in text for before in ('"Mitosis count":2', '"mitoses": 2'))
-    text = text.replace('"Mitosis count":2', '"Mitosis count":99').replace('"mitoses": 2', '"mitoses": 99')
+    assert any(before in text for before in ('"Machine mitosis count":2', '"mitoses": 2'))
+    text = text.replace('"Machine mitosis count":2', '"Machine mitosis count":99').replace(
+        '"mitoses": 2', '"mitoses": 99'
+    )
     path.write_text(text, encoding="utf-8")
 
 

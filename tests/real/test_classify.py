@@ -96,7 +96,7 @@ def test_the_mosaics_hotspot_is_the_best_of_all_windows(
     assert_geojson_ok(path)
     drawn = [f["properties"] for f in json.loads(path.read_text())["features"] if f["properties"].get("name")]
     assert [spot["name"] for spot in drawn] == ["Hotspot 1", "Hotspot 2"]
-    counts = [spot["measurements"]["Mitosis count"] for spot in drawn]
+    counts = [spot["measurements"]["Machine mitosis count"] for spot in drawn]
     assert best[0] == counts[0] >= counts[1] > 0
 
 

@@ -29,12 +29,19 @@ In a CSV file a value that does not exist is an empty cell, a flag is `true` or 
 execute begins with an apostrophe. The frame *slide* has its origin at the top-left corner of level 0; x points to the right and y
 downwards. [Frames](../explanation/frames.md) explains the other one, in which GeoJSON is written.
 """
+HOTSPOT_MEASUREMENTS = {
+    qupath.MACHINE_COUNT: "figures in the hotspot, before any review",
+    qupath.MACHINE_ATYPICAL: "atypical figures among them",
+    qupath.HOTSPOT_AREA: "area of the hotspot, mm^2",
+    qupath.MACHINE_DENSITY: "density of figures, 1/mm^2",
+}
 MEASUREMENTS = {
     qupath.PROBABILITY: "mean probability of being atypical, over the members that voted",
     qupath.ATYPICAL_VOTES: "members that voted for atypical",
-    qupath.VOTES_CAST: "members that voted",
-    "Agreement": "share of the votes that the larger side has, 0.5 to 1",
-    "Detector score": "the detector's score, if it gave one",
+    qupath.VOTES_CAST: "members that voted; with `--vote early` only, because otherwise all members vote",
+    qupath.AGREEMENT: "share of the votes that the larger side has, 0.5 to 1",
+    qupath.DETECTOR_SCORE: "the detector's score, if it gave one",
+    qupath.REVIEW_RANK: "place in the review list, of the figures that are in it: sort by it to review them",
     qupath.RESULT_NUMBER: "which result of its slide the figure is of",
 }
 REVIEWED = {
@@ -97,10 +104,13 @@ A feature collection for QuPath. It is compressed (`.geojson.gz`) if it has more
 of {qupath.FIGURE_UM} um with an `id`, the class `Mitosis: Atypical` or `Mitosis: Typical`, and these measurements:
 
 {table(("measurement", "meaning"), rows)}
-Coordinates are level-0 px in the frame of `--geojson-frame`: *qupath*, unless you choose *slide*. Hotspots are locked
-annotations of the class `{qupath.HOTSPOT_CLASS}`. The member `{qupath.PROVENANCE_MEMBER}` names the bundle, its digest, and how
+Coordinates are level-0 px in the frame of `--geojson-frame`: *qupath*, unless you choose *slide*. The member `{qupath.PROVENANCE_MEMBER}` names the bundle, its digest, and how
 the result was made. The classes of an untrained bundle begin with `{qupath.UNTRAINED_FAMILY}`.
-"""
+
+Hotspots are locked annotations of the class `{qupath.HOTSPOT_CLASS}` with these measurements. QuPath itself adds the numbers
+of objects inside a hotspot, which follow a review, while these do not:
+
+{table(("measurement", "meaning"), [(f"`{name}`", meaning) for name, meaning in HOTSPOT_MEASUREMENTS.items()])}"""
 
 
 def reviewed() -> str:

@@ -47,10 +47,17 @@ FAMILY_SPELLINGS = frozenset(
 )
 """Base classes of figures in a review, in lower case: those that this program writes, and synonyms."""
 HOTSPOT_CLASS = "Hotspot"
-REGION_CLASSES = ("Tumor", "Region*", "Necrosis", "Ignore*")
-"""QuPath's default classes that are useful for regions. A project's list of classes replaces the defaults."""
 
 Rgb = tuple[int, int, int]
+REGION_COLOURS: dict[str, Rgb] = {
+    "Tumor": (200, 0, 0),
+    "Region*": (0, 0, 180),
+    "Necrosis": (50, 50, 50),
+    "Ignore*": (180, 180, 180),
+}
+"""QuPath's default classes that are useful for regions, and their colours there. A project's list of classes
+replaces the defaults, and QuPath invents a colour where the list has none. Source: `StandardPathClasses` in
+qupath-core, `PathClass.java`."""
 FIGURE_COLOURS: dict[str, Rgb] = {"atypical": (220, 20, 60), "typical": (0, 114, 178)}
 """Crimson, and the blue of Okabe and Ito's palette: distinct for every type of colour vision."""
 HOTSPOT_COLOUR: Rgb = (255, 140, 0)
@@ -91,9 +98,13 @@ def is_program_class(name: str) -> bool:
 # Measurements
 
 PROBABILITY, ATYPICAL_VOTES, VOTES_CAST = "Atypical probability", "Atypical votes", "Votes cast"
+AGREEMENT, DETECTOR_SCORE, REVIEW_RANK = "Agreement", "Detector score", "Review rank"
 RESULT_NUMBER = "Result number"
 """Measurement of every figure: which result of its slide the figure is of. QuPath keeps measurements as
 float32, which holds whole numbers up to 2^24."""
+MACHINE_COUNT, MACHINE_ATYPICAL = "Machine mitosis count", "Machine atypical count"
+MACHINE_DENSITY, HOTSPOT_AREA = "Machine mitoses per mm^2", "Hotspot area mm^2"
+"""Measurements of a hotspot. `Machine` is in the names of those that a review makes out of date."""
 REVIEW_MEASUREMENTS = {"p_atypical": PROBABILITY, "result": RESULT_NUMBER}
 """The measurements by which a review shows what its reviewer saw, by column."""
 

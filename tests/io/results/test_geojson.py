@@ -136,6 +136,17 @@ def test_one_figure_reads_as_documented(tmp_path: Path) -> None:
     }
 
 
+def test_votes_cast_and_review_rank_are_written_where_they_say_something(tmp_path: Path) -> None:
+    table = figures(2)
+    ranked = replace(style(), votes_cast=False, review_ranks={table["figure_id"][1]: 3})
+    first, second = (
+        f["properties"]["measurements"]
+        for f in features(write_geojson(tmp_path / "a", table, QUARTER, ranked))
+    )
+    assert "Votes cast" not in first | second
+    assert ("Review rank" in first, second["Review rank"]) == (False, 3)
+
+
 def test_the_circle_is_a_circle_in_um_where_pixels_are_not_square(tmp_path: Path) -> None:
     (feature,) = features(write_geojson(tmp_path / "a.svs", figures(1), Mpp(0.25, 0.5), style()))
     left, top, right, bottom = shape(feature["geometry"]).bounds
@@ -221,10 +232,10 @@ def test_a_hotspot_is_a_locked_annotation_with_its_area(tmp_path: Path) -> None:
             "isLocked": True,
             "classification": {"name": "Hotspot", "color": [255, 140, 0]},
             "measurements": {
-                "Mitosis count": 14,
-                "Atypical count": 3,
+                "Machine mitosis count": 14,
+                "Machine atypical count": 3,
                 "Hotspot area mm^2": 2.0,
-                "Mitoses per mm^2": 7.0,
+                "Machine mitoses per mm^2": 7.0,
             },
         },
     }

@@ -267,3 +267,33 @@ def test_other_entries_are_not_changed(run: RunScript, tmp_path: Path, name: str
     found = run(empty(name))
     assert (found["objects"], found["properties"], found["type"], found["error"]) == ([], {}, "UNSET", None)
     assert found["printed"].startswith(text)
+
+
+def copy_of(image: Image, identity: str, new: str, **changes: Any) -> dict[str, Any]:
+    """What QuPath adds when a file is dropped again and new ids are confirmed."""
+    (thing,) = (thing for thing in image["objects"] if thing["id"] == identity)
+    return thing | {"id": new} | changes
+
+
+def test_copies_with_new_ids_are_removed(run: RunScript, tmp_path: Path) -> None:
+    write(tmp_path, figure(A, 20.5), figure(B, 120.5), hotspot(10))
+    image = run(empty())
+    copies = [copy_of(image, A, C), copy_of(image, HOTSPOT, D)]
+    again = run(image | {"objects": [*image["objects"], *copies]})
+    assert imported(again).keys() == {A, B, HOTSPOT}
+    assert "2 copies removed" in again["printed"]
+
+
+def test_a_copy_that_a_user_changed_is_kept(run: RunScript, tmp_path: Path) -> None:
+    write(tmp_path, figure(A, 20.5))
+    image = run(empty())
+    changed_copy = copy_of(image, A, C, pathClass="Mitosis: Typical")
+    again = run(image | {"objects": [*image["objects"], changed_copy]})
+    assert imported(again) == {A: "Mitosis: Atypical", C: "Mitosis: Typical"}
+
+
+def test_a_figure_of_which_a_copy_is_left_was_not_deleted(run: RunScript, tmp_path: Path) -> None:
+    write(tmp_path, figure(A, 20.5), figure(B, 120.5))
+    image = run(empty())
+    again = run(image | {"objects": [copy_of(image, A, C), *(o for o in image["objects"] if o["id"] == B)]})
+    assert imported(again).keys() == {A, B}

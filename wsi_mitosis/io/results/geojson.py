@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.core import qupath
@@ -18,7 +18,7 @@ from wsi_mitosis.io.atomic import replacing
 from wsi_mitosis.io.limits import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -49,6 +49,8 @@ class GeojsonStyle:
         trained: Whether the bundle is trained; the classes of an untrained one begin with `Untrained`.
         provenance: A description of the result, written beside the features.
         result_number: Which result of its slide each figure is of, as `qupath.result_number` gives it.
+        votes_cast: Whether figures say how many members voted; without it, all members did.
+        review_ranks: Ranks of the figures in the review list, by figure id.
     """
 
     object_type: qupath.ObjectType
@@ -56,6 +58,8 @@ class GeojsonStyle:
     trained: bool
     provenance: dict[str, Any]
     result_number: int
+    votes_cast: bool = True
+    review_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_geojson(
@@ -122,7 +126,15 @@ def write_slide_geojson(
     scale = record.scale
     provenance = provenance_of(record, objects=objects, frame=frame, assessment_key=assessment_key)
     number = qupath.result_number(record.key)
-    style = GeojsonStyle(objects, scale.origin_px0(frame), record.model.trained, provenance, number)
+    style = GeojsonStyle(
+        objects,
+        scale.origin_px0(frame),
+        record.model.trained,
+        provenance,
+        number,
+        votes_cast=record.origin is None or record.origin.options.get("vote") != "all",
+        review_ranks={item.figure_id: item.rank for item in assessment.review},
+    )
     spots = enumerate(assessment.hotspots, start=1)
     named = [(qupath.hotspot_id(record.slide.digest, rank), spot) for rank, spot in spots]
     return write_geojson(stem, figures, scale.mpp, style, named)
@@ -215,23 +227,26 @@ def _figure_feature(figure: Any, mpp: Mpp, style: GeojsonStyle) -> dict[str, Any
                 "name": qupath.figure_class(figure.label, trained=style.trained),
                 "color": qupath.FIGURE_COLOURS[figure.label],
             },
-            "measurements": _measurements(figure, style.result_number),
+            "measurements": _measurements(figure, style),
         },
     }
 
 
-def _measurements(figure: Any, result_number: int) -> dict[str, float]:
+def _measurements(figure: Any, style: GeojsonStyle) -> dict[str, float]:
     """Return a figure's measurements; QuPath refuses a file in which one of them is not a finite number."""
     larger_side = max(figure.votes_atypical, figure.votes_cast - figure.votes_atypical)
     measurements = {
         qupath.PROBABILITY: round(float(figure.p_atypical), 6),
         qupath.ATYPICAL_VOTES: int(figure.votes_atypical),
-        qupath.VOTES_CAST: int(figure.votes_cast),
-        "Agreement": round(larger_side / figure.votes_cast, 6),
     }
+    if style.votes_cast:
+        measurements[qupath.VOTES_CAST] = int(figure.votes_cast)
+    measurements[qupath.AGREEMENT] = round(larger_side / figure.votes_cast, 6)
     if math.isfinite(figure.detector_score):
-        measurements["Detector score"] = float(figure.detector_score)
-    measurements[qupath.RESULT_NUMBER] = result_number
+        measurements[qupath.DETECTOR_SCORE] = float(figure.detector_score)
+    if (rank := style.review_ranks.get(figure.figure_id)) is not None:
+        measurements[qupath.REVIEW_RANK] = rank
+    measurements[qupath.RESULT_NUMBER] = style.result_number
     return measurements
 
 
@@ -250,10 +265,10 @@ def _hotspot_feature(
             "isLocked": True,
             "classification": {"name": qupath.HOTSPOT_CLASS, "color": qupath.HOTSPOT_COLOUR},
             "measurements": {
-                "Mitosis count": hotspot.mitoses,
-                "Atypical count": hotspot.atypical,
-                "Hotspot area mm^2": hotspot.area_mm2,
-                "Mitoses per mm^2": round(hotspot.mitoses_per_mm2, 6),
+                qupath.MACHINE_COUNT: hotspot.mitoses,
+                qupath.MACHINE_ATYPICAL: hotspot.atypical,
+                qupath.HOTSPOT_AREA: hotspot.area_mm2,
+                qupath.MACHINE_DENSITY: round(hotspot.mitoses_per_mm2, 6),
             },
         },
     }

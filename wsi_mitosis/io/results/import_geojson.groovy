@@ -5,7 +5,8 @@
 //
 // The script never removes objects that you drew. It also keeps what you changed since the last import: figures
 // whose class, place, size, name or description you changed are not replaced, and figures that you deleted are
-// not imported again. To import everything as wsi-mitosis wrote it, set keepReview to false, or add to the command:
+// not imported again. Copies of figures are removed: QuPath makes them when a file is dropped again and its question
+// about new IDs is answered with Yes. To import everything as wsi-mitosis wrote it, set keepReview to false, or add to the command:
 //   --args @discard_argument@
 // The image type is set to H&E if the image has none.
 //
@@ -79,15 +80,30 @@ def fresh = open().withStream { PathIO.readObjectsFromGeoJSON(it) }
 def written = fresh.collectEntries { [it.getID().toString(), state(it)] }
 def known = written + before
 def present = [*getAnnotationObjects(), *getDetectionObjects()].groupBy { it.getID().toString() }
+
+// Copies: objects with other ids that are the same as an imported one. Cells of 1 px make the search fast
+def cell = { fields, dx, dy -> fields[0..1] + [Math.floor(fields[2] as double) + dx, Math.floor(fields[3] as double) + dy] }
+def places = known.keySet().groupBy { cell(known[it], 0, 0) }
+def original = { object ->
+    def fields = state(object)
+    [-1, 0, 1].collectMany { dx -> [-1, 0, 1].collectMany { dy -> places[cell(fields, dx, dy)] ?: [] } }
+        .find { same(fields, known[it]) }
+}
+def strangers = present.findAll { !known.containsKey(it.key) }.values().flatten()
+def originals = strangers.collectEntries { [it, original(it)] }.findAll { it.value != null }
+def copies = originals.keySet() as List
+def copied = originals.values() as Set
+
 def isChanged = { id, object ->
     !same(state(object), known[id]) || (object.respondsTo('getDescription') && object.getDescription())
 }
 def isReviewed = { id ->
-    keepReview && (present.containsKey(id) ? present[id].any { isChanged(id, it) } : before.containsKey(id))
+    keepReview && (present.containsKey(id) ? present[id].any { isChanged(id, it) } :
+        before.containsKey(id) && !(id in copied))
 }
 def reviewed = known.keySet().findAll(isReviewed)
 
-def removed = known.keySet().collectMany { id ->
+def removed = copies + known.keySet().collectMany { id ->
     (present[id] ?: []).findAll { !(id in reviewed) || !isChanged(id, it) }
 }
 def added = fresh.findAll { !(it.getID().toString() in reviewed) }
@@ -99,5 +115,5 @@ def remembered = known.subMap(reviewed) + written.findAll { !(it.key in reviewed
 imageData.setProperty(importedKey, remembered.collect { id, fields -> ([id] + fields).join('\t') }.join('\n'))
 if (imageData.getImageType() in [null, ImageData.ImageType.UNSET])
     imageData.setImageType(ImageData.ImageType.BRIGHTFIELD_H_E)
-println "${slide}: ${added.size()} objects imported, ${removed.size()} earlier objects removed, " +
-    "${reviewed.size()} reviewed objects kept"
+println "${slide}: ${added.size()} objects imported, ${removed.size() - copies.size()} earlier objects removed, " +
+    "${reviewed.size()} reviewed objects kept" + (copies ? ", ${copies.size()} copies removed" : '')

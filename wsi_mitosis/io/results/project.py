@@ -250,7 +250,7 @@ def _classes(families: Iterable[bool]) -> Iterator[Json]:
         for label, colour in qupath.FIGURE_COLOURS.items():
             yield {"name": qupath.figure_class(label, trained=trained), "color": _packed(colour)}
     yield {"name": qupath.HOTSPOT_CLASS, "color": _packed(qupath.HOTSPOT_COLOUR)}
-    yield from ({"name": name} for name in qupath.REGION_CLASSES)
+    yield from ({"name": name, "color": _packed(colour)} for name, colour in qupath.REGION_COLOURS.items())
 
 
 def _packed(rgb: tuple[int, int, int]) -> int:
