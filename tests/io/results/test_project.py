@@ -133,7 +133,8 @@ def test_colours_are_those_of_the_geojson(tmp_path: Path) -> None:
     assert unpacked(found["Mitosis: Atypical"]) == FIGURE_COLOURS["atypical"]
     assert unpacked(found["Mitosis: Typical"]) == FIGURE_COLOURS["typical"]
     assert unpacked(found["Hotspot"]) == HOTSPOT_COLOUR
-    assert found["Ignore*"] is None
+    assert unpacked(found["Tumor"]) == (200, 0, 0)  # QuPath's own
+    assert unpacked(found["Ignore*"]) == (180, 180, 180)
     assert not any(name.startswith("Untrained") for name in found)
 
 
