@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import compare
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests import comparison
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.io.bundles import ALIASES, DEFAULT_BUNDLE, Bundle, find_bundle, open_bundle
 from wsi_mitosis.io.training.runs import read_recipe
@@ -80,7 +81,7 @@ def test_a_bundle_is_small(name: str) -> None:
 
 
 def test_both_recipes_of_nano_had_the_same_folds_seed_and_budget() -> None:
-    first, second = (folds(recipe) for recipe in comparison.RECIPES.values())
+    first, second = (folds(recipe) for recipe in compare.RECIPES.values())
     assert first.keys() == second.keys()
     assert len(first) == 6
     for domain, record in first.items():
@@ -94,7 +95,7 @@ def test_the_recipe_of_nano_is_the_one_that_the_rule_takes() -> None:
     def mean(recipe: str, name: str) -> float:
         return float(np.mean([record[f"validation_{name}"] for record in folds(recipe).values()]))
 
-    recipes = list(comparison.RECIPES.values())
+    recipes = list(compare.RECIPES.values())
     best = max(mean(recipe, "balanced_accuracy") for recipe in recipes)
     equal = [recipe for recipe in recipes if mean(recipe, "balanced_accuracy") > best - 0.01]
     assert max(equal, key=lambda recipe: mean(recipe, "auroc")) == "nano"
@@ -135,7 +136,17 @@ def test_the_unseen_figures_are_those_of_the_evaluation() -> None:
 
 @pytest.mark.parametrize(
     ("lines", "page"),
-    [(comparison.bundle_lines, "README.md"), (comparison.lines, "train/README.md")],
+    [(compare.bundle_lines, "docs/models.md"), (compare.lines, "train/README.md")],
 )
 def test_the_tables_are_in_the_pages(lines: Callable[[], list[str]], page: str) -> None:
     assert "\n".join(lines()) in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_readme_repeats_values_of_the_table_of_bundles() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:AMi|AtNorM)-Br, .*\|$", readme, re.MULTILINE)
+    assert len(rows) == 3
+    table = "\n".join(compare.bundle_lines())
+    values = [value for row in rows for value in re.findall(r"\.\d{3,4}(?: ± \.\d{3})?", row)]
+    assert len(values) > 15
+    assert [value for value in values if value not in table] == []

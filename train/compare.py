@@ -1,6 +1,6 @@
-"""The shipped bundles and the recipes `nano` side by side, from the records in `train/runs`.
+"""Compare the shipped bundles, and the recipes `nano`, from the records in `train/runs`.
 
-    python -m tests.comparison      prints both tables
+    python train/compare.py      prints both tables
 
 `train/runs/<recipe>/<fold>/fold.json` has the validation domains. The `evaluation.json` of a recipe's or a
 shipped bundle on a dataset is `train/runs/<recipe or bundle>/<dataset>.json`. `unseen.csv` has P(atypical) of
@@ -22,7 +22,7 @@ from wsi_mitosis.core.voting import tally
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-RUNS = Path(__file__).parents[1] / "train" / "runs"
+RUNS = Path(__file__).parent / "runs"
 RECIPES = {"multi-task": "nano", "single task": "nano_single_task"}
 LODO, EXTERNAL = "amibr", "atnorm"
 BUNDLES = {"amibr-lite2": "amibr-lite2", "amibr-lite0 (fast)": "amibr-lite0", "amibr-nano": "nano"}
@@ -49,15 +49,20 @@ and on AtNorM-Br the same protocol as here. One seed each: a difference of a poi
 nothing."""
 
 
-BUNDLE_NOTES = """\
-Balanced accuracy (AUROC); of members the mean ± standard deviation over domains, of an ensemble the 95 %
-interval over figures in brackets. Stored weights, each bundle's own views and threshold. Domain left
-out: on AMi-Br, each member on the domain that it was trained without; for `amibr-lite0` all six members
-of its recipe. Ensembles: the member and one to three more, trained by the same recipe without this domain
-and one other (twelve trainings). That the default has members of one network was chosen by the first row;
-both values of the last row had been seen before, for a mixed ensemble and for these members at another
-threshold. The references answer other questions: the paper's has seven tumour types; the foundation models
-had every domain of AMi-Br in training, and on AtNorM-Br the same protocol as here."""
+BUNDLE_NOTES = """
+Balanced accuracy (AUROC), computed from the stored weights with each bundle's own views and threshold. A value after ± is
+the standard deviation over domains or members. Brackets contain the 95 % interval over figures.
+
+- *Domain left out, single members*: each member on the domain of AMi-Br that it was trained without. For `amibr-lite0`, all
+  six members of its recipe.
+- *Ensembles that have not seen it*: the member and one to three more, trained by the same recipe without this domain and one
+  other. This took twelve trainings.
+- The first row decided that the default has members of one network. Both values of the last row had been seen before that,
+  for a mixed ensemble and for these members at another threshold.
+
+The published values answer other questions. [1] is Percannella et al. 2025, multi-task / single task, on seven tumour types.
+[2] is arXiv 2506.21444: foundation models with LoRA, which had every domain of AMi-Br in training, and the same protocol as
+here on AtNorM-Br."""
 
 
 def bundle_lines() -> list[str]:
@@ -73,7 +78,7 @@ def bundle_lines() -> list[str]:
         [name, *(column[key] for column in columns), published]
         for key, (name, published) in enumerate(references.items())
     ]
-    return [*table(["", *BUNDLES, "published"], rows), *BUNDLE_NOTES.splitlines(), "", *SOURCES]
+    return [*table(["", *BUNDLES, "published"], rows), *BUNDLE_NOTES.splitlines()]
 
 
 def _bundle_column(folder: str) -> list[str]:
