@@ -163,3 +163,34 @@ def test_nothing_is_wider_than_the_window(driver: Any, width: int) -> None:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_anyone_from_reading(driver: Any, scheme: str) -> None:
+    """Rules of WCAG 2.1 that a program can check, such as names for screen readers and contrast."""
+    axe = pytest.importorskip("axe_core_python")
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for details in driver.find_elements("css selector", "details:not([open]) > summary"):
+        details.click()
+    driver.execute_cdp_cmd("Runtime.evaluate", {"expression": source})  # the page itself forbids scripts
+    found = driver.execute_async_script("axe.run().then(arguments[0])")
+    assert len(found["passes"]) > 20
+    faults = {fault["id"]: fault["nodes"][0]["html"] for fault in found["violations"]}
+    assert faults == {}
+
+
+def test_every_control_is_reached_by_the_keyboard_and_shows_it(driver: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    wanted = driver.find_elements("css selector", "a[href], button, input, select, summary")
+    wanted = [control for control in wanted if control.is_displayed()]
+    reached = set()
+    for _ in range(len(wanted) + 5):
+        driver.switch_to.active_element.send_keys(Keys.TAB)
+        focused = driver.switch_to.active_element
+        reached.add(focused.id)
+        outline = "const s = getComputedStyle(arguments[0]); return s.outlineStyle + s.outlineWidth"
+        assert driver.execute_script(outline, focused) not in {"none0px", "auto0px"}
+    assert {control.id for control in wanted} <= reached
