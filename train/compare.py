@@ -50,19 +50,20 @@ nothing."""
 
 
 BUNDLE_NOTES = """
-Balanced accuracy (AUROC), computed from the stored weights with each bundle's own views and threshold. A value after ± is
-the standard deviation over domains or members. Brackets contain the 95 % interval over figures.
+Balanced accuracy (AUROC), computed from the stored weights with each bundle's own views and threshold. A
+value after ± is the standard deviation over domains or members. Brackets contain the 95 % interval over
+figures.
 
-- *Domain left out, single members*: each member on the domain of AMi-Br that it was trained without. For `amibr-lite0`, all
-  six members of its recipe.
-- *Ensembles that have not seen it*: the member and one to three more, trained by the same recipe without this domain and one
-  other. This took twelve trainings.
-- The first row decided that the default has members of one network. Both values of the last row had been seen before that,
-  for a mixed ensemble and for these members at another threshold.
+- *Domain left out, single members*: each member on the domain of AMi-Br that it was trained without. For
+  `amibr-lite0`, all six members of its recipe.
+- *Ensembles that have not seen it*: the member and one to three more, trained by the same recipe without
+  this domain and one other. This took twelve trainings.
+- The first row decided that the default has members of one network. Both values of the last row had been
+  seen before that, for a mixed ensemble and for these members at another threshold.
 
-The published values answer other questions. [1] is Percannella et al. 2025, multi-task / single task, on seven tumour types.
-[2] is arXiv 2506.21444: foundation models with LoRA, which had every domain of AMi-Br in training, and the same protocol as
-here on AtNorM-Br."""
+The published values answer other questions. [1] is Percannella et al. 2025, multi-task / single task, on
+seven tumour types. [2] is arXiv 2506.21444: foundation models with LoRA, which had every domain of AMi-Br
+in training, and the same protocol as here on AtNorM-Br."""
 
 
 def bundle_lines() -> list[str]:
