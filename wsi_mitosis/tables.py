@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from wsi_mitosis.units import Frame, LengthUnit
+    from wsi_mitosis.units import InputFrame, LengthUnit
 
 CANDIDATE_COLUMNS = ("slide", "x", "y", "score", "id", "detector_class", "extent")
 """The columns of `Detections.table`, before the input's other columns:
@@ -270,13 +270,14 @@ class Detections:
         frame: Frame of `x` and `y`.
         class_rule: Which classes count as candidates unless the user names some.
         format: The format the file was read as, a name of `--format`.
-        file_classes: The classes of the whole file if the table is a part of it; None if it is all of it.
+        file_classes: The classes of the whole file if the table is a part of it, or if the file has classes
+            without rows; None otherwise.
         notes: Notes for the user on how the file was read, each with the file's name.
     """
 
     table: pd.DataFrame
     units: LengthUnit
-    frame: Frame
+    frame: InputFrame
     class_rule: ClassRule
     format: str
     file_classes: tuple[str, ...] | None = None

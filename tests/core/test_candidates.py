@@ -317,6 +317,48 @@ def test_scores() -> None:
     assert prepare(source).excluded_reason.isna().all()
 
 
+def test_nanometres_from_the_middle_of_the_glass_worked_by_hand() -> None:
+    # Level 0 has 10,000 x 8,000 px at 0.25 x 0.5 um/px; its middle lies 1.5 mm right of and 0.8 mm above the
+    # middle of the glass. 1,600,000 nm is 0.1 mm right of it: 100 um / 0.25 um/px = 400 px from px 5000.
+    # -700,000 nm is 0.1 mm below it: 100 um / 0.5 um/px = 200 px from px 4000.
+    found = prepare(
+        detections([(1_600_000.0, -700_000.0)], units="nm", frame="slide-centre"),
+        mpp=Mpp(0.25, 0.5),
+        bounds=Bounds(700, 300, 5000, 5000),
+        centre_offset_um=(1500.0, -800.0),
+    )
+    assert found[["x_px0", "y_px0"]].to_numpy().tolist() == [[5400.0, 4200.0]]
+
+
+@pytest.mark.parametrize(("units", "x"), [("um", 1600.0), ("mm", 1.6), ("nm", 1_600_000.0)])
+def test_the_middle_of_the_glass_is_an_origin_for_every_length(units: str, x: float) -> None:
+    source = detections([(x, 0.0)], units=units, frame="slide-centre")
+    found = prepare(source, mpp=Mpp(0.25, 0.5), centre_offset_um=(1500.0, 0.0))
+    assert found.x_px0.tolist() == pytest.approx([5400.0])
+
+
+def test_a_slide_that_does_not_say_where_it_is_on_the_glass_is_refused() -> None:
+    source = detections([(1_600_000.0, -700_000.0)], units="nm", frame="slide-centre")
+    with pytest.raises(DetectionsError, match=r"XOffsetFromSlideCentre.*NDPI or VMS file.*GeoJSON") as caught:
+        prepare(source, name="a.tiff")
+    assert str(caught.value).startswith("a.tiff: placing candidates: its candidates are measured from")
+
+
+def test_nanometres_read_in_the_wrong_frame_are_refused_with_the_frame_that_fits() -> None:
+    source = detections([(-900_000.0, -700_000.0), (-800_000.0, -600_000.0)], units="nm")
+    with pytest.raises(DetectionsError, match="inside with --frame slide-centre"):
+        prepare(source, centre_offset_um=(0.0, 0.0))
+    with pytest.raises(DetectionsError) as caught:  # the same numbers in px are not counted from the glass
+        prepare(replace(source, units="px"), centre_offset_um=(0.0, 0.0))
+    assert "slide-centre" not in str(caught.value)
+
+
+def test_an_area_in_nanometres_has_its_width_in_um() -> None:
+    # 49,000 nm are 49 um and a figure; 51,000 nm are 51 um and a region.
+    source = detections([(10.0, 10.0), (9e5, 9e5)], extents=[49_000.0, 51_000.0], units="nm", rule="qupath")
+    assert prepare(source, bounds=None).excluded_reason.tolist() == [None, "class"]
+
+
 # Classes
 
 

@@ -190,6 +190,7 @@ class Classifier:
             ),
             origin=origin_of(self.device, self.backend, self.options.model_dump(mode="json")),
             predictions=predictions._replace(seconds=stages),
+            centre_offset_um=slide.centre_offset_um,
         )
         return predicted, candidates
 
@@ -208,8 +209,14 @@ class Classifier:
             return self._key(slide, self._candidates(name, slide, task.detections)) == task.known_key
 
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
-        states_mpp = slide.stated_mpp is not None
-        return candidates_of(detections, _scale(slide), self.options, states_mpp=states_mpp, name=name)
+        return candidates_of(
+            detections,
+            _scale(slide),
+            self.options,
+            states_mpp=slide.stated_mpp is not None,
+            name=name,
+            centre_offset_um=slide.centre_offset_um,
+        )
 
     def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
         """Return the digest of everything that the result depends on; see `key_parts`."""

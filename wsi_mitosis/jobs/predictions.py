@@ -60,6 +60,7 @@ class PredictedSlide:
         warnings: What the user should know about the slide and its candidates.
         origin: How and when the predictions were made.
         predictions: The predictions.
+        centre_offset_um: As for `prepare_candidates`.
     """
 
     slide: SlideIdentity
@@ -69,10 +70,17 @@ class PredictedSlide:
     warnings: tuple[str, ...]
     origin: Origin
     predictions: Predictions
+    centre_offset_um: tuple[float, float] | None = None
 
 
 def candidates_of(
-    detections: Detections, scale: SlideScale, options: ResultOptions, *, states_mpp: bool, name: str
+    detections: Detections,
+    scale: SlideScale,
+    options: ResultOptions,
+    *,
+    states_mpp: bool,
+    name: str,
+    centre_offset_um: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """Return a slide's candidates; see `prepare_candidates`."""
     return prepare_candidates(
@@ -85,6 +93,7 @@ def candidates_of(
         min_score=options.min_score,
         merge_um=options.merge_um,
         name=name,
+        centre_offset_um=centre_offset_um,
     )
 
 
@@ -142,7 +151,12 @@ def result_of_parts(
     """
     whole = merged(parts)
     candidates = candidates_of(
-        task.detections, whole.scale, options, states_mpp=whole.states_mpp, name=task.name
+        task.detections,
+        whole.scale,
+        options,
+        states_mpp=whole.states_mpp,
+        name=task.name,
+        centre_offset_um=whole.centre_offset_um,
     )
     return result_of(whole, candidates, bundle, started)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_mitosis.tables import DecimalSign, Detections
-    from wsi_mitosis.units import Frame, LengthUnit
+    from wsi_mitosis.units import InputFrame, LengthUnit
 
 __all__ = ["ENDINGS", "FORMATS", "find_files", "read_detections"]
 
@@ -29,7 +29,7 @@ def read_detections(
     format: str = "auto",  # noqa: A002 - the option's name
     columns: Mapping[str, str] | None = None,
     units: LengthUnit | None = None,
-    frame: Frame | None = None,
+    frame: InputFrame | None = None,
     decimal: DecimalSign | None = None,
 ) -> Detections:
     """Read a detections file without converting its coordinates.
