@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
 from wsi_mitosis.io.detections.common import fault, mostly_shares
-from wsi_mitosis.io.detections.content import FORMATS, Content, open_content
-from wsi_mitosis.io.detections.delimited import TableOptions, read_delimited, read_parquet
-from wsi_mitosis.io.detections.folder import ENDINGS, find_files
-from wsi_mitosis.io.detections.geojson import read_geojson
-from wsi_mitosis.io.detections.sqlite import read_sliderunner, read_tiatoolbox_store
+from wsi_mitosis.io.detections.content import chosen_format, open_document
+from wsi_mitosis.io.detections.folder import find_files
+from wsi_mitosis.io.detections.formats import ENDINGS, FORMATS, ReadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,13 +45,13 @@ def read_detections(
         DetectionsError: if the file cannot be read, has another format than the given one, or has rows that
             are impossible or ambiguous. It names the file, the place and the remedy.
     """
-    content = open_content(path)
-    taken = _chosen(format, content, path)
-    if content.kind not in {"table", "parquet"}:
+    document = open_document(path)
+    taken = chosen_format(format, document)
+    if not taken.is_table:
         for option, given in (("--columns", columns), ("--decimal", decimal)):
             if given:
-                raise fault(f"{option} is for tables, and this is {taken}", path, f"Leave out {option}")
-    detections = _read(content, taken, path, TableOptions(columns or {}, units, decimal))
+                raise fault(f"{option} is for tables, and this is {taken.name}", path, f"Leave out {option}")
+    detections = taken.read(document, ReadOptions(columns or {}, units, decimal))
     if units is None:
         _refuse_shares(detections, path)
     return replace(detections, units=units or detections.units, frame=frame or detections.frame)
@@ -74,30 +71,3 @@ def _refuse_shares(detections: Detections, path: Path) -> None:
             "Pass --units fraction if they are shares of width and height, --units mm if they are in "
             f"millimetres, or --units {detections.units} to take them as they are",
         )
-
-
-def _chosen(requested: str, content: Content, path: Path) -> str:
-    if requested == "auto":
-        return content.formats[0]
-    if requested not in FORMATS:
-        raise fault(f"unknown format '{requested}'", path, f"--format takes auto, {', '.join(FORMATS)}")
-    if requested not in content.formats:
-        cause = f"not {requested}: it looks like {content.formats[0]}"
-        raise fault(cause, path, f"Pass --format {content.formats[0]} or leave it out")
-    return requested
-
-
-def _read(content: Content, taken: str, path: Path, options: TableOptions) -> Detections:
-    if content.kind == "table":
-        return read_delimited(content.data, path, options)
-    if content.kind == "parquet":
-        return read_parquet(content.data, path, options)
-    if content.kind == "sqlite":
-        return read_sliderunner(path) if taken == "sliderunner" else read_tiatoolbox_store(path)
-    if taken == "midog":
-        return read_midog(content.data, path)
-    if taken == "midog-guide":
-        return read_midog_guide(content.data, path)
-    if taken == "grand-challenge":
-        return read_grand_challenge(content.data, path)
-    return read_geojson(content.data, path, tiatoolbox="tiatoolbox" in {taken, content.formats[0]})

@@ -82,7 +82,7 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str], path: Pat
 
     Args:
         header: The table's column names.
-        columns: The user's, as in TableOptions. They take precedence over the aliases.
+        columns: The user's, as in ReadOptions. They take precedence over the aliases.
         path: The file, for messages.
 
     Returns:

@@ -170,6 +170,38 @@ def refuse_backward(corners: NDArray[np.float64], path: Path, *, what: str) -> N
         )
 
 
+def list_of(document: Mapping[str, Any], key: str, path: Path, count: int | None = None) -> list[Any]:
+    """Return a list of a JSON object.
+
+    Args:
+        document: The object.
+        key: The name of the list.
+        path: The file, for the message.
+        count: How many boxes there are, and so how many entries it has to have; None for any number.
+
+    Raises:
+        DetectionsError: if it is missing, not a list, or has another number of entries.
+    """
+    values = document.get(key)
+    if not isinstance(values, list):
+        raise fault(f"'{key}' is not a list", path, "Write the file again")
+    if count is not None and len(values) != count:
+        raise fault(f"{count} boxes, but {len(values)} {key}", path, "Write the file again")
+    return values
+
+
+def records_of(document: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Return a list of JSON objects.
+
+    Raises:
+        DetectionsError: if it is missing, not a list, or has an entry that is not an object.
+    """
+    records = list_of(document, key, path)
+    if not all(isinstance(item, dict) for item in records):
+        raise fault(f"not every one of '{key}' is an object", path, "Write the file again")
+    return records
+
+
 def in_short(value: Any) -> str:
     """Return a value of a file for a message, cut off if it is long."""
     text = repr(value)

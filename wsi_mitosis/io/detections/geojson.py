@@ -41,6 +41,18 @@ _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "class
 """QuPath's own properties, which do not mention look-alikes."""
 
 
+def is_geojson(document: Any) -> bool:
+    """Return whether a document is a FeatureCollection, a Feature, or a list that is empty or of features."""
+    if isinstance(document, dict):
+        return document.get("type") in ("FeatureCollection", "Feature")
+    return not document or (isinstance(document[0], dict) and "geometry" in document[0])
+
+
+def perhaps_features(document: Any) -> Any:
+    """Return what holds the features of GeoJSON, which may be anything in a damaged file."""
+    return document.get("features", [document]) if isinstance(document, dict) else document
+
+
 def is_tiatoolbox(features: Any) -> bool:
     """Return whether features have ids `detection_<n>`, or `class_value`, as only TIAToolbox writes them.
 
