@@ -238,6 +238,7 @@ DetectionFormat = Literal[
     "midog-guide",
     "sliderunner",
     "grand-challenge",
+    "asap",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

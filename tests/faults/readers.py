@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import importlib
 import json
 import logging
 import re
@@ -51,6 +53,18 @@ def _detections(folder: Path) -> dict[str, Path]:
 
 def _of_format(*names: str) -> Callable[[Path], list[Path]]:
     return lambda folder: [path for name, path in _detections(folder).items() if name in names]
+
+
+def _text_of(name: str, ending: str) -> Callable[[Path], list[Path]]:
+    """The valid file in the tests of a format, in two encodings."""
+
+    def write(folder: Path) -> list[Path]:
+        text = importlib.import_module(f"tests.io.detections.formats.test_{name}").TEXT
+        (folder / f"a{ending}").write_bytes(text.encode())
+        (folder / f"b{ending}").write_bytes(gzip.compress(text.encode("utf-8-sig")))
+        return sorted(folder.iterdir())
+
+    return write
 
 
 def _parquet(folder: Path) -> list[Path]:
@@ -466,6 +480,7 @@ READERS: dict[str, Reader] = {
     "midog": Reader(_of_format("midog"), read_candidates, 6),
     "midog-guide": Reader(_of_format("midog-guide"), read_candidates),
     "grand-challenge": Reader(_of_format("grand-challenge"), read_candidates),
+    "asap": Reader(_text_of("asap", ".xml"), read_candidates),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
     "slide-lists": Reader(_slide_lists, _find_slides),
