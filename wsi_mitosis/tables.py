@@ -240,6 +240,7 @@ DetectionFormat = Literal[
     "grand-challenge",
     "asap",
     "imagescope",
+    "halo",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

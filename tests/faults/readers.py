@@ -482,6 +482,7 @@ READERS: dict[str, Reader] = {
     "grand-challenge": Reader(_of_format("grand-challenge"), read_candidates),
     "asap": Reader(_text_of("asap", ".xml"), read_candidates),
     "imagescope": Reader(_text_of("imagescope", ".xml"), read_candidates),
+    "halo": Reader(_text_of("halo", ".annotations"), read_candidates),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
     "slide-lists": Reader(_slide_lists, _find_slides),

@@ -26,6 +26,7 @@ def touch(folder: Path, *names: str) -> None:
 KNOWN_ENDINGS = {
     *(".csv", ".tsv", ".txt", ".json", ".geojson", ".geojson.gz"),
     *(".json.gz", ".parquet", ".db", ".sqlite", ".xml", ".xml.gz"),
+    *(".annotations", ".annotations.gz"),
 }
 
 

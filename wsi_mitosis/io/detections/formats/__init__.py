@@ -7,6 +7,7 @@ from wsi_mitosis.io.detections.formats import (
     csv,
     geojson,
     grand_challenge,
+    halo,
     imagescope,
     midog,
     midog_guide,
@@ -29,6 +30,7 @@ REGISTRY: tuple[Format, ...] = (
     grand_challenge.FORMAT,
     asap.FORMAT,
     imagescope.FORMAT,
+    halo.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
