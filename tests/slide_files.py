@@ -123,6 +123,7 @@ def ndpi_slide(
     tags: list[Any] = [(65420, "I", 1, 1, True), (65421, "f", 1, 40.0, True), (65424, "i", 1, 0, True)]
     if offset_nm is not None:
         tags += [(65422, "i", 1, offset_nm[0], True), (65423, "i", 1, offset_nm[1], True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as file:
         file.write(
             image,

@@ -113,6 +113,7 @@ def _prepared(prepare: Callable[..., Any], part: Detections) -> Any:
         mpp_stated=True,
         bounds=Bounds(0, 0, 320, 320),
         name=SLIDE,
+        centre_offset_um=(1500.0, -800.0),
     )
     blank = dict.fromkeys(("figure_id", "p_atypical", "votes_atypical", "votes_cast", "label"))
     return _figures_table(table.assign(slide=SLIDE, **blank))
@@ -483,6 +484,7 @@ READERS: dict[str, Reader] = {
     "asap": Reader(_text_of("asap", ".xml"), read_candidates),
     "imagescope": Reader(_text_of("imagescope", ".xml"), read_candidates),
     "halo": Reader(_text_of("halo", ".annotations"), read_candidates),
+    "ndpa": Reader(_text_of("ndpa", ".ndpa"), read_candidates),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
     "slide-lists": Reader(_slide_lists, _find_slides),

@@ -11,6 +11,7 @@ from wsi_mitosis.io.detections.formats import (
     imagescope,
     midog,
     midog_guide,
+    ndpa,
     parquet,
     sliderunner,
     tiatoolbox,
@@ -31,6 +32,7 @@ REGISTRY: tuple[Format, ...] = (
     asap.FORMAT,
     imagescope.FORMAT,
     halo.FORMAT,
+    ndpa.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
