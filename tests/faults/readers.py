@@ -67,6 +67,14 @@ def _text_of(name: str, ending: str) -> Callable[[Path], list[Path]]:
     return write
 
 
+def _yolo(folder: Path) -> list[Path]:
+    """Objects, and the names of their classes in two files."""
+    module = importlib.import_module("tests.io.detections.formats.test_yolo")
+    for name, text in (("a.txt", module.TEXT), ("data.yaml", module.YAML), ("classes.txt", module.CLASSES)):
+        (folder / name).write_text(text)
+    return sorted(folder.iterdir())
+
+
 def _parquet(folder: Path) -> list[Path]:
     """Tables of several encodings and types, and one of the program itself."""
     import pyarrow as pa
@@ -485,6 +493,7 @@ READERS: dict[str, Reader] = {
     "imagescope": Reader(_text_of("imagescope", ".xml"), read_candidates),
     "halo": Reader(_text_of("halo", ".annotations"), read_candidates),
     "ndpa": Reader(_text_of("ndpa", ".ndpa"), read_candidates),
+    "yolo": Reader(_yolo, lambda path: read_candidates(path.with_name("a.txt"))),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
     "slide-lists": Reader(_slide_lists, _find_slides),

@@ -15,6 +15,7 @@ from wsi_mitosis.io.detections.formats import (
     parquet,
     sliderunner,
     tiatoolbox,
+    yolo,
 )
 from wsi_mitosis.io.detections.formats.format import Document, Fit, Format, Kind, ReadOptions
 
@@ -33,6 +34,7 @@ REGISTRY: tuple[Format, ...] = (
     imagescope.FORMAT,
     halo.FORMAT,
     ndpa.FORMAT,
+    yolo.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
