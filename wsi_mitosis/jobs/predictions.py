@@ -56,6 +56,7 @@ class PredictedSlide:
         slide: Which slide it is.
         scale: Its coordinate system.
         states_mpp: Whether it states a usable pixel size itself.
+        objective_power: The magnification of level 0 that it states; None if it states none.
         key: Digest of everything that its result depends on.
         warnings: What the user should know about the slide and its candidates.
         origin: How and when the predictions were made.
@@ -65,6 +66,7 @@ class PredictedSlide:
     slide: SlideIdentity
     scale: SlideScale
     states_mpp: bool
+    objective_power: float | None
     key: str
     warnings: tuple[str, ...]
     origin: Origin
@@ -72,7 +74,13 @@ class PredictedSlide:
 
 
 def candidates_of(
-    detections: Detections, scale: SlideScale, options: ResultOptions, *, states_mpp: bool, name: str
+    detections: Detections,
+    scale: SlideScale,
+    options: ResultOptions,
+    *,
+    states_mpp: bool,
+    objective_power: float | None,
+    name: str,
 ) -> pd.DataFrame:
     """Return a slide's candidates; see `prepare_candidates`."""
     return prepare_candidates(
@@ -81,6 +89,7 @@ def candidates_of(
         mpp=scale.mpp,
         mpp_stated=states_mpp,
         bounds=scale.bounds,
+        objective_power=objective_power,
         classes=options.classes,
         min_score=options.min_score,
         merge_um=options.merge_um,
@@ -142,7 +151,12 @@ def result_of_parts(
     """
     whole = merged(parts)
     candidates = candidates_of(
-        task.detections, whole.scale, options, states_mpp=whole.states_mpp, name=task.name
+        task.detections,
+        whole.scale,
+        options,
+        states_mpp=whole.states_mpp,
+        objective_power=whole.objective_power,
+        name=task.name,
     )
     return result_of(whole, candidates, bundle, started)
 

@@ -48,6 +48,7 @@ class OpenSlideBackend:
         largest = max((level.tile_px for level in self.levels), key=math.prod)
         self._slide.set_cache(openslide.OpenSlideCache(cache_bytes(largest)))
         self.stated_mpp = _mpp(properties)
+        self.objective_power = _objective_power(properties)
         self.bounds = _bounds(properties)
         self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
@@ -95,6 +96,15 @@ def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
 def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     x, y = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
     return Mpp(float(x), float(y)) if x and y else None
+
+
+def _objective_power(properties: Mapping[str, str]) -> float | None:
+    """The objective's power, if it is a positive number. OpenSlide copies what the scanner wrote."""
+    try:
+        power = float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, ""))
+    except ValueError:
+        return None
+    return power if 0 < power < math.inf else None
 
 
 def _bounds(properties: Mapping[str, str]) -> Bounds | None:
