@@ -239,6 +239,7 @@ DetectionFormat = Literal[
     "midog-guide",
     "sliderunner",
     "grand-challenge",
+    "coco",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

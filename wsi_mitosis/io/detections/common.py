@@ -106,8 +106,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
-    """Convert boxes [x1, y1, x2, y2] of a JSON document, (len(values), 4) float64; NaN for a missing box.
+def boxes(
+    values: Sequence[Any], path: Path, form: str = "[x1, y1, x2, y2] in level-0 pixels"
+) -> NDArray[np.float64]:
+    """Convert boxes of a JSON document, (len(values), 4) float64; NaN for a missing box.
+
+    Args:
+        values: Boxes, or None.
+        path: The file, for the message.
+        form: What a box is, for the message.
 
     Raises:
         DetectionsError: if a box does not have four numbers.
@@ -116,7 +123,7 @@ def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 4:
             cause = f"entry {index + 1}: the box is {in_short(row)}, not four numbers"
-            raise fault(cause, path, "A box is [x1, y1, x2, y2] in level-0 pixels")
+            raise fault(cause, path, f"A box is {form}")
     columns = [numbers([row[axis] for row in rows], "box", path) for axis in range(4)]
     return np.stack(columns, axis=1)
 
@@ -200,6 +207,62 @@ def records_of(document: Mapping[str, Any], key: str, path: Path) -> list[dict[s
     if not all(isinstance(item, dict) for item in records):
         raise fault(f"not every one of '{key}' is an object", path, "Write the file again")
     return records
+
+
+def names_by_id(records: Sequence[Mapping[str, Any]], name: str, path: Path) -> dict[str, Any]:
+    """Return what the entries of a list call themselves, by their `id`.
+
+    Args:
+        records: The entries.
+        name: The key of the name.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if two entries of one id have different names.
+    """
+    names: dict[str, Any] = {}
+    for record in records:
+        number = str(record.get("id"))
+        if names.setdefault(number, record.get(name)) != record.get(name):
+            cause = f"id {number} is both {in_short(names[number])} and {in_short(record.get(name))}"
+            raise fault(cause, path, "Write the file again with one id for each")
+    return names
+
+
+def looked_up(
+    annotations: Sequence[Mapping[str, Any]], key: str, names: Mapping[str, Any], path: Path
+) -> list[str | None]:
+    """Return the names that annotations refer to by an id.
+
+    Args:
+        annotations: The annotations.
+        key: The key of the id.
+        names: Names by id.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if an id has no entry. It names the annotation, counted from 1.
+    """
+    for index, item in enumerate(annotations):
+        if str(item.get(key)) not in names:
+            value = in_short(item.get(key))
+            raise fault(f"annotation {index + 1} has {key} {value}, which the file does not explain", path)
+    return [text_or_none(names[str(item.get(key))]) for item in annotations]
+
+
+def refuse_placeless(xy: NDArray[np.float64], path: Path, *, what: str) -> None:
+    """Refuse objects of which none has coordinates.
+
+    Args:
+        xy: (n, 2 or more) coordinates.
+        path: The file, for the message.
+        what: The file's word for the objects, such as "annotations".
+
+    Raises:
+        DetectionsError: if there are objects and none has coordinates.
+    """
+    if len(xy) and not np.isfinite(xy).all(axis=1).any():
+        raise fault(f"none of its {len(xy)} {what} has coordinates", path, "Write the file again with them")
 
 
 def in_short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wsi_mitosis.io.detections.formats import (
+    coco,
     csv,
     geojson,
     grand_challenge,
@@ -25,6 +26,7 @@ REGISTRY: tuple[Format, ...] = (
     midog_guide.FORMAT,
     sliderunner.FORMAT,
     grand_challenge.FORMAT,
+    coco.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
