@@ -240,6 +240,7 @@ DetectionFormat = Literal[
     "sliderunner",
     "grand-challenge",
     "coco",
+    "hovernet",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

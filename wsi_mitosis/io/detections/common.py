@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 STAGE = "reading detections"
 _SHOWN = 60
 """Characters of a value in a message."""
+_MOST_NUMBER = 1e15
+"""Numbers beyond it have no use as coordinates, and their products may not be finite."""
+_MOST_CLASSES = 20
+"""Classes in a message."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -263,6 +268,57 @@ def refuse_placeless(xy: NDArray[np.float64], path: Path, *, what: str) -> None:
     """
     if len(xy) and not np.isfinite(xy).all(axis=1).any():
         raise fault(f"none of its {len(xy)} {what} has coordinates", path, "Write the file again with them")
+
+
+def is_plain_number(value: Any) -> bool:
+    """Return whether a value of a JSON document is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER
+
+
+def points(values: Sequence[Any], what: str, path: Path) -> NDArray[np.float64]:
+    """Convert points [x, y] of a JSON document, (len(values), 2) float64; NaN for a missing point.
+
+    Args:
+        values: Points, or None.
+        what: What they are, for the message.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if a point is not two numbers. It names the entry, counted from 1.
+    """
+    pairs = [[None] * 2 if value is None else value for value in values]
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            cause = f"entry {index + 1}: the {what} is {in_short(pair)}, not [x, y]"
+            raise fault(cause, path, "Write the file again")
+    columns = [
+        numbers([pair[axis] for pair in pairs], f"{'xy'[axis]} of the {what}", path) for axis in (0, 1)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def box_sides(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Return the longer side of boxes [[a, b], [c, d]], (len(values),) float64, in whatever order of axes.
+
+    A box that is missing or makes no sense has NaN: the candidate's place does not depend on it.
+    """
+    return np.array([_longer_side(value) for value in values], dtype=np.float64)
+
+
+def _longer_side(box: Any) -> float:
+    corners = box if isinstance(box, list) and len(box) == 2 else [None, None]
+    flat = [value for corner in corners if isinstance(corner, list) for value in corner]
+    if len(flat) != 4 or not all(map(is_plain_number, flat)):
+        return math.nan
+    return float(max(abs(flat[2] - flat[0]), abs(flat[3] - flat[1])))
+
+
+def class_note(classes: Sequence[str | None], path: Path) -> tuple[str, ...]:
+    """Return a note that counts the objects of each class, the most frequent first; empty without classes."""
+    counts = Counter(name for name in classes if name is not None).most_common()
+    shown = ", ".join(f"'{name}' ({number})" for name, number in counts[:_MOST_CLASSES])
+    others = f" and {len(counts) - _MOST_CLASSES} more" if len(counts) > _MOST_CLASSES else ""
+    return (f"{path.name}: classes: {shown}{others}",) if counts else ()
 
 
 def in_short(value: Any) -> str:

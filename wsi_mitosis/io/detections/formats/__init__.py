@@ -7,6 +7,7 @@ from wsi_mitosis.io.detections.formats import (
     csv,
     geojson,
     grand_challenge,
+    hovernet,
     midog,
     midog_guide,
     parquet,
@@ -27,6 +28,7 @@ REGISTRY: tuple[Format, ...] = (
     sliderunner.FORMAT,
     grand_challenge.FORMAT,
     coco.FORMAT,
+    hovernet.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 

@@ -20,6 +20,7 @@ from wsi_mitosis.io.detections.common import (
     boxes,
     candidate_table,
     fault,
+    is_plain_number,
     looked_up,
     names_by_id,
     numbers,
@@ -40,8 +41,6 @@ _RESULT_KEYS = {"image_id", "category_id", "bbox"}
 _MOST_SIDE_PX = 1000.0
 """Side that the box of a mitotic figure never has, px: at 0.1 um/px, finer than scanners are, it is 100 um.
 MIDOG's second corners, taken for a width and a height, mostly exceed it."""
-_MOST_NUMBER = 1e15
-"""Coordinates beyond it are left to the reader, because their products would not be finite."""
 
 
 class BoxEvidence(Flag):
@@ -85,8 +84,7 @@ def _usable(values: Any, count: int) -> list[float]:
     """The numbers of a document, NaN for what is none: the reader reports it."""
     if not isinstance(values, list) or len(values) != count:
         return [np.nan] * count
-    good = [isinstance(value, int | float) and abs(value) < _MOST_NUMBER for value in values]
-    return [float(value) if usable else np.nan for value, usable in zip(values, good, strict=True)]
+    return [float(value) if is_plain_number(value) else np.nan for value in values]
 
 
 def _stated_areas(
