@@ -241,6 +241,7 @@ DetectionFormat = Literal[
     "grand-challenge",
     "coco",
     "hovernet",
+    "cellvit",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

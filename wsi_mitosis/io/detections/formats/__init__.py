@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wsi_mitosis.io.detections.formats import (
+    cellvit,
     coco,
     csv,
     geojson,
@@ -29,6 +30,7 @@ REGISTRY: tuple[Format, ...] = (
     grand_challenge.FORMAT,
     coco.FORMAT,
     hovernet.FORMAT,
+    cellvit.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
