@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -238,6 +239,9 @@ DetectionFormat = Literal[
     "midog-guide",
     "sliderunner",
     "grand-challenge",
+    "coco",
+    "hovernet",
+    "cellvit",
     "asap",
     "imagescope",
     "halo",
@@ -278,6 +282,10 @@ class Detections:
         file_classes: The classes of the whole file if the table is a part of it, or if the file has classes
             without rows; None otherwise.
         notes: Notes for the user on how the file was read, each with the file's name.
+        magnification: The magnification at which coordinates are px, such as 20.0; None if they are px of
+            level 0, or in another unit.
+        image_sizes: By the slide's name in the table, the (width, height) in px of the image that the
+            coordinates are of, where the file states it.
     """
 
     table: pd.DataFrame
@@ -287,6 +295,8 @@ class Detections:
     format: str
     file_classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    magnification: float | None = None
+    image_sizes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,75 @@ def reasons(*arguments, **options) -> list[str | None]:
     return prepare(detections(*arguments, **options)).excluded_reason.tolist()
 
 
+# Coordinates of another level
+
+
+@pytest.mark.parametrize(
+    ("made_at", "power", "factor"), [(40, 40, 1), (20, 40, 2), (40, 20, 0.5), (10, 40, 4)]
+)
+def test_pixels_of_another_magnification_become_those_of_level_0(
+    made_at: float, power: float, factor: float
+) -> None:
+    given_detections = replace(detections([(100, 60)], extents=[8], rule="qupath"), magnification=made_at)
+    prepared = prepare(given_detections, objective_power=power)
+    assert prepared[["x_px0", "y_px0"]].to_numpy().tolist() == [[100 * factor, 60 * factor]]
+    notes = conversion_notes(
+        given_detections,
+        name="a.svs",
+        size_px0=SIZE,
+        mpp=MPP,
+        stated_mpp=MPP,
+        bounds=None,
+        objective_power=power,
+    )
+    expected = (
+        f"a.svs: coordinates at {made_at}x became pixels at level 0, which the slide states to have {power}x"
+    )
+    assert notes == (() if factor == 1 else (expected,))
+
+
+def test_an_object_is_as_wide_as_at_level_0() -> None:
+    # 60 px at 10x are 240 px at level 0, 60 um and more at 0.2425 and 0.5 um/px: a region and no figure
+    given_detections = replace(detections([(100, 60)], extents=[60], rule="qupath"), magnification=10.0)
+    assert prepare(given_detections, objective_power=40)["excluded_reason"].tolist() == ["class"]
+    assert prepare(given_detections, objective_power=10)["excluded_reason"].tolist() == [None]
+
+
+def test_pixels_of_a_magnification_need_that_of_the_slide() -> None:
+    given_detections = replace(detections([(100, 60)]), magnification=20.0)
+    cause = r"a\.svs: placing candidates: the coordinates are pixels at 20x, and the slide does not state"
+    with pytest.raises(DetectionsError, match=cause) as caught:
+        prepare(given_detections, name="a.svs")
+    assert "--units px" in str(caught.value.remedy)
+    assert prepare(replace(detections([]), magnification=20.0)).empty
+
+
+@pytest.mark.parametrize(
+    ("frame", "bounds", "size", "fits"),
+    [
+        ("slide", None, SIZE, True),
+        ("slide", None, (SIZE[0] + 1, SIZE[1] - 1), True),
+        ("slide", None, (SIZE[0] / 4, SIZE[1] / 4), False),
+        ("slide", None, (SIZE[0], SIZE[1] - 2), False),
+        ("slide", Bounds(10, 20, 900, 800), (900, 800), False),
+        ("qupath", Bounds(10, 20, 900, 800), (900, 800), True),
+        ("qupath", Bounds(10, 20, 900, 800), SIZE, False),
+    ],
+)
+def test_an_image_of_another_size_is_refused(
+    frame: str, bounds, size: tuple[float, float], fits: bool
+) -> None:
+    given_detections = detections([(100, 60)], frame=frame)
+    given_detections.table["slide"] = "a.svs"
+    given_detections = replace(given_detections, image_sizes={"a.svs": size, "b.svs": (1, 1)})
+    if fits:
+        assert prepare(given_detections, bounds=bounds)["excluded_reason"].tolist() == [None]
+        return
+    cause = rf"the detections are of an image of {size[0]:g} x {size[1]:g} px, and the slide has"
+    with pytest.raises(DetectionsError, match=cause):
+        prepare(given_detections, bounds=bounds)
+
+
 # Coordinates
 
 

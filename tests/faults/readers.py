@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import logging
+import pkgutil
 import re
 import shutil
 import warnings
@@ -21,6 +22,7 @@ import pandas as pd
 
 from tests import detection_files
 from tests.dataset_files import amibr_row, crop, midog25_row, random_images, store, write_csv
+from tests.io.detections import formats
 from tests.slide_files import aperio_slide, leica_slide, ome_slide, planes_slide, textured, tiff_slide
 from wsi_mitosis.errors import WsiMitosisError
 from wsi_mitosis.tables import Detections, SlideSource
@@ -479,6 +481,19 @@ def _kept_record() -> str:
     return min((ROOT / "train" / "runs" / "nano").glob("*/fold.json")).read_text()
 
 
+def _of_formats() -> dict[str, Reader]:
+    """The readers of formats whose own test has `examples`: valid files for SLIDE, written to a folder."""
+    modules = (
+        importlib.import_module(f"{formats.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(formats.__path__)
+    )
+    return {
+        module.__name__.rpartition("test_")[2].replace("_", "-"): Reader(module.examples, read_candidates)
+        for module in modules
+        if hasattr(module, "examples")
+    }
+
+
 READERS: dict[str, Reader] = {
     "csv": Reader(_of_format("csv", "csv-semicolon", "csv-um", "csv-box", "qupath-tsv"), read_candidates, 12),
     "parquet": Reader(_parquet, read_candidates, 8),
@@ -489,6 +504,7 @@ READERS: dict[str, Reader] = {
     "midog": Reader(_of_format("midog"), read_candidates, 6),
     "midog-guide": Reader(_of_format("midog-guide"), read_candidates),
     "grand-challenge": Reader(_of_format("grand-challenge"), read_candidates),
+    **_of_formats(),
     "asap": Reader(_text_of("asap", ".xml"), read_candidates),
     "imagescope": Reader(_text_of("imagescope", ".xml"), read_candidates),
     "halo": Reader(_text_of("halo", ".annotations"), read_candidates),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
@@ -46,6 +47,7 @@ def prepare_candidates(
     mpp: Mpp,
     mpp_stated: bool,
     bounds: Bounds | None,
+    objective_power: float | None = None,
     classes: Sequence[str] = (),
     min_score: float | None = None,
     merge_um: float | None = None,
@@ -63,6 +65,8 @@ def prepare_candidates(
         mpp_stated: Whether the slide itself states a pixel size. If it does not, the millimetres of Grand
             Challenge may be pixels, and are read as pixels if only those lie on the slide.
         bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
+        objective_power: The magnification of level 0 that the slide states; None if it states none. It
+            converts coordinates that are px at another magnification.
         classes: Names of the classes that are candidates, in upper or lower case; empty for the file's
             own rule.
         min_score: Candidates with a lower score are excluded, and those without a score are not; None for
@@ -79,12 +83,15 @@ def prepare_candidates(
         columns.
 
     Raises:
-        DetectionsError: if more than half of the candidates lie outside the slide, if the file's classes do
-            not say which of them are mitotic figures, or if the candidates are measured from the middle of
-            the glass and the slide does not state where its image is.
+        DetectionsError: if more than half of the candidates lie outside the slide, if they are of an image of
+            another size or of a magnification that cannot be converted, if they are measured from the middle
+            of the glass and the slide does not state where its image is, or if the file's classes do not say
+            which of them are mitotic figures.
     """
     place = _Place(size_px0, mpp, bounds, centre_offset_um)
     _refuse_unknown_origin(detections, place, name)
+    _refuse_other_size(detections, place, name)
+    detections = _at_level_0(detections, objective_power, name)
     x_px0, y_px0 = place.to_px0(detections, _units(detections, place, mpp_stated))
     score = detections.table["score"].to_numpy(dtype=np.float64)
     reason = np.full(len(score), None, dtype=object)
@@ -133,8 +140,9 @@ def conversion_notes(
     mpp: Mpp,
     stated_mpp: Mpp | None,
     bounds: Bounds | None,
+    objective_power: float | None = None,
 ) -> tuple[str, ...]:
-    """Return notes for the user on how lengths became pixels.
+    """Return notes for the user on how coordinates became pixels at level 0.
 
     Args:
         detections: The slide's detections.
@@ -143,7 +151,14 @@ def conversion_notes(
         mpp: um per level-0 px, which is used.
         stated_mpp: What the slide itself states; None if it states no usable pixel size.
         bounds: As for `prepare_candidates`.
+        objective_power: As for `prepare_candidates`.
     """
+    made_at = detections.magnification
+    if made_at is not None and objective_power not in {None, made_at} and not detections.table.empty:
+        return (
+            f"{name}: coordinates at {made_at:g}x became pixels at level 0, which the slide states to have "
+            f"{objective_power:g}x",
+        )
     if detections.units not in UM_PER_UNIT or detections.table.empty:
         return ()
     if _units(detections, _Place(size_px0, mpp, bounds), stated_mpp is not None) == "px":
@@ -196,6 +211,40 @@ def doubtful_notes(
     return tuple(notes)
 
 
+def _at_level_0(detections: Detections, objective_power: float | None, name: str | None) -> Detections:
+    """Return detections in px of level 0 that are in px at a magnification; others as they are."""
+    if detections.magnification is None or detections.table.empty:
+        return detections
+    if objective_power is None:
+        raise DetectionsError(
+            f"the coordinates are pixels at {detections.magnification:g}x, and the slide does not state the "
+            "magnification of its level 0",
+            subject=name,
+            stage="placing candidates",
+            remedy="Pass --units px if they are pixels at level 0; else convert them to level 0",
+        )
+    factor = objective_power / detections.magnification
+    table = detections.table.assign(**{of: detections.table[of] * factor for of in ("x", "y", "extent")})
+    return replace(detections, table=table, magnification=None)
+
+
+def _refuse_other_size(detections: Detections, place: _Place, name: str | None) -> None:
+    """Refuse coordinates of an image whose stated size is not the slide's: they are of another level."""
+    names = detections.table["slide"].dropna().unique()
+    stated = {detections.image_sizes[text] for text in names if text in detections.image_sizes}
+    width, height = place.image_px(detections.frame)
+    for across, down in sorted(stated):
+        if abs(across - width) > 1 or abs(down - height) > 1:
+            raise DetectionsError(
+                f"the detections are of an image of {across:g} x {down:g} px, and the slide has "
+                f"{width} x {height} px at level 0",
+                subject=name,
+                stage="placing candidates",
+                remedy="They are of another level, crop or slide. Convert them to level 0, or pass --units "
+                "px if they are pixels at level 0 all the same",
+            )
+
+
 class _Place(NamedTuple):
     """Where candidates may lie: a slide's size, its pixel size, the part that QuPath shows, its glass."""
 
@@ -218,6 +267,11 @@ class _Place(NamedTuple):
         x, y = (side / 2 - offset_um / mpp for side, offset_um, mpp in sides)
         return x, y
 
+    def image_px(self, frame: InputFrame) -> tuple[int, int]:
+        """The size of the image in a frame, (width, height) level-0 px."""
+        image: Frame = "slide" if frame == "slide-centre" else frame
+        return qupath.frame_size(image, self.size_px0, self.bounds)
+
     def to_px0(
         self, detections: Detections, units: LengthUnit
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -225,9 +279,7 @@ class _Place(NamedTuple):
         x = detections.table["x"].to_numpy(dtype=np.float64, copy=True)
         y = detections.table["y"].to_numpy(dtype=np.float64, copy=True)
         if units == "fraction":
-            frame = detections.frame
-            image: Frame = "slide" if frame == "slide-centre" else frame
-            width, height = qupath.frame_size(image, self.size_px0, self.bounds)
+            width, height = self.image_px(detections.frame)
             x, y = x * width, y * height
         elif units != "px":
             x, y = x * UM_PER_UNIT[units] / self.mpp.x, y * UM_PER_UNIT[units] / self.mpp.y

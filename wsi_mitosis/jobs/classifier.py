@@ -182,6 +182,7 @@ class Classifier:
             slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
             scale=_scale(slide),
             states_mpp=slide.stated_mpp is not None,
+            objective_power=slide.backend.objective_power,
             key=key,
             warnings=(
                 *slide.warnings,
@@ -214,6 +215,7 @@ class Classifier:
             _scale(slide),
             self.options,
             states_mpp=slide.stated_mpp is not None,
+            objective_power=slide.backend.objective_power,
             name=name,
             centre_offset_um=slide.centre_offset_um,
         )
@@ -297,6 +299,7 @@ class Classifier:
                 mpp=slide.mpp,
                 stated_mpp=slide.stated_mpp,
                 bounds=slide.bounds,
+                objective_power=slide.backend.objective_power,
             ),
             *doubtful_notes(detections, candidates, name=name, size_px0=size, classes=classes),
         )

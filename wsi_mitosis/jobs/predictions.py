@@ -56,6 +56,7 @@ class PredictedSlide:
         slide: Which slide it is.
         scale: Its coordinate system.
         states_mpp: Whether it states a usable pixel size itself.
+        objective_power: The magnification of level 0 that it states; None if it states none.
         key: Digest of everything that its result depends on.
         warnings: What the user should know about the slide and its candidates.
         origin: How and when the predictions were made.
@@ -66,6 +67,7 @@ class PredictedSlide:
     slide: SlideIdentity
     scale: SlideScale
     states_mpp: bool
+    objective_power: float | None
     key: str
     warnings: tuple[str, ...]
     origin: Origin
@@ -79,6 +81,7 @@ def candidates_of(
     options: ResultOptions,
     *,
     states_mpp: bool,
+    objective_power: float | None,
     name: str,
     centre_offset_um: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
@@ -89,6 +92,7 @@ def candidates_of(
         mpp=scale.mpp,
         mpp_stated=states_mpp,
         bounds=scale.bounds,
+        objective_power=objective_power,
         classes=options.classes,
         min_score=options.min_score,
         merge_um=options.merge_um,
@@ -155,6 +159,7 @@ def result_of_parts(
         whole.scale,
         options,
         states_mpp=whole.states_mpp,
+        objective_power=whole.objective_power,
         name=task.name,
         centre_offset_um=whole.centre_offset_um,
     )

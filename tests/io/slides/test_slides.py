@@ -167,6 +167,25 @@ def test_a_pixel_size_per_axis_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "power"), [("40", 40.0), ("20", 20.0), ("0", None), ("?", None), ("-4", None)]
+)
+def test_the_objectives_power_is_read_where_it_is_stated(
+    tmp_path: Path, stated: str, power: float | None
+) -> None:
+    path = aperio_slide(tmp_path / "a.svs", IMAGE)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"AppMag = 40|", b"AppMag = " + stated.encode().ljust(2) + b"|"))
+    with open_slide(path) as slide:
+        assert slide.backend.objective_power == power
+
+
+def test_an_estimated_power_is_not_used(tmp_path: Path) -> None:
+    for path in (ome_slide(tmp_path / "a.ome.tif", IMAGE), tiff_slide(tmp_path / "a.tiff", IMAGE, mpp=0.25)):
+        with open_slide(path) as slide:
+            assert slide.backend.objective_power is None
+
+
+@pytest.mark.parametrize(
     ("x", "y", "differ"), [(0.25, 0.25, False), (0.25, 0.252, False), (0.25, 0.26, True), (0.0, 0.0, False)]
 )
 def test_axes_differ_from_one_percent_on(x: float, y: float, differ: bool) -> None:

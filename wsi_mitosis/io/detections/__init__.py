@@ -35,8 +35,8 @@ def read_detections(
         path: A file of any of FORMATS, which may be compressed with gzip.
         format: One of FORMATS, or `auto` to detect it from the content.
         columns: For a table: role (`x`, `slide`, ... as in ALIASES) to column name, before the aliases.
-        units: Unit of the coordinates. None for the format's own: mm for Grand Challenge, the header's for a
-            table, px for the others.
+        units: Unit of the coordinates, in which px are those of level 0, whatever the file states. None for
+            the format's own: mm for Grand Challenge, the header's for a table, px for the others.
         frame: Frame of the coordinates. None for the format's own: `qupath` for GeoJSON and measurement
             tables of QuPath, `slide` for the others.
         decimal: For a table: the decimal sign; None to decide it from the columns.
@@ -54,7 +54,9 @@ def read_detections(
     detections = taken.read(document, ReadOptions(columns or {}, units, decimal))
     if units is None:
         _refuse_shares(detections, path)
-    return replace(detections, units=units or detections.units, frame=frame or detections.frame)
+    else:
+        detections = replace(detections, units=units, magnification=None, image_sizes={})
+    return replace(detections, frame=frame or detections.frame)
 
 
 def _refuse_shares(detections: Detections, path: Path) -> None:

@@ -49,6 +49,7 @@ class OpenSlideBackend:
         largest = max((level.tile_px for level in self.levels), key=math.prod)
         self._slide.set_cache(openslide.OpenSlideCache(cache_bytes(largest)))
         self.stated_mpp = _mpp(properties)
+        self.objective_power = _objective_power(properties)
         self.bounds = _bounds(properties)
         self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
@@ -114,6 +115,15 @@ def centre_offset(properties: Mapping[str, str]) -> tuple[float, float] | None:
     except (KeyError, ValueError):
         return None
     return (x_nm / NM_PER_UM, y_nm / NM_PER_UM) if math.isfinite(x_nm + y_nm) else None
+
+
+def _objective_power(properties: Mapping[str, str]) -> float | None:
+    """The objective's power, if it is a positive number. OpenSlide copies what the scanner wrote."""
+    try:
+        power = float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, ""))
+    except ValueError:
+        return None
+    return power if 0 < power < math.inf else None
 
 
 def _bounds(properties: Mapping[str, str]) -> Bounds | None:

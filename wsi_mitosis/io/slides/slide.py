@@ -156,6 +156,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def objective_power(self) -> float | None:
+        """The magnification of level 0 that the file itself states; None if it states none."""
+        ...
+
+    @property
     def vendor_hash(self) -> str | None:
         """OpenSlide's quickhash-1."""
         ...

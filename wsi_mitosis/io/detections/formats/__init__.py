@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from wsi_mitosis.io.detections.formats import (
     asap,
+    cellvit,
+    coco,
     csv,
     geojson,
     grand_challenge,
     halo,
+    hovernet,
     imagescope,
     midog,
     midog_guide,
@@ -30,6 +33,9 @@ REGISTRY: tuple[Format, ...] = (
     midog_guide.FORMAT,
     sliderunner.FORMAT,
     grand_challenge.FORMAT,
+    coco.FORMAT,
+    hovernet.FORMAT,
+    cellvit.FORMAT,
     asap.FORMAT,
     imagescope.FORMAT,
     halo.FORMAT,

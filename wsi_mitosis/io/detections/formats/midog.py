@@ -11,12 +11,15 @@ from wsi_mitosis.io.detections.common import (
     boxes,
     candidate_table,
     fault,
-    in_short,
+    looked_up,
+    names_by_id,
     numbers,
     records_of,
     refuse_backward,
+    refuse_placeless,
     text_or_none,
 )
+from wsi_mitosis.io.detections.formats.coco import BoxEvidence, box_evidence
 from wsi_mitosis.io.detections.formats.format import Document, Fit, Format, ReadOptions
 from wsi_mitosis.tables import Detections
 
@@ -28,8 +31,13 @@ if TYPE_CHECKING:
 
 
 def _fits(document: Document) -> Fit:
-    has_keys = isinstance(document.data, dict) and {"annotations", "images"} <= document.data.keys()
-    return Fit.LIKELY if has_keys else Fit.NO
+    content = document.data
+    if not isinstance(content, dict) or not {"annotations", "images"} <= content.keys():
+        return Fit.NO
+    evidence = box_evidence(content["annotations"])
+    if BoxEvidence.MIDOG in evidence:
+        return Fit.LIKELY
+    return Fit.NO if BoxEvidence.COCO in evidence else Fit.POSSIBLE
 
 
 def _read(document: Document, _options: ReadOptions) -> Detections:
@@ -44,26 +52,17 @@ def _read(document: Document, _options: ReadOptions) -> Detections:
     corners = boxes([item.get("bbox") for item in annotations], path)
     refuse_backward(corners, path, what="annotation")
     _refuse_coco(annotations, corners, path)
-    images = {str(item.get("id")): item.get("file_name") for item in records_of(content, "images", path)}
-    categories = {str(item.get("id")): item.get("name") for item in records_of(content, "categories", path)}
+    refuse_placeless(corners, path, what="annotations")
+    images = names_by_id(records_of(content, "images", path), "file_name", path)
+    categories = names_by_id(records_of(content, "categories", path), "name", path)
     columns = {
         **box_columns(corners),
-        "slide": _looked_up(annotations, "image_id", images, path),
-        "detector_class": _looked_up(annotations, "category_id", categories, path),
+        "slide": looked_up(annotations, "image_id", images, path),
+        "detector_class": looked_up(annotations, "category_id", categories, path),
         "id": [text_or_none(item.get("id")) for item in annotations],
         "score": numbers([item.get("score") for item in annotations], "score", path),
     }
     return Detections(candidate_table(len(annotations), columns), "px", "slide", "mitotic", "midog")
-
-
-def _looked_up(
-    annotations: Sequence[Mapping[str, Any]], key: str, names: Mapping[str, Any], path: Path
-) -> list[str | None]:
-    for index, item in enumerate(annotations):
-        if str(item.get(key)) not in names:
-            value = in_short(item.get(key))
-            raise fault(f"annotation {index + 1} has {key} {value}, which the file does not explain", path)
-    return [text_or_none(names[str(item.get(key))]) for item in annotations]
 
 
 def _refuse_coco(annotations: Sequence[Mapping[str, Any]], corners: NDArray[np.float64], path: Path) -> None:
