@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib
 import json
@@ -55,18 +54,6 @@ def _detections(folder: Path) -> dict[str, Path]:
 
 def _of_format(*names: str) -> Callable[[Path], list[Path]]:
     return lambda folder: [path for name, path in _detections(folder).items() if name in names]
-
-
-def _text_of(name: str, ending: str) -> Callable[[Path], list[Path]]:
-    """The valid file in the tests of a format, in two encodings."""
-
-    def write(folder: Path) -> list[Path]:
-        text = importlib.import_module(f"tests.io.detections.formats.test_{name}").TEXT
-        (folder / f"a{ending}").write_bytes(text.encode())
-        (folder / f"b{ending}").write_bytes(gzip.compress(text.encode("utf-8-sig")))
-        return sorted(folder.iterdir())
-
-    return write
 
 
 def _yolo(folder: Path) -> list[Path]:
@@ -505,10 +492,6 @@ READERS: dict[str, Reader] = {
     "midog-guide": Reader(_of_format("midog-guide"), read_candidates),
     "grand-challenge": Reader(_of_format("grand-challenge"), read_candidates),
     **_of_formats(),
-    "asap": Reader(_text_of("asap", ".xml"), read_candidates),
-    "imagescope": Reader(_text_of("imagescope", ".xml"), read_candidates),
-    "halo": Reader(_text_of("halo", ".annotations"), read_candidates),
-    "ndpa": Reader(_text_of("ndpa", ".ndpa"), read_candidates),
     "yolo": Reader(_yolo, lambda path: read_candidates(path.with_name("a.txt"))),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),

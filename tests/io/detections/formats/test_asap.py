@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.detection_files import write_text
 from wsi_mitosis.core.candidates import prepare_candidates
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections import read_detections
@@ -49,6 +50,10 @@ TEXT = document(
     annotation("Measurement", [(0, 0), (50, 50)], "None", name="ruler"),
     groups='<Group Name="mitosis" PartOfGroup="None" Color="#F4FA58"><Attributes /></Group>',
 )
+
+
+def examples(folder: Path) -> list[Path]:
+    return write_text(folder, TEXT, ".xml")
 
 
 def read(tmp_path: Path, text: str | bytes, **options) -> Detections:

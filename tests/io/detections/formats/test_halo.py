@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.detection_files import write_text
 from tests.io.detections.formats import test_imagescope
 from wsi_mitosis.core.candidates import prepare_candidates
 from wsi_mitosis.errors import DetectionsError
@@ -53,6 +54,10 @@ TEXT = document(
     ),
     layer(region("Pin", [(30, 40)]), name="Non-mitotic"),
 )
+
+
+def examples(folder: Path) -> list[Path]:
+    return write_text(folder, TEXT, ".annotations")
 
 
 def read(tmp_path: Path, text: str | bytes, **options) -> Detections:

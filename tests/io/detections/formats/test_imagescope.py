@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.detection_files import write_text
 from wsi_mitosis.core.candidates import prepare_candidates
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections import read_detections
@@ -58,6 +59,10 @@ TEXT = document(
     ),
     layer(region(2, [(0, 0), (10, 20)], 7), name="non-mitotic"),
 )
+
+
+def examples(folder: Path) -> list[Path]:
+    return write_text(folder, TEXT, ".xml")
 
 
 def read(tmp_path: Path, text: str | bytes, **options) -> Detections:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.detection_files import write_text
 from tests.runs import run, summary
 from tests.slide_files import ndpi_slide, textured, tiff_slide
 from wsi_mitosis.core.candidates import prepare_candidates
@@ -73,6 +74,10 @@ BY_HAND = [(390.0, 230.0), (310.0, 290.0), (354.0, 254.0)]
 """On an image of 700 x 500 px at 0.25 um/px. The circle lies 10 um right of and 5 um above its middle: 40 and
 20 px from (350, 250). The pin lies 10 um left and 10 um below. The centroid of the triangle lies 1 um right
 and 1 um below."""
+
+
+def examples(folder: Path) -> list[Path]:
+    return write_text(folder, TEXT, ".ndpa")
 
 
 def read(tmp_path: Path, text: str | bytes, **options) -> Detections:
