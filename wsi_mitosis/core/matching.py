@@ -281,7 +281,7 @@ def _parts_of(
 ) -> dict[SlideSource, Detections]:
     """The detections of each slide; `row_places` has the index of each row's slide, or less than 0."""
     table = detections.table
-    classes = detections.file_classes or tuple(table["detector_class"].dropna().unique())
+    classes = tuple(table["detector_class"].dropna().unique())
     placed = row_places >= 0
     return {
         sources[cast("int", place)]: replace(

@@ -158,6 +158,11 @@ def test_titles_and_details_may_name_look_alikes(tmp_path: Path) -> None:
     assert placed(read(tmp_path, text)).excluded_reason.tolist() == [None, "class", "class", "class", None]
 
 
+def test_details_are_the_class_of_annotations_without_a_title(tmp_path: Path) -> None:
+    text = document(view(pin(1, 2), " ", details="AMF"), view(pin(3, 4), "NMF", details="sure"))
+    assert read(tmp_path, text).table.detector_class.tolist() == ["AMF", "NMF"]
+
+
 def test_titles_without_meaning_are_candidates_but_not_areas_over_50_um(tmp_path: Path) -> None:
     text = document(
         view(circle(1_500_000, -800_000, 25_000), "1a"), view(circle(1_500_000, -800_000, 25_001), "")
