@@ -417,8 +417,8 @@ def test_nanometres_read_in_the_wrong_frame_are_refused_with_the_frame_that_fits
     source = detections([(-900_000.0, -700_000.0), (-800_000.0, -600_000.0)], units="nm")
     with pytest.raises(DetectionsError, match="inside with --frame slide-centre"):
         prepare(source, centre_offset_um=(0.0, 0.0))
-    with pytest.raises(DetectionsError) as caught:  # the same numbers in px are not counted from the glass
-        prepare(replace(source, units="px"), centre_offset_um=(0.0, 0.0))
+    with pytest.raises(DetectionsError) as caught:  # nobody counts px from the middle of the glass
+        prepare(detections([(-400.0, -300.0), (-200.0, -100.0)]), centre_offset_um=(0.0, 0.0))
     assert "slide-centre" not in str(caught.value)
 
 

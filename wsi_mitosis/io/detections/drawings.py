@@ -204,8 +204,7 @@ def _class_places(drawings: Sequence[Drawing]) -> dict[str, list[str | None]]:
     """(n,) what each place says about classes, the best place first."""
     texts = _texts(drawings)
     is_class = {key for drawing in drawings for key in drawing.classes}
-    ranked = sorted(texts, key=lambda key: key not in is_class)  # stable: the order of the file stays
-    return {key: texts[key] if key in is_class else plain_look_alikes(texts[key]) for key in ranked}
+    return {key: own if key in is_class else plain_look_alikes(own) for key, own in texts.items()}
 
 
 def _notes(shapes: Shapes, names: Sequence[str | None], path: Path, what: str) -> tuple[str, ...]:
