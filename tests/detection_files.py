@@ -267,6 +267,14 @@ def write_json(path: Path, document: Any) -> Path:
     return path
 
 
+def write_text(folder: Path, text: str, ending: str) -> list[Path]:
+    """Write a text as it is, and compressed with a byte order mark."""
+    plain, packed = folder / f"a{ending}", folder / f"b{ending}.gz"
+    plain.write_bytes(text.encode())
+    packed.write_bytes(gzip.compress(text.encode("utf-8-sig")))
+    return [plain, packed]
+
+
 def box(x: float, y: float) -> list[float]:
     """The box [x1, y1, x2, y2] of BOX_PX around a centre."""
     half = BOX_PX / 2

@@ -108,6 +108,47 @@ def tiff_of_resolution(
     return path
 
 
+def ndpi_slide(
+    path: Path, image: NDArray[np.uint8], offset_nm: tuple[int, int] | None, mpp: float = 0.25
+) -> Path:
+    """An NDPI of Hamamatsu with one level, a single JPEG.
+
+    Args:
+        path: Where it goes.
+        image: (height, width, 3) RGB.
+        offset_nm: (x, y) from the middle of the glass to the middle of the image, tags 65422 and 65423; None
+            for a file without them.
+        mpp: um/px.
+    """
+    tags: list[Any] = [(65420, "I", 1, 1, True), (65421, "f", 1, 40.0, True), (65424, "i", 1, 0, True)]
+    if offset_nm is not None:
+        tags += [(65422, "i", 1, offset_nm[0], True), (65423, "i", 1, offset_nm[1], True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tifffile.TiffWriter(path) as file:
+        file.write(
+            image,
+            photometric="rgb",
+            compression="jpeg",
+            rowsperstrip=image.shape[0],
+            resolution=(10_000 / mpp, 10_000 / mpp),
+            resolutionunit="CENTIMETER",
+            extratags=tags,
+            metadata=None,
+        )
+    _widen_offsets(path)
+    return path
+
+
+def _widen_offsets(path: Path) -> None:
+    """Give a TIFF of one page the offsets of 64 bits that NDPI has, with its directory at the end."""
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[start : start + 2], "little")
+    directory = bytes(data[start : start + 2 + 12 * entries])
+    data[4:12] = len(data).to_bytes(8, "little")
+    path.write_bytes(bytes(data) + directory + bytes(8 + 4 * entries))
+
+
 def damage(path: Path, at: float) -> Path:
     """Overwrite 512 bytes of a file at a fraction of its length: a page or tile that no longer decodes."""
     with path.open("r+b") as file:

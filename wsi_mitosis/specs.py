@@ -27,7 +27,7 @@ from wsi_mitosis.tables import (
     Tta,
     Vote,
 )
-from wsi_mitosis.units import MPP_RANGE, Frame, LengthUnit
+from wsi_mitosis.units import MPP_RANGE, Frame, InputFrame, LengthUnit
 
 Positive = Annotated[float, Field(gt=0)]
 BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -446,10 +446,10 @@ class InputOptions(Spec):
         LengthUnit | None, _candidates(help="Unit of the coordinates.", default="the format's")
     ] = None
     frame: Annotated[
-        Frame | None,
+        InputFrame | None,
         _candidates(
             help="Frame of the coordinates, by its origin: slide = corner of level 0, qupath = corner of the "
-            "slide's bounds.",
+            "slide's bounds, slide-centre = middle of the glass slide (NDP.view2).",
             default="the format's",
         ),
     ] = None

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
 
-    from wsi_mitosis.units import Frame, LengthUnit
+    from wsi_mitosis.units import InputFrame, LengthUnit
 
 CANDIDATE_COLUMNS = ("slide", "x", "y", "score", "id", "detector_class", "extent")
 """The columns of `Detections.table`, before the input's other columns:
@@ -255,6 +256,14 @@ DetectionFormat = Literal[
     "midog-guide",
     "sliderunner",
     "grand-challenge",
+    "coco",
+    "hovernet",
+    "cellvit",
+    "asap",
+    "imagescope",
+    "halo",
+    "ndpa",
+    "yolo",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""
@@ -287,17 +296,24 @@ class Detections:
         frame: Frame of `x` and `y`.
         class_rule: Which classes count as candidates unless the user names some.
         format: The format the file was read as, a name of `--format`.
-        file_classes: The classes of the whole file if the table is a part of it; None if it is all of it.
+        file_classes: The classes of the whole file if the table is a part of it, or if the file has classes
+            without rows; None otherwise.
         notes: Notes for the user on how the file was read, each with the file's name.
+        magnification: The magnification at which coordinates are px, such as 20.0; None if they are px of
+            level 0, or in another unit.
+        image_sizes: By the slide's name in the table, the (width, height) in px of the image that the
+            coordinates are of, where the file states it.
     """
 
     table: pd.DataFrame
     units: LengthUnit
-    frame: Frame
+    frame: InputFrame
     class_rule: ClassRule
     format: str
     file_classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    magnification: float | None = None
+    image_sizes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,21 @@
 Frames
     *slide*: x to the right, y down, in level-0 pixels from the slide's level-0 origin.
     *qupath*: the same axes from the corner of the slide's bounds (QuPath crops to them).
+    *slide-centre*: the same axes from the middle of the glass slide, as NDP.view2 of Hamamatsu counts. The
+    slide says where its image is on the glass.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-LengthUnit = Literal["px", "um", "mm", "fraction"]
+LengthUnit = Literal["px", "um", "mm", "nm", "fraction"]
 """`fraction` is a fraction of the image's width or height, from 0 to 1."""
+UM_PER_UNIT: dict[LengthUnit, float] = {"um": 1.0, "mm": 1000.0, "nm": 0.001}
+"""The units of length on the glass, which become pixels by the pixel size."""
 Frame = Literal["slide", "qupath"]
+InputFrame = Literal["slide", "qupath", "slide-centre"]
+"""The frames of candidates. Regions, reviews and results are in a `Frame`."""
 
 MPP_RANGE = (0.05, 20.0)
 """Pixel sizes in um/px outside this range are considered mistakes, such as 352.8 from a tag of 72 dpi."""

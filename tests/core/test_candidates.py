@@ -64,6 +64,75 @@ def reasons(*arguments, **options) -> list[str | None]:
     return prepare(detections(*arguments, **options)).excluded_reason.tolist()
 
 
+# Coordinates of another level
+
+
+@pytest.mark.parametrize(
+    ("made_at", "power", "factor"), [(40, 40, 1), (20, 40, 2), (40, 20, 0.5), (10, 40, 4)]
+)
+def test_pixels_of_another_magnification_become_those_of_level_0(
+    made_at: float, power: float, factor: float
+) -> None:
+    given_detections = replace(detections([(100, 60)], extents=[8], rule="qupath"), magnification=made_at)
+    prepared = prepare(given_detections, objective_power=power)
+    assert prepared[["x_px0", "y_px0"]].to_numpy().tolist() == [[100 * factor, 60 * factor]]
+    notes = conversion_notes(
+        given_detections,
+        name="a.svs",
+        size_px0=SIZE,
+        mpp=MPP,
+        stated_mpp=MPP,
+        bounds=None,
+        objective_power=power,
+    )
+    expected = (
+        f"a.svs: coordinates at {made_at}x became pixels at level 0, which the slide states to have {power}x"
+    )
+    assert notes == (() if factor == 1 else (expected,))
+
+
+def test_an_object_is_as_wide_as_at_level_0() -> None:
+    # 60 px at 10x are 240 px at level 0, 60 um and more at 0.2425 and 0.5 um/px: a region and no figure
+    given_detections = replace(detections([(100, 60)], extents=[60], rule="qupath"), magnification=10.0)
+    assert prepare(given_detections, objective_power=40)["excluded_reason"].tolist() == ["class"]
+    assert prepare(given_detections, objective_power=10)["excluded_reason"].tolist() == [None]
+
+
+def test_pixels_of_a_magnification_need_that_of_the_slide() -> None:
+    given_detections = replace(detections([(100, 60)]), magnification=20.0)
+    cause = r"a\.svs: placing candidates: the coordinates are pixels at 20x, and the slide does not state"
+    with pytest.raises(DetectionsError, match=cause) as caught:
+        prepare(given_detections, name="a.svs")
+    assert "--units px" in str(caught.value.remedy)
+    assert prepare(replace(detections([]), magnification=20.0)).empty
+
+
+@pytest.mark.parametrize(
+    ("frame", "bounds", "size", "fits"),
+    [
+        ("slide", None, SIZE, True),
+        ("slide", None, (SIZE[0] + 1, SIZE[1] - 1), True),
+        ("slide", None, (SIZE[0] / 4, SIZE[1] / 4), False),
+        ("slide", None, (SIZE[0], SIZE[1] - 2), False),
+        ("slide", Bounds(10, 20, 900, 800), (900, 800), False),
+        ("qupath", Bounds(10, 20, 900, 800), (900, 800), True),
+        ("qupath", Bounds(10, 20, 900, 800), SIZE, False),
+    ],
+)
+def test_an_image_of_another_size_is_refused(
+    frame: str, bounds, size: tuple[float, float], fits: bool
+) -> None:
+    given_detections = detections([(100, 60)], frame=frame)
+    given_detections.table["slide"] = "a.svs"
+    given_detections = replace(given_detections, image_sizes={"a.svs": size, "b.svs": (1, 1)})
+    if fits:
+        assert prepare(given_detections, bounds=bounds)["excluded_reason"].tolist() == [None]
+        return
+    cause = rf"the detections are of an image of {size[0]:g} x {size[1]:g} px, and the slide has"
+    with pytest.raises(DetectionsError, match=cause):
+        prepare(given_detections, bounds=bounds)
+
+
 # Coordinates
 
 
@@ -315,6 +384,48 @@ def test_scores() -> None:
     source = detections([(1, 1), (2, 2), (3, 3)], scores=[0.49, 0.5, math.nan])
     assert prepare(source, min_score=0.5).excluded_reason.tolist() == ["score", None, None]
     assert prepare(source).excluded_reason.isna().all()
+
+
+def test_nanometres_from_the_middle_of_the_glass_worked_by_hand() -> None:
+    # Level 0 has 10,000 x 8,000 px at 0.25 x 0.5 um/px; its middle lies 1.5 mm right of and 0.8 mm above the
+    # middle of the glass. 1,600,000 nm is 0.1 mm right of it: 100 um / 0.25 um/px = 400 px from px 5000.
+    # -700,000 nm is 0.1 mm below it: 100 um / 0.5 um/px = 200 px from px 4000.
+    found = prepare(
+        detections([(1_600_000.0, -700_000.0)], units="nm", frame="slide-centre"),
+        mpp=Mpp(0.25, 0.5),
+        bounds=Bounds(700, 300, 5000, 5000),
+        centre_offset_um=(1500.0, -800.0),
+    )
+    assert found[["x_px0", "y_px0"]].to_numpy().tolist() == [[5400.0, 4200.0]]
+
+
+@pytest.mark.parametrize(("units", "x"), [("um", 1600.0), ("mm", 1.6), ("nm", 1_600_000.0)])
+def test_the_middle_of_the_glass_is_an_origin_for_every_length(units: str, x: float) -> None:
+    source = detections([(x, 0.0)], units=units, frame="slide-centre")
+    found = prepare(source, mpp=Mpp(0.25, 0.5), centre_offset_um=(1500.0, 0.0))
+    assert found.x_px0.tolist() == pytest.approx([5400.0])
+
+
+def test_a_slide_that_does_not_say_where_it_is_on_the_glass_is_refused() -> None:
+    source = detections([(1_600_000.0, -700_000.0)], units="nm", frame="slide-centre")
+    with pytest.raises(DetectionsError, match=r"XOffsetFromSlideCentre.*NDPI or VMS file.*GeoJSON") as caught:
+        prepare(source, name="a.tiff")
+    assert str(caught.value).startswith("a.tiff: placing candidates: its candidates are measured from")
+
+
+def test_nanometres_read_in_the_wrong_frame_are_refused_with_the_frame_that_fits() -> None:
+    source = detections([(-900_000.0, -700_000.0), (-800_000.0, -600_000.0)], units="nm")
+    with pytest.raises(DetectionsError, match="inside with --frame slide-centre"):
+        prepare(source, centre_offset_um=(0.0, 0.0))
+    with pytest.raises(DetectionsError) as caught:  # nobody counts px from the middle of the glass
+        prepare(detections([(-400.0, -300.0), (-200.0, -100.0)]), centre_offset_um=(0.0, 0.0))
+    assert "slide-centre" not in str(caught.value)
+
+
+def test_an_area_in_nanometres_has_its_width_in_um() -> None:
+    # 49,000 nm are 49 um and a figure; 51,000 nm are 51 um and a region.
+    source = detections([(10.0, 10.0), (9e5, 9e5)], extents=[49_000.0, 51_000.0], units="nm", rule="qupath")
+    assert prepare(source, bounds=None).excluded_reason.tolist() == [None, "class"]
 
 
 # Classes

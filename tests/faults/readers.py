@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
+import pkgutil
 import re
 import shutil
 import warnings
@@ -19,6 +21,7 @@ import pandas as pd
 
 from tests import detection_files
 from tests.dataset_files import amibr_row, crop, midog25_row, random_images, store, write_csv
+from tests.io.detections import formats
 from tests.slide_files import aperio_slide, leica_slide, ome_slide, planes_slide, textured, tiff_slide
 from wsi_mitosis.errors import WsiMitosisError
 from wsi_mitosis.tables import Detections, SlideSource
@@ -51,6 +54,14 @@ def _detections(folder: Path) -> dict[str, Path]:
 
 def _of_format(*names: str) -> Callable[[Path], list[Path]]:
     return lambda folder: [path for name, path in _detections(folder).items() if name in names]
+
+
+def _yolo(folder: Path) -> list[Path]:
+    """Objects, and the names of their classes in two files."""
+    module = importlib.import_module("tests.io.detections.formats.test_yolo")
+    for name, text in (("a.txt", module.TEXT), ("data.yaml", module.YAML), ("classes.txt", module.CLASSES)):
+        (folder / name).write_text(text)
+    return sorted(folder.iterdir())
 
 
 def _parquet(folder: Path) -> list[Path]:
@@ -99,6 +110,7 @@ def _prepared(prepare: Callable[..., Any], part: Detections) -> Any:
         mpp_stated=True,
         bounds=Bounds(0, 0, 320, 320),
         name=SLIDE,
+        centre_offset_um=(1500.0, -800.0),
     )
     blank = dict.fromkeys(("figure_id", "p_atypical", "votes_atypical", "votes_cast", "label"))
     return _figures_table(table.assign(slide=SLIDE, **blank))
@@ -456,6 +468,19 @@ def _kept_record() -> str:
     return min((ROOT / "train" / "runs" / "nano").glob("*/fold.json")).read_text()
 
 
+def _of_formats() -> dict[str, Reader]:
+    """The readers of formats whose own test has `examples`: valid files for SLIDE, written to a folder."""
+    modules = (
+        importlib.import_module(f"{formats.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(formats.__path__)
+    )
+    return {
+        module.__name__.rpartition("test_")[2].replace("_", "-"): Reader(module.examples, read_candidates)
+        for module in modules
+        if hasattr(module, "examples")
+    }
+
+
 READERS: dict[str, Reader] = {
     "csv": Reader(_of_format("csv", "csv-semicolon", "csv-um", "csv-box", "qupath-tsv"), read_candidates, 12),
     "parquet": Reader(_parquet, read_candidates, 8),
@@ -466,6 +491,8 @@ READERS: dict[str, Reader] = {
     "midog": Reader(_of_format("midog"), read_candidates, 6),
     "midog-guide": Reader(_of_format("midog-guide"), read_candidates),
     "grand-challenge": Reader(_of_format("grand-challenge"), read_candidates),
+    **_of_formats(),
+    "yolo": Reader(_yolo, lambda path: read_candidates(path.with_name("a.txt"))),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
     "slide-lists": Reader(_slide_lists, _find_slides),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.folders import TIMES
 from tests.jobs.test_sharpness import LIMIT, limited
-from tests.slide_files import textured, transparent_slide
+from tests.slide_files import ndpi_slide, textured, transparent_slide
 from wsi_mitosis.core import parts, sharpness
 from wsi_mitosis.core.parts import Part
 from wsi_mitosis.errors import UnreadableSlideError
@@ -74,6 +74,16 @@ def whole(classifier: Classifier, task: ClassifyTask) -> SlideResult:
     result = classifier.classify(task.source, task.name, task.detections)
     assert result is not None
     return result
+
+
+def test_parts_know_where_the_slide_lies_on_the_glass(classifier: Classifier, tmp_path: Path) -> None:
+    path = ndpi_slide(tmp_path / "a.ndpi", textured(SIDE, SIDE), (1_500_000, -800_000))
+    task = task_of(path, 30)
+    table = task.detections.table  # a px is 250 nm, and the middle of the image is (150, 150)
+    table["x"], table["y"] = (table.x - 150) * 250 + 1_500_000, (table.y - 150) * 250 - 800_000
+    task = replace(task, detections=replace(task.detections, units="nm", frame="slide-centre"))
+    result = merged(classifier, task, predicted(classifier, task, 3))
+    pd.testing.assert_frame_equal(result.table, whole(classifier, task).table, check_exact=True)
 
 
 @pytest.mark.parametrize("of", [2, 7, 60])

@@ -9,6 +9,7 @@ import click
 
 from tests.reference.markdown import line
 from wsi_mitosis.cli import main, options
+from wsi_mitosis.io.detections.formats import REGISTRY
 from wsi_mitosis.schema import KINDS, OptionField
 
 PIPELINES = "classify"
@@ -33,7 +34,18 @@ def page() -> str:
     kinds = "".join(f"- *{kind}*: {meaning}.\n" for kind, meaning in KINDS.items())
     shared = click.Command("shared", params=[_parameter(option) for option in SHARED.values()])
     lines = ["\nCommands that print a result have these options:\n", *table("", shared)]
-    return INTRODUCTION + kinds + "\n".join(lines) + "\n" + "".join(map(section, commands(main)))
+    options_of_commands = "".join(map(section, commands(main)))
+    return INTRODUCTION + kinds + "\n".join(lines) + "\n" + options_of_commands + formats()
+
+
+def formats() -> str:
+    """Return the section of the formats of detections."""
+    head = [line(["format", "what it is", "names of files in a folder"]), line(["---"] * 3)]
+    rows = [
+        line([f"`{item.name}`", item.about, ", ".join(f"`{ending}`" for ending in item.endings)])
+        for item in REGISTRY
+    ]
+    return "\n".join(["\n## Formats of detections\n", *head, *rows]) + "\n"
 
 
 def _parameter(decorator: Callable[[click.Command], click.Command]) -> click.Parameter:

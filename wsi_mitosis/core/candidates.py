@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from wsi_mitosis.core import qupath
 from wsi_mitosis.core.classes import are_unexplained, is_kind, is_look_alike, is_mitotic
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.tables import CANDIDATE_COLUMNS
+from wsi_mitosis.units import UM_PER_UNIT, InputFrame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.tables import Detections
-    from wsi_mitosis.units import Bounds, LengthUnit, Mpp
+    from wsi_mitosis.units import Bounds, Frame, LengthUnit, Mpp
 
-_UM_PER_UNIT = {"um": 1.0, "mm": 1000.0}
 _SAME_MPP = 0.001
 """Relative. Pixel sizes that differ by less move a figure by at most a hundred px on the largest slides."""
 _MOST_OUTSIDE = 0.5
@@ -33,6 +34,8 @@ _MOST_INSIDE = 0.9
 """Smallest share of the candidates that a factor must bring onto the slide, since a few may be stray."""
 _LEAST_SPREAD = 0.02
 """Share of the slide's longer side. A factor that gathers all candidates in less does not explain them."""
+_UNBOUNDED_UNITS: tuple[LengthUnit, ...] = ("px", *UM_PER_UNIT)
+"""Units that are not bounded by the image's size."""
 _DOWNSAMPLES = (2, 4, 8, 16, 32, 64)
 """Downsamples of the levels whose coordinates may have been written instead of level 0's."""
 
@@ -44,14 +47,16 @@ def prepare_candidates(
     mpp: Mpp,
     mpp_stated: bool,
     bounds: Bounds | None,
+    objective_power: float | None = None,
     classes: Sequence[str] = (),
     min_score: float | None = None,
     merge_um: float | None = None,
     name: str | None = None,
+    centre_offset_um: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """Convert one slide's detections to level-0 pixels, and exclude those that must not be classified.
 
-    Lengths in um and mm are divided by `mpp`, which is the pixel size that is finally used.
+    Lengths in um, mm and nm are divided by `mpp`, which is the pixel size that is finally used.
 
     Args:
         detections: The slide's detections. Every row belongs to this slide.
@@ -60,12 +65,16 @@ def prepare_candidates(
         mpp_stated: Whether the slide itself states a pixel size. If it does not, the millimetres of Grand
             Challenge may be pixels, and are read as pixels if only those lie on the slide.
         bounds: The slide's bounds, whose corner is the origin of the `qupath` frame; None for (0, 0).
+        objective_power: The magnification of level 0 that the slide states; None if it states none. It
+            converts coordinates that are px at another magnification.
         classes: Names of the classes that are candidates, in upper or lower case; empty for the file's
             own rule.
         min_score: Candidates with a lower score are excluded, and those without a score are not; None for
             no limit.
         merge_um: Of candidates nearer to each other than this, um, only the best is kept; None for off.
         name: The slide, for messages.
+        centre_offset_um: Where the middle of level 0 lies from the middle of the glass slide, (x, y) um; None
+            if the slide does not state it.
 
     Returns:
         A row per detection in the same order: `candidate_id` (the input's, or the row's number from 1),
@@ -74,10 +83,15 @@ def prepare_candidates(
         columns.
 
     Raises:
-        DetectionsError: if more than half of the candidates lie outside the slide, or if the file's classes
-            do not say which of them are mitotic figures.
+        DetectionsError: if more than half of the candidates lie outside the slide, if they are of an image of
+            another size or of a magnification that cannot be converted, if they are measured from the middle
+            of the glass and the slide does not state where its image is, or if the file's classes do not say
+            which of them are mitotic figures.
     """
-    place = _Place(size_px0, mpp, bounds)
+    place = _Place(size_px0, mpp, bounds, centre_offset_um)
+    _refuse_unknown_origin(detections, place, name)
+    _refuse_other_size(detections, place, name)
+    detections = _at_level_0(detections, objective_power, name)
     x_px0, y_px0 = place.to_px0(detections, _units(detections, place, mpp_stated))
     score = detections.table["score"].to_numpy(dtype=np.float64)
     reason = np.full(len(score), None, dtype=object)
@@ -126,8 +140,9 @@ def conversion_notes(
     mpp: Mpp,
     stated_mpp: Mpp | None,
     bounds: Bounds | None,
+    objective_power: float | None = None,
 ) -> tuple[str, ...]:
-    """Return notes for the user on how lengths became pixels.
+    """Return notes for the user on how coordinates became pixels at level 0.
 
     Args:
         detections: The slide's detections.
@@ -136,8 +151,15 @@ def conversion_notes(
         mpp: um per level-0 px, which is used.
         stated_mpp: What the slide itself states; None if it states no usable pixel size.
         bounds: As for `prepare_candidates`.
+        objective_power: As for `prepare_candidates`.
     """
-    if detections.units not in _UM_PER_UNIT or detections.table.empty:
+    made_at = detections.magnification
+    if made_at is not None and objective_power not in {None, made_at} and not detections.table.empty:
+        return (
+            f"{name}: coordinates at {made_at:g}x became pixels at level 0, which the slide states to have "
+            f"{objective_power:g}x",
+        )
+    if detections.units not in UM_PER_UNIT or detections.table.empty:
         return ()
     if _units(detections, _Place(size_px0, mpp, bounds), stated_mpp is not None) == "px":
         return (f"{name}: the slide states no pixel size; the points only lie on it if they are in pixels",)
@@ -189,12 +211,66 @@ def doubtful_notes(
     return tuple(notes)
 
 
+def _at_level_0(detections: Detections, objective_power: float | None, name: str | None) -> Detections:
+    """Return detections in px of level 0 that are in px at a magnification; others as they are."""
+    if detections.magnification is None or detections.table.empty:
+        return detections
+    if objective_power is None:
+        raise DetectionsError(
+            f"the coordinates are pixels at {detections.magnification:g}x, and the slide does not state the "
+            "magnification of its level 0",
+            subject=name,
+            stage="placing candidates",
+            remedy="Pass --units px if they are pixels at level 0; else convert them to level 0",
+        )
+    factor = objective_power / detections.magnification
+    table = detections.table.assign(**{of: detections.table[of] * factor for of in ("x", "y", "extent")})
+    return replace(detections, table=table, magnification=None)
+
+
+def _refuse_other_size(detections: Detections, place: _Place, name: str | None) -> None:
+    """Refuse coordinates of an image whose stated size is not the slide's: they are of another level."""
+    names = detections.table["slide"].dropna().unique()
+    stated = {detections.image_sizes[text] for text in names if text in detections.image_sizes}
+    width, height = place.image_px(detections.frame)
+    for across, down in sorted(stated):
+        if abs(across - width) > 1 or abs(down - height) > 1:
+            raise DetectionsError(
+                f"the detections are of an image of {across:g} x {down:g} px, and the slide has "
+                f"{width} x {height} px at level 0",
+                subject=name,
+                stage="placing candidates",
+                remedy="They are of another level, crop or slide. Convert them to level 0, or pass --units "
+                "px if they are pixels at level 0 all the same",
+            )
+
+
 class _Place(NamedTuple):
-    """Where candidates may lie: a slide's size, its pixel size, and the part that QuPath shows."""
+    """Where candidates may lie: a slide's size, its pixel size, the part that QuPath shows, its glass."""
 
     size_px0: tuple[int, int]
     mpp: Mpp
     bounds: Bounds | None
+    centre_offset_um: tuple[float, float] | None = None
+
+    def origin(self, frame: InputFrame) -> tuple[float, float] | None:
+        """The origin of a frame, (x, y) level-0 px, slide frame; None if the slide does not state it.
+
+        The middle of the glass lies, from the corner of level 0, half of level 0 less the offset of its
+        middle: https://openslide.org/formats/hamamatsu (XOffsetFromSlideCentre).
+        """
+        if frame != "slide-centre":
+            return qupath.frame_origin(frame, self.bounds)
+        if self.centre_offset_um is None:
+            return None
+        sides = zip(self.size_px0, self.centre_offset_um, self.mpp, strict=True)
+        x, y = (side / 2 - offset_um / mpp for side, offset_um, mpp in sides)
+        return x, y
+
+    def image_px(self, frame: InputFrame) -> tuple[int, int]:
+        """The size of the image in a frame, (width, height) level-0 px."""
+        image: Frame = "slide" if frame == "slide-centre" else frame
+        return qupath.frame_size(image, self.size_px0, self.bounds)
 
     def to_px0(
         self, detections: Detections, units: LengthUnit
@@ -203,11 +279,11 @@ class _Place(NamedTuple):
         x = detections.table["x"].to_numpy(dtype=np.float64, copy=True)
         y = detections.table["y"].to_numpy(dtype=np.float64, copy=True)
         if units == "fraction":
-            width, height = qupath.frame_size(detections.frame, self.size_px0, self.bounds)
+            width, height = self.image_px(detections.frame)
             x, y = x * width, y * height
         elif units != "px":
-            x, y = x * _UM_PER_UNIT[units] / self.mpp.x, y * _UM_PER_UNIT[units] / self.mpp.y
-        left, top = qupath.frame_origin(detections.frame, self.bounds)
+            x, y = x * UM_PER_UNIT[units] / self.mpp.x, y * UM_PER_UNIT[units] / self.mpp.y
+        left, top = self.origin(detections.frame) or (math.nan, math.nan)
         return x + left, y + top
 
     def holds(self, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -236,6 +312,20 @@ def _units(detections: Detections, place: _Place, mpp_stated: bool) -> LengthUni
     return "px" if in_px and not in_mm else "mm"
 
 
+def _refuse_unknown_origin(detections: Detections, place: _Place, name: str | None) -> None:
+    """Refuse coordinates from the middle of the glass for a slide that does not state where that is."""
+    if place.origin(detections.frame) is None:
+        raise DetectionsError(
+            "its candidates are measured from the middle of the glass slide (frame slide-centre), and the "
+            "slide does not state where on the glass its image is, as Hamamatsu's do "
+            "(XOffsetFromSlideCentre)",
+            subject=name,
+            stage="placing candidates",
+            remedy="Give the NDPI or VMS file that the scanner wrote, or export the annotations in pixels, "
+            "for example as GeoJSON from QuPath",
+        )
+
+
 def _refuse_misplaced(
     detections: Detections,
     place: _Place,
@@ -250,7 +340,7 @@ def _refuse_misplaced(
     width, height = place.size_px0
     fit = _what_would_fit(detections, place, x_px0, y_px0)
     read = f"read in {detections.units}, frame {detections.frame}"
-    if detections.units in _UM_PER_UNIT:
+    if detections.units in UM_PER_UNIT:
         read += f", at {place.mpp.mean:g} um/px"
     raise DetectionsError(
         f"{outside} of {len(x_px0)} candidates ({read}) lie outside the slide, "
@@ -265,10 +355,8 @@ def _what_would_fit(
     detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> str | None:
     """The other frame, order of axes, unit or level by which the points would lie on the slide."""
-    if (bounds := place.bounds) is not None:
-        sign, frame = 1 if detections.frame == "slide" else -1, qupath.other_frame(detections.frame)
-        if place.holds_most(x + sign * bounds.x, y + sign * bounds.y):
-            return f"They would lie inside with --frame {frame}"
+    if frame := _fitting_frame(detections, place, x, y):
+        return f"They would lie inside with --frame {frame}"
     if place.holds_most(y, x):
         return "They would lie inside with x and y exchanged"
     for (across, down), how in _other_scales(detections.units, place):
@@ -277,11 +365,26 @@ def _what_would_fit(
     return None
 
 
+def _fitting_frame(
+    detections: Detections, place: _Place, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> InputFrame | None:
+    """Another frame by which points lie on the slide; the middle of the glass only for lengths on it."""
+    own = place.origin(detections.frame)
+    for frame in get_args(InputFrame):
+        other = place.origin(frame)
+        if other is None or own is None or (frame == "slide-centre" and detections.units not in UM_PER_UNIT):
+            continue
+        left, top = other[0] - own[0], other[1] - own[1]
+        if frame != detections.frame and place.holds_most(x + left, y + top):
+            return cast("InputFrame", frame)
+    return None
+
+
 def _other_scales(units: LengthUnit, place: _Place) -> list[tuple[tuple[float, float], str]]:
     """Factors for (x, y) in px that correct a wrong unit or level, each described, the smallest first."""
     scales = [
         (_factor(units, other, place), f"with --units {other}")
-        for other in ("px", "um", "mm")
+        for other in _UNBOUNDED_UNITS
         if other != units
     ]
     if units == "fraction":
@@ -296,7 +399,7 @@ def _factor(taken: LengthUnit, other: LengthUnit, place: _Place) -> tuple[float,
     def px(unit: LengthUnit, axis: int) -> float:
         if unit == "fraction":
             return float(place.size_px0[axis])
-        return 1.0 if unit == "px" else _UM_PER_UNIT[unit] / place.mpp[axis]
+        return 1.0 if unit == "px" else UM_PER_UNIT[unit] / place.mpp[axis]
 
     return px(other, 0) / px(taken, 0), px(other, 1) / px(taken, 1)
 
@@ -361,7 +464,7 @@ def _check_mitotic_rule(present: Sequence[str], name: str | None) -> None:
 def _extent_um(detections: Detections, mpp: Mpp) -> NDArray[np.float64]:
     """The longer sides of boxes and areas, (n,) um; NaN for points, and for fractions of an image."""
     extent = detections.table["extent"].to_numpy(dtype=np.float64)
-    return extent * (mpp.mean if detections.units == "px" else _UM_PER_UNIT.get(detections.units, np.nan))
+    return extent * (mpp.mean if detections.units == "px" else UM_PER_UNIT.get(detections.units, np.nan))
 
 
 def _exclude_duplicates(

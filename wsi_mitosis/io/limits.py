@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from xml.etree.ElementTree import Element  # only a type # nosec B405
 
     import pyarrow as pa
 
@@ -47,7 +48,10 @@ MOST_CROP_SIDE_PX = 4096
 MOST_XML_BYTES = 32 << 20
 """Bytes of the OME-XML in a slide. Files with thousands of planes have about ten megabytes."""
 MOST_XML_DEPTH = 200
-"""Nested elements of OME-XML. Its schema (2016-06) needs about ten."""
+"""Nested elements of XML. The schema of OME-XML (2016-06) needs about ten, and annotations have fewer."""
+MOST_ANNOTATION_XML_BYTES = 256 << 20
+"""Bytes of XML with annotations, which takes some ten times its size when it is parsed. An outline of 30
+corners has about 1.5 kB, so that these are more than 150,000 outlines, or some million points."""
 
 _READ_BYTES = 1 << 20
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -145,6 +149,45 @@ def parse_json(text: str | bytes) -> Any:
         except UnicodeEncodeError as error:
             raise ValueError("a text has half of a surrogate pair") from error
     return document
+
+
+def parse_xml(data: str | bytes, most: int = MOST_ANNOTATION_XML_BYTES, what: str = "the XML") -> Element:
+    """Parse XML without a document type, whose entities can unpack to any size or name other files.
+
+    Args:
+        data: The document, as bytes in the encoding that it states or as text.
+        most: Its largest length.
+        what: What it is, for the message.
+
+    Returns:
+        The root element.
+
+    Raises:
+        LimitError: if it is larger, nested deeper than MOST_XML_DEPTH, or has a document type.
+        ValueError: if it is not XML.
+    """
+    from defusedxml import DefusedXmlException, ElementTree
+
+    remedy = "No viewer or detector writes such files. Check where it is from, and export it again"
+    if len(data) > most:
+        raise LimitError(f"{what} has more than {_size(most)}", remedy)
+    try:
+        root: Element = ElementTree.fromstring(data, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise LimitError(f"{what} has a document type with entities", remedy) from error
+    except (ElementTree.ParseError, LookupError) as error:
+        raise ValueError(str(error)) from error
+    if _depth(root) > MOST_XML_DEPTH:
+        raise LimitError(f"{what} has more than {MOST_XML_DEPTH} nested elements", remedy)
+    return root
+
+
+def _depth(root: Element) -> int:
+    """How many elements are nested, counted as far as the limit."""
+    level, depth = [root], 0
+    while level and depth <= MOST_XML_DEPTH:
+        level, depth = [child for node in level for child in node], depth + 1
+    return depth
 
 
 def check_lines(text: str) -> None:

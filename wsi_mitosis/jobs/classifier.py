@@ -182,6 +182,7 @@ class Classifier:
             slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
             scale=_scale(slide),
             states_mpp=slide.stated_mpp is not None,
+            objective_power=slide.backend.objective_power,
             key=key,
             warnings=(
                 *slide.warnings,
@@ -190,6 +191,7 @@ class Classifier:
             ),
             origin=origin_of(self.device, self.backend, self.options.model_dump(mode="json")),
             predictions=predictions._replace(seconds=stages),
+            centre_offset_um=slide.centre_offset_um,
         )
         return predicted, candidates
 
@@ -208,8 +210,15 @@ class Classifier:
             return self._key(slide, self._candidates(name, slide, task.detections)) == task.known_key
 
     def _candidates(self, name: str, slide: Slide, detections: Detections) -> pd.DataFrame:
-        states_mpp = slide.stated_mpp is not None
-        return candidates_of(detections, _scale(slide), self.options, states_mpp=states_mpp, name=name)
+        return candidates_of(
+            detections,
+            _scale(slide),
+            self.options,
+            states_mpp=slide.stated_mpp is not None,
+            objective_power=slide.backend.objective_power,
+            name=name,
+            centre_offset_um=slide.centre_offset_um,
+        )
 
     def _key(self, slide: Slide, candidates: pd.DataFrame) -> str:
         """Return the digest of everything that the result depends on; see `key_parts`."""
@@ -290,6 +299,7 @@ class Classifier:
                 mpp=slide.mpp,
                 stated_mpp=slide.stated_mpp,
                 bounds=slide.bounds,
+                objective_power=slide.backend.objective_power,
             ),
             *doubtful_notes(detections, candidates, name=name, size_px0=size, classes=classes),
         )

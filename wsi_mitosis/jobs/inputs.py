@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from wsi_mitosis.core.matching import Split, split_by_slide
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections import find_files, read_detections
-from wsi_mitosis.io.detections.folder import ENDINGS, only_file
+from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.regions import STAGE as READING_REGIONS
 from wsi_mitosis.io.detections.regions import RegionFile, read_regions, region_note
 from wsi_mitosis.io.digests import file_sha256
@@ -35,7 +35,10 @@ STAGE = "reading detections"
 PLACEHOLDERS = ("{stem}", "{name}", "{folder}")
 """What a path of detections may hold of its slide: the file name without its ending, the file name, and the
 absolute path of the folder."""
-REGION_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".txt")
+REGION_ENDINGS = (
+    *(".geojson.gz", ".json.gz", ".geojson", ".json"),
+    *(".csv", ".tsv", ".parquet", ".db", ".sqlite"),
+)
 """The endings of files that a folder of regions is searched for; a table of a slide is refused by name."""
 PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 

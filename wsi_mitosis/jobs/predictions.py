@@ -56,23 +56,34 @@ class PredictedSlide:
         slide: Which slide it is.
         scale: Its coordinate system.
         states_mpp: Whether it states a usable pixel size itself.
+        objective_power: The magnification of level 0 that it states; None if it states none.
         key: Digest of everything that its result depends on.
         warnings: What the user should know about the slide and its candidates.
         origin: How and when the predictions were made.
         predictions: The predictions.
+        centre_offset_um: As for `prepare_candidates`.
     """
 
     slide: SlideIdentity
     scale: SlideScale
     states_mpp: bool
+    objective_power: float | None
     key: str
     warnings: tuple[str, ...]
     origin: Origin
     predictions: Predictions
+    centre_offset_um: tuple[float, float] | None = None
 
 
 def candidates_of(
-    detections: Detections, scale: SlideScale, options: ResultOptions, *, states_mpp: bool, name: str
+    detections: Detections,
+    scale: SlideScale,
+    options: ResultOptions,
+    *,
+    states_mpp: bool,
+    objective_power: float | None,
+    name: str,
+    centre_offset_um: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """Return a slide's candidates; see `prepare_candidates`."""
     return prepare_candidates(
@@ -81,10 +92,12 @@ def candidates_of(
         mpp=scale.mpp,
         mpp_stated=states_mpp,
         bounds=scale.bounds,
+        objective_power=objective_power,
         classes=options.classes,
         min_score=options.min_score,
         merge_um=options.merge_um,
         name=name,
+        centre_offset_um=centre_offset_um,
     )
 
 
@@ -142,7 +155,13 @@ def result_of_parts(
     """
     whole = merged(parts)
     candidates = candidates_of(
-        task.detections, whole.scale, options, states_mpp=whole.states_mpp, name=task.name
+        task.detections,
+        whole.scale,
+        options,
+        states_mpp=whole.states_mpp,
+        objective_power=whole.objective_power,
+        name=task.name,
+        centre_offset_um=whole.centre_offset_um,
     )
     return result_of(whole, candidates, bundle, started)
 

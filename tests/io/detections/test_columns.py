@@ -227,6 +227,12 @@ def test_half_of_the_coordinates_beyond_one_are_enough_for_pixels(tmp_path: Path
     assert read(tmp_path, "x_mm,y_mm\n0.5,0.25\n").units == "mm"
 
 
+@pytest.mark.parametrize("header", ["x_nm,y_nm", "X [nm],Y [nm]", "x_nanometers,y_nanometers"])
+def test_nanometres_in_the_header_are_read(tmp_path: Path, header: str) -> None:
+    detections = read(tmp_path, f"{header}\n2500,5000\n")
+    assert (detections.units, xy(detections)) == ("nm", [[2500.0, 5000.0]])
+
+
 def test_shares_become_pixels_of_the_slide(tmp_path: Path) -> None:
     text = "x,y,width,height\n0.5,0.25,0.1,0.2\n"
     detections = read(tmp_path, text, units="fraction")

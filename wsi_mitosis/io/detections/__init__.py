@@ -6,20 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_mitosis.io.detections.challenge import read_grand_challenge, read_midog, read_midog_guide
 from wsi_mitosis.io.detections.common import fault, mostly_shares
-from wsi_mitosis.io.detections.content import FORMATS, Content, open_content
-from wsi_mitosis.io.detections.delimited import TableOptions, read_delimited, read_parquet
-from wsi_mitosis.io.detections.folder import ENDINGS, find_files
-from wsi_mitosis.io.detections.geojson import read_geojson
-from wsi_mitosis.io.detections.sqlite import read_sliderunner, read_tiatoolbox_store
+from wsi_mitosis.io.detections.content import chosen_format, open_document
+from wsi_mitosis.io.detections.folder import find_files
+from wsi_mitosis.io.detections.formats import ENDINGS, FORMATS, ReadOptions
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from wsi_mitosis.tables import DecimalSign, Detections
-    from wsi_mitosis.units import Frame, LengthUnit
+    from wsi_mitosis.units import InputFrame, LengthUnit
 
 __all__ = ["ENDINGS", "FORMATS", "find_files", "read_detections"]
 
@@ -30,7 +27,7 @@ def read_detections(
     format: str = "auto",  # noqa: A002 - the option's name
     columns: Mapping[str, str] | None = None,
     units: LengthUnit | None = None,
-    frame: Frame | None = None,
+    frame: InputFrame | None = None,
     decimal: DecimalSign | None = None,
 ) -> Detections:
     """Read a detections file without converting its coordinates.
@@ -39,8 +36,8 @@ def read_detections(
         path: A file of any of FORMATS, which may be compressed with gzip.
         format: One of FORMATS, or `auto` to detect it from the content.
         columns: For a table: role (`x`, `slide`, ... as in ALIASES) to column name, before the aliases.
-        units: Unit of the coordinates. None for the format's own: mm for Grand Challenge, the header's for a
-            table, px for the others.
+        units: Unit of the coordinates, in which px are those of level 0, whatever the file states. None for
+            the format's own: mm for Grand Challenge, the header's for a table, px for the others.
         frame: Frame of the coordinates. None for the format's own: `qupath` for GeoJSON and measurement
             tables of QuPath, `slide` for the others.
         decimal: For a table: the decimal sign; None to decide it from the columns.
@@ -50,16 +47,18 @@ def read_detections(
             are impossible or ambiguous. It names the file, the place and the remedy.
     """
     path = Path(path)
-    content = open_content(path)
-    taken = _chosen(format, content, path)
-    if content.kind not in {"table", "parquet"}:
+    document = open_document(path)
+    taken = chosen_format(format, document)
+    if not taken.is_table:
         for option, given in (("--columns", columns), ("--decimal", decimal)):
             if given:
-                raise fault(f"{option} is for tables, and this is {taken}", path, f"Leave out {option}")
-    detections = _read(content, taken, path, TableOptions(columns or {}, units, decimal))
+                raise fault(f"{option} is for tables, and this is {taken.name}", path, f"Leave out {option}")
+    detections = taken.read(document, ReadOptions(columns or {}, units, decimal))
     if units is None:
         _refuse_shares(detections, path)
-    return replace(detections, units=units or detections.units, frame=frame or detections.frame)
+    else:
+        detections = replace(detections, units=units, magnification=None, image_sizes={})
+    return replace(detections, frame=frame or detections.frame)
 
 
 def _refuse_shares(detections: Detections, path: Path) -> None:
@@ -76,30 +75,3 @@ def _refuse_shares(detections: Detections, path: Path) -> None:
             "Pass --units fraction if they are shares of width and height, --units mm if they are in "
             f"millimetres, or --units {detections.units} to take them as they are",
         )
-
-
-def _chosen(requested: str, content: Content, path: Path) -> str:
-    if requested == "auto":
-        return content.formats[0]
-    if requested not in FORMATS:
-        raise fault(f"unknown format '{requested}'", path, f"--format takes auto, {', '.join(FORMATS)}")
-    if requested not in content.formats:
-        cause = f"not {requested}: it looks like {content.formats[0]}"
-        raise fault(cause, path, f"Pass --format {content.formats[0]} or leave it out")
-    return requested
-
-
-def _read(content: Content, taken: str, path: Path, options: TableOptions) -> Detections:
-    if content.kind == "table":
-        return read_delimited(content.data, path, options)
-    if content.kind == "parquet":
-        return read_parquet(content.data, path, options)
-    if content.kind == "sqlite":
-        return read_sliderunner(path) if taken == "sliderunner" else read_tiatoolbox_store(path)
-    if taken == "midog":
-        return read_midog(content.data, path)
-    if taken == "midog-guide":
-        return read_midog_guide(content.data, path)
-    if taken == "grand-challenge":
-        return read_grand_challenge(content.data, path)
-    return read_geojson(content.data, path, tiatoolbox="tiatoolbox" in {taken, content.formats[0]})

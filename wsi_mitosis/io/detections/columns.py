@@ -22,13 +22,14 @@ BOX = ("x1", "y1", "x2", "y2")
 CORNER_AND_SIZE = ("x1", "y1", "width", "height")
 CENTRE = ("x", "y")
 COORDINATES = (*CENTRE, *BOX, "width", "height")
-UNITS = ("px", "um", "mm", "fraction", "percent")
+UNITS = ("px", "um", "mm", "nm", "fraction", "percent")
 """Units in which the name of a coordinate may end."""
 _MEANS_CENTRE = re.compile(r"cent(re|er|roid)|^[xy]c$|^c[xy]$")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _UNIT_WORDS = {
     "um": f"{MICRO_SIGN.casefold()}m|microns?|micromet(?:er|re)s?",
     "mm": "millimet(?:er|re)s?",
+    "nm": "nanomet(?:er|re)s?",
     "px": "pixels?",
     "percent": "%|pct|percentage",
     "fraction": "norm|normali[sz]ed|rel|relative|frac|share",
@@ -81,7 +82,7 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str], path: Pat
 
     Args:
         header: The table's column names.
-        columns: The user's, as in TableOptions. They take precedence over the aliases.
+        columns: The user's, as in ReadOptions. They take precedence over the aliases.
         path: The file, for messages.
 
     Returns:

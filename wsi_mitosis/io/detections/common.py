@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 STAGE = "reading detections"
 _SHOWN = 60
 """Characters of a value in a message."""
+_MOST_NUMBER = 1e15
+"""Numbers beyond it have no use as coordinates, and their products may not be finite."""
+_MOST_CLASSES = 20
+"""Classes in a message."""
 _TEXT_COLUMNS = frozenset({"slide", "id", "detector_class"})
 
 
@@ -106,8 +111,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
-    """Convert boxes [x1, y1, x2, y2] of a JSON document, (len(values), 4) float64; NaN for a missing box.
+def boxes(
+    values: Sequence[Any], path: Path, form: str = "[x1, y1, x2, y2] in level-0 pixels"
+) -> NDArray[np.float64]:
+    """Convert boxes of a JSON document, (len(values), 4) float64; NaN for a missing box.
+
+    Args:
+        values: Boxes, or None.
+        path: The file, for the message.
+        form: What a box is, for the message.
 
     Raises:
         DetectionsError: if a box does not have four numbers.
@@ -116,7 +128,7 @@ def boxes(values: Sequence[Any], path: Path) -> NDArray[np.float64]:
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 4:
             cause = f"entry {index + 1}: the box is {in_short(row)}, not four numbers"
-            raise fault(cause, path, "A box is [x1, y1, x2, y2] in level-0 pixels")
+            raise fault(cause, path, f"A box is {form}")
     columns = [numbers([row[axis] for row in rows], "box", path) for axis in range(4)]
     return np.stack(columns, axis=1)
 
@@ -168,6 +180,145 @@ def refuse_backward(corners: NDArray[np.float64], path: Path, *, what: str) -> N
             "Boxes are [x1, y1, x2, y2] here. Convert those of COCO, [x, y, width, height], or call their "
             "columns x, y, width, height",
         )
+
+
+def list_of(document: Mapping[str, Any], key: str, path: Path, count: int | None = None) -> list[Any]:
+    """Return a list of a JSON object.
+
+    Args:
+        document: The object.
+        key: The name of the list.
+        path: The file, for the message.
+        count: How many boxes there are, and so how many entries it has to have; None for any number.
+
+    Raises:
+        DetectionsError: if it is missing, not a list, or has another number of entries.
+    """
+    values = document.get(key)
+    if not isinstance(values, list):
+        raise fault(f"'{key}' is not a list", path, "Write the file again")
+    if count is not None and len(values) != count:
+        raise fault(f"{count} boxes, but {len(values)} {key}", path, "Write the file again")
+    return values
+
+
+def records_of(document: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Return a list of JSON objects.
+
+    Raises:
+        DetectionsError: if it is missing, not a list, or has an entry that is not an object.
+    """
+    records = list_of(document, key, path)
+    if not all(isinstance(item, dict) for item in records):
+        raise fault(f"not every one of '{key}' is an object", path, "Write the file again")
+    return records
+
+
+def names_by_id(records: Sequence[Mapping[str, Any]], name: str, path: Path) -> dict[str, Any]:
+    """Return what the entries of a list call themselves, by their `id`.
+
+    Args:
+        records: The entries.
+        name: The key of the name.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if two entries of one id have different names.
+    """
+    names: dict[str, Any] = {}
+    for record in records:
+        number = str(record.get("id"))
+        if names.setdefault(number, record.get(name)) != record.get(name):
+            cause = f"id {number} is both {in_short(names[number])} and {in_short(record.get(name))}"
+            raise fault(cause, path, "Write the file again with one id for each")
+    return names
+
+
+def looked_up(
+    annotations: Sequence[Mapping[str, Any]], key: str, names: Mapping[str, Any], path: Path
+) -> list[str | None]:
+    """Return the names that annotations refer to by an id.
+
+    Args:
+        annotations: The annotations.
+        key: The key of the id.
+        names: Names by id.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if an id has no entry. It names the annotation, counted from 1.
+    """
+    for index, item in enumerate(annotations):
+        if str(item.get(key)) not in names:
+            value = in_short(item.get(key))
+            raise fault(f"annotation {index + 1} has {key} {value}, which the file does not explain", path)
+    return [text_or_none(names[str(item.get(key))]) for item in annotations]
+
+
+def refuse_placeless(xy: NDArray[np.float64], path: Path, *, what: str) -> None:
+    """Refuse objects of which none has coordinates.
+
+    Args:
+        xy: (n, 2 or more) coordinates.
+        path: The file, for the message.
+        what: The file's word for the objects, such as "annotations".
+
+    Raises:
+        DetectionsError: if there are objects and none has coordinates.
+    """
+    if len(xy) and not np.isfinite(xy).all(axis=1).any():
+        raise fault(f"none of its {len(xy)} {what} has coordinates", path, "Write the file again with them")
+
+
+def is_plain_number(value: Any) -> bool:
+    """Return whether a value of a JSON document is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER
+
+
+def points(values: Sequence[Any], what: str, path: Path) -> NDArray[np.float64]:
+    """Convert points [x, y] of a JSON document, (len(values), 2) float64; NaN for a missing point.
+
+    Args:
+        values: Points, or None.
+        what: What they are, for the message.
+        path: The file, for the message.
+
+    Raises:
+        DetectionsError: if a point is not two numbers. It names the entry, counted from 1.
+    """
+    pairs = [[None] * 2 if value is None else value for value in values]
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            cause = f"entry {index + 1}: the {what} is {in_short(pair)}, not [x, y]"
+            raise fault(cause, path, "Write the file again")
+    columns = [
+        numbers([pair[axis] for pair in pairs], f"{'xy'[axis]} of the {what}", path) for axis in (0, 1)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def box_sides(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Return the longer side of boxes [[a, b], [c, d]], (len(values),) float64, in whatever order of axes.
+
+    A box that is missing or makes no sense has NaN: the candidate's place does not depend on it.
+    """
+    return np.array([_longer_side(value) for value in values], dtype=np.float64)
+
+
+def _longer_side(box: Any) -> float:
+    corners = box if isinstance(box, list) and len(box) == 2 else [None, None]
+    flat = [value for corner in corners if isinstance(corner, list) for value in corner]
+    if len(flat) != 4 or not all(map(is_plain_number, flat)):
+        return math.nan
+    return float(max(abs(flat[2] - flat[0]), abs(flat[3] - flat[1])))
+
+
+def class_note(classes: Sequence[str | None], path: Path) -> tuple[str, ...]:
+    """Return a note that counts the objects of each class, the most frequent first; empty without classes."""
+    counts = Counter(name for name in classes if name is not None).most_common()
+    shown = ", ".join(f"'{name}' ({number})" for name, number in counts[:_MOST_CLASSES])
+    others = f" and {len(counts) - _MOST_CLASSES} more" if len(counts) > _MOST_CLASSES else ""
+    return (f"{path.name}: classes: {shown}{others}",) if counts else ()
 
 
 def in_short(value: Any) -> str:

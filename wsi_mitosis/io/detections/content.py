@@ -1,25 +1,27 @@
-"""The format of a detections file, which is detected from its content and not from its name."""
+"""Open a detections file and detect its format, from its content and not from its name."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from wsi_mitosis.errors import DetectionsError, listed
-from wsi_mitosis.io.detections.challenge import is_grand_challenge
 from wsi_mitosis.io.detections.common import fault
-from wsi_mitosis.io.detections.geojson import features_of, is_tiatoolbox
-from wsi_mitosis.io.detections.sqlite import database_format
-from wsi_mitosis.io.limits import LimitError, check_lines, decompress_gzip, parse_json, read_bytes
+from wsi_mitosis.io.detections.formats import FORMATS, REGISTRY, Document, Fit, Format
+from wsi_mitosis.io.detections.geojson import features_of
+from wsi_mitosis.io.detections.sqlite import tables_of
+from wsi_mitosis.io.limits import (
+    LimitError,
+    check_lines,
+    decompress_gzip,
+    parse_json,
+    parse_xml,
+    read_bytes,
+)
 from wsi_mitosis.io.text_tables import decode, is_binary
-from wsi_mitosis.tables import DetectionFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-FORMATS: tuple[DetectionFormat, ...] = tuple(name for name in get_args(DetectionFormat) if name != "auto")
-"""The names of `--format` besides `auto`."""
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _PARQUET_MAGIC = b"PAR1"
@@ -27,31 +29,57 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _REMEDY = f"Give a file of one of these formats: {', '.join(FORMATS)}"
 
 
-@dataclass(frozen=True)
-class Content:
-    """An opened detections file.
-
-    Attributes:
-        formats: The formats that the content fits, the likeliest first.
-        kind: What `data` is: the text of a table, the bytes of a Parquet file, or a parsed JSON document;
-            None for a database, which is read from its path.
-    """
-
-    formats: tuple[DetectionFormat, ...]
-    kind: Literal["table", "parquet", "json", "sqlite"]
-    data: Any = None
-
-
-def open_content(path: Path) -> Content:
-    """Open a file and detect its format.
+def open_document(path: Path) -> Document:
+    """Open a file.
 
     Raises:
-        DetectionsError: if the file is missing, empty, damaged, too large or of an unknown format.
+        DetectionsError: if the file is missing, empty, damaged or too large.
     """
     try:
         return _opened(path)
     except LimitError as error:
         raise fault(str(error), path, error.remedy) from error
+
+
+def fitting(document: Document) -> tuple[Format, ...]:
+    """Return the formats that a document fits, the likeliest first.
+
+    Raises:
+        DetectionsError: if it fits none.
+    """
+    fits = {item: item.fit(document) for item in REGISTRY}
+    found = [item for item in REGISTRY if fits[item] > Fit.NO]
+    if not found:
+        raise _unknown(document)
+    return tuple(sorted(found, key=lambda item: -fits[item]))
+
+
+def chosen_format(requested: str, document: Document) -> Format:
+    """Return the format to read a document as.
+
+    Args:
+        requested: One of FORMATS, or `auto` for the likeliest.
+        document: The opened file.
+
+    Raises:
+        DetectionsError: if it fits none or not the requested one, or if several are equally likely.
+    """
+    path = document.path
+    found = fitting(document)
+    best = [item.name for item in found if item.fit(document) == found[0].fit(document)]
+    if requested not in {"auto", *FORMATS}:
+        raise fault(f"unknown format '{requested}'", path, f"--format takes auto, {', '.join(FORMATS)}")
+    if requested == "auto":
+        if len(best) > 1:
+            options = " or ".join(f"--format {name}" for name in best)
+            cause = f"it may be {' or '.join(best)}, and each reads other candidates from it"
+            raise fault(cause, path, f"Pass {options}")
+        return found[0]
+    for item in found:
+        if item.name == requested:
+            return item
+    cause = f"not {requested}: it looks like {' or '.join(best)}"
+    raise fault(cause, path, f"Pass --format {best[0]} or leave it out")
 
 
 def open_geojson(path: Path, stage: str, remedy: str) -> list[dict[str, Any]]:
@@ -66,18 +94,32 @@ def open_geojson(path: Path, stage: str, remedy: str) -> list[dict[str, Any]]:
         DetectionsError: if it cannot be read, or is of another format.
     """
     try:
-        content = open_content(path)
-        if {"geojson", "tiatoolbox"} & set(content.formats):
-            return features_of(content.data, path)
+        document = open_document(path)
+        names = [item.name for item in fitting(document)]
+        if document.kind == "json" and {"geojson", "tiatoolbox"} & set(names):
+            return features_of(document.data, path)
     except DetectionsError as error:
         raise DetectionsError(error.cause, subject=path, stage=stage, remedy=error.remedy) from error
-    cause = f"this is {content.formats[0]}, not GeoJSON"
+    cause = f"this is {names[0]}, not GeoJSON"
     raise DetectionsError(cause, subject=path, stage=stage, remedy=remedy)
 
 
-def _opened(path: Path) -> Content:
+def _unknown(document: Document) -> DetectionsError:
+    """The error for a document that fits no format."""
+    data, path = document.data, document.path
+    if document.kind == "sqlite":
+        cause = f"a SQLite database of no known format, with the tables {listed(sorted(data)) or 'none'}"
+        return fault(cause, path, "Check the path")
+    if document.kind == "xml":
+        return fault(f"XML of no known format, with the root element '{data.tag}'", path, _REMEDY)
+    if isinstance(data, dict):
+        return fault(f"JSON of no known format, with the keys {listed(data)}", path, _REMEDY)
+    return fault("a JSON list of other things than features, points or boxes", path, _REMEDY)
+
+
+def _opened(path: Path) -> Document:
     if _is_database(path):  # not read as a whole
-        return Content((database_format(path),), "sqlite")
+        return Document(path, "sqlite", tables_of(path))
     try:
         data = read_bytes(path)
     except OSError as error:
@@ -85,13 +127,19 @@ def _opened(path: Path) -> Content:
     if data.startswith(_GZIP_MAGIC):
         data = _decompressed(data, path)
     if data.startswith(_PARQUET_MAGIC):
-        return Content(("parquet",), "parquet", data)
+        return Document(path, "parquet", data)
+    return _opened_text(data, path)
+
+
+def _opened_text(data: bytes, path: Path) -> Document:
     text = _decoded(data, path)
-    if text.lstrip()[:1] in {"{", "["}:
-        document = _parsed(text, path)
-        return Content(_json_formats(document, path), "json", document)
+    first = text.lstrip()[:1]
+    if first in {"{", "["}:
+        return Document(path, "json", _parsed(text, path))
+    if first == "<":
+        return Document(path, "xml", _parsed_xml(data, text, path))
     check_lines(text)
-    return Content(("csv",), "table", text)
+    return Document(path, "text", text)
 
 
 def _is_database(path: Path) -> bool:
@@ -132,27 +180,19 @@ def _parsed(text: str, path: Path) -> Any:
         raise fault(f"not valid JSON: {error}", path, "Write or copy it again") from error
 
 
-def _json_formats(document: Any, path: Path) -> tuple[DetectionFormat, ...]:
-    if isinstance(document, list):
-        return _list_formats(document, path)
-    if document.get("type") in ("FeatureCollection", "Feature"):
-        features = document.get("features", [document])
-        return ("tiatoolbox", "geojson") if is_tiatoolbox(features) else ("geojson", "tiatoolbox")
-    if is_grand_challenge(document):
-        return ("grand-challenge",)
-    if "boxes" in document:
-        return ("midog-guide",)
-    if "annotations" in document and "images" in document:
-        return ("midog",)
-    raise fault(f"JSON of no known format, with the keys {listed(document)}", path, _REMEDY)
+def _parsed_xml(data: bytes, text: str, path: Path) -> Any:
+    """Parse XML by the encoding that it states, or else as the text that it is.
 
-
-def _list_formats(items: list[Any], path: Path) -> tuple[DetectionFormat, ...]:
-    if not items:
-        return ("geojson", "tiatoolbox", "grand-challenge")
-    first = items[0] if isinstance(items[0], dict) else {}
-    if "geometry" in first:
-        return ("tiatoolbox", "geojson") if is_tiatoolbox(items) else ("geojson", "tiatoolbox")
-    if is_grand_challenge(first):
-        return ("grand-challenge",)
-    raise fault("a JSON list of other things than features, points or boxes", path, _REMEDY)
+    .NET writes `encoding="utf-16"` into files that it then stores as UTF-8.
+    """
+    try:
+        return parse_xml(data.lstrip())
+    except LimitError:
+        raise
+    except ValueError:
+        try:
+            return parse_xml(text.lstrip("\ufeff \t\n"))
+        except LimitError:
+            raise
+        except ValueError as error:
+            raise fault(f"not valid XML: {error}", path, "Write or copy it again") from error

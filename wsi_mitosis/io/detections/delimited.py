@@ -34,24 +34,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from wsi_mitosis.io.detections.formats.format import ReadOptions
     from wsi_mitosis.io.detections.numerals import Decimal
-    from wsi_mitosis.tables import DecimalSign
     from wsi_mitosis.units import LengthUnit
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """What the user states about a table. None means that the table itself decides.
-
-    Attributes:
-        columns: A role of ALIASES (or one of its aliases) to the name of a column.
-        units: Unit of the coordinates.
-        decimal: The decimal sign.
-    """
-
-    columns: Mapping[str, str]
-    units: LengthUnit | None = None
-    decimal: DecimalSign | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class _Table:
     roles: Mapping[str, str]
     path: Path
     separator: str | None
-    options: TableOptions
+    options: ReadOptions
 
     def place(self, role: str) -> int:
         """The index of a role's column."""
@@ -73,7 +58,7 @@ class _Table:
         return {role: self.cells.column(self.place(role)) for role in roles if role in self.roles}
 
 
-def read_delimited(text: str, path: Path, options: TableOptions) -> Detections:
+def read_delimited(text: str, path: Path, options: ReadOptions) -> Detections:
     """Read a table separated by commas, semicolons or tabs.
 
     Args:
@@ -93,7 +78,7 @@ def read_delimited(text: str, path: Path, options: TableOptions) -> Detections:
     return _detections(_Table(cells, roles, path, dialect.separator, options), "csv", notes)
 
 
-def read_parquet(data: bytes, path: Path, options: TableOptions) -> Detections:
+def read_parquet(data: bytes, path: Path, options: ReadOptions) -> Detections:
     """Read a Parquet table, such as a figures table of `wsi-mitosis`.
 
     Args:

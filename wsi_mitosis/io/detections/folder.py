@@ -10,6 +10,7 @@ from wsi_mitosis.core.likeness import nearly_alike
 from wsi_mitosis.core.matching import NameIndex, file_names, misnamed
 from wsi_mitosis.errors import DetectionsError, listed
 from wsi_mitosis.io.detections.common import STAGE, fault
+from wsi_mitosis.io.detections.formats import ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
     from wsi_mitosis.tables import SlideSource
 
-ENDINGS = (
-    *(".geojson.gz", ".json.gz"),  # before their own endings: the longest one that fits is cut off
-    *(".csv", ".tsv", ".txt", ".json", ".geojson", ".parquet", ".db", ".sqlite"),
-)
 _SUFFIX = "_detections"
 
 

@@ -19,7 +19,7 @@ from wsi_mitosis.io.detections.common import (
     numbers,
     text_or_none,
 )
-from wsi_mitosis.io.detections.shapes import not_used, read_shapes
+from wsi_mitosis.io.detections.shapes import not_used, part_ids, placed, read_shapes
 from wsi_mitosis.tables import ALIASES, Detections
 
 if TYPE_CHECKING:
@@ -39,6 +39,18 @@ _TYPES_ELSEWHERE = {
 """What QuPath writes into `type` or the id of an object, in lower case, and the type that it means."""
 _NO_PROSE = frozenset({"objectType", "isLocked", "color", "measurements", "classification"})
 """QuPath's own properties, which do not mention look-alikes."""
+
+
+def is_geojson(document: Any) -> bool:
+    """Return whether a document is a FeatureCollection, a Feature, or a list that is empty or of features."""
+    if isinstance(document, dict):
+        return document.get("type") in ("FeatureCollection", "Feature")
+    return not document or (isinstance(document[0], dict) and "geometry" in document[0])
+
+
+def perhaps_features(document: Any) -> Any:
+    """Return what holds the features of GeoJSON, which may be anything in a damaged file."""
+    return document.get("features", [document]) if isinstance(document, dict) else document
 
 
 def is_tiatoolbox(features: Any) -> bool:
@@ -74,12 +86,12 @@ def read_geojson(document: Any, path: Path, *, tiatoolbox: bool) -> Detections:
     """
     features = features_of(document, path)
     shapes = read_shapes(features)
-    counts, located = _placed(shapes, len(features))
+    counts, located = placed(shapes, len(features))
     table = candidate_table(
         int(counts.sum()),
         {
             **located,
-            "id": _ids(features, counts),
+            "id": part_ids([text_or_none(feature.get("id")) for feature in features], counts),
             **{name: np.repeat(values, counts) for name, values in _described(features, path).items()},
         },
         {name: np.repeat(values, counts) for name, values in _others(features).items()},
@@ -106,24 +118,6 @@ def features_of(document: Any, path: Path) -> list[dict[str, Any]]:
                 f"feature {index + 1} is {in_short(feature)}, not an object", path, "Export the objects again"
             )
     return document
-
-
-def _placed(shapes: Shapes, number: int) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
-    """Return the features of the candidates, and their places and extents.
-
-    A feature that is not used is one candidate without coordinates.
-
-    Args:
-        shapes: Those of the features.
-        number: How many features there are.
-    """
-    lost = np.array(sorted(shapes.unused), dtype=np.intp)
-    owners = np.concatenate([shapes.feature, lost])
-    order = np.argsort(owners, kind="stable")
-    nowhere = np.full((len(lost), 2), np.nan)
-    x, y = np.concatenate([shapes.centres(), nowhere])[order].T
-    extent = np.concatenate([np.where(shapes.extent > 0, shapes.extent, np.nan), nowhere[:, 0]])[order]
-    return np.bincount(owners, minlength=number), {"x": x, "y": y, "extent": extent}
 
 
 def _notes_of_shapes(
@@ -156,14 +150,6 @@ def _counted(rows: NDArray[np.intp], names: Sequence[str]) -> str:
     """`1 object ('a')`, `each of 1200 objects ('a', 'b', 'c' and 1197 more)`."""
     shown = listed(names[row] for row in rows)
     return f"1 object ({shown})" if len(rows) == 1 else f"each of {len(rows)} objects ({shown})"
-
-
-def _ids(features: Sequence[Mapping[str, Any]], counts: NDArray[np.intp]) -> list[str | None]:
-    ids: list[str | None] = []
-    for feature, count in zip(features, counts.tolist(), strict=True):
-        own = text_or_none(feature.get("id"))
-        ids += [f"{own}/{at + 1}" for at in range(count)] if own and count > 1 else [own] * count
-    return ids
 
 
 def _described(features: Sequence[Mapping[str, Any]], path: Path) -> dict[str, NDArray[Any]]:

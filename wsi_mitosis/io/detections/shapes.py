@@ -126,25 +126,62 @@ def area_of(geometry: Mapping[str, Any]) -> Any:
     return whole
 
 
-def not_used(faults: Mapping[int, str], names: Mapping[int, str | None] | None = None) -> str:
+def placed(shapes: Shapes, number: int) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
+    """Return how many candidates each feature has, and their places and extents in the order of the features.
+
+    A feature that is not used is one candidate without coordinates.
+
+    Args:
+        shapes: The points and areas of the features.
+        number: How many features there are.
+
+    Returns:
+        (number,) counts; and `x`, `y` and `extent`, px, one per candidate. `extent` is NaN for a point.
+    """
+    lost = np.array(sorted(shapes.unused), dtype=np.intp)
+    owners = np.concatenate([shapes.feature, lost])
+    order = np.argsort(owners, kind="stable")
+    nowhere = np.full((len(lost), 2), np.nan)
+    x, y = np.concatenate([shapes.centres(), nowhere])[order].T
+    extent = np.concatenate([np.where(shapes.extent > 0, shapes.extent, np.nan), nowhere[:, 0]])[order]
+    return np.bincount(owners, minlength=number), {"x": x, "y": y, "extent": extent}
+
+
+def part_ids(ids: Sequence[str | None], counts: NDArray[np.intp]) -> list[str | None]:
+    """Return the ids of the parts of objects: the object's own, or `<id>/1`, `<id>/2`, ... of several parts.
+
+    Args:
+        ids: (n,) ids of the objects, None for one without.
+        counts: (n,) how many parts each object has.
+    """
+    parts: list[str | None] = []
+    for own, count in zip(ids, counts.tolist(), strict=True):
+        parts += [f"{own}/{at + 1}" for at in range(count)] if own and count > 1 else [own] * count
+    return parts
+
+
+def not_used(
+    faults: Mapping[int, str], names: Mapping[int, str | None] | None = None, *, what: str = "feature"
+) -> str:
     """Return which features are not used, and why: `feature 2 (it is a line); features 3 and 5 (...)`.
 
     Args:
         faults: Reason by index.
         names: Names or ids of features that have one, by index.
+        what: The file's word for a feature.
     """
     by_reason: dict[str, list[int]] = {}
     for row, reason in sorted(faults.items()):
         by_reason.setdefault(reason, []).append(row)
-    return "; ".join(f"{_numbered(rows, names or {})} ({reason})" for reason, rows in by_reason.items())
+    return "; ".join(f"{_numbered(rows, names or {}, what)} ({reason})" for reason, rows in by_reason.items())
 
 
-def _numbered(rows: Sequence[int], names: Mapping[int, str | None]) -> str:
+def _numbered(rows: Sequence[int], names: Mapping[int, str | None], what: str) -> str:
     """`feature 3 'left'`, `features 3, 4, 5 and 8 more`."""
     if len(rows) == 1:
         name = names.get(rows[0])
-        return f"feature {rows[0] + 1}" + (f" '{name}'" if name else "")
-    return f"features {listed(str(row + 1) for row in rows)}".replace("'", "")
+        return f"{what} {rows[0] + 1}" + (f" '{name}'" if name else "")
+    return f"{what}s {listed(str(row + 1) for row in rows)}".replace("'", "")
 
 
 def _parsed(geometries: Sequence[Any]) -> NDArray[np.object_]:

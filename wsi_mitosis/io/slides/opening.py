@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import openslide
@@ -13,7 +13,7 @@ from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_deflated, is_dicom
 from wsi_mitosis.io.slides.finding import OTHER_KIND_REMEDY, other_kind
 from wsi_mitosis.io.slides.identity import slide_identity
-from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend
+from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend, centre_offset
 from wsi_mitosis.io.slides.pixels import (
     check_dicom,
     check_dicom_file,
@@ -50,12 +50,13 @@ RGB_SAMPLES = 3
 
 @dataclass(frozen=True)
 class _Opened:
-    """A slide's library, the um/px that its file states, and notes for the user."""
+    """A slide's library, the um/px that its file states, notes for the user, and where it is on the glass."""
 
     backend: Backend
     stated_mpp: Mpp | None
     notes: tuple[str, ...] = ()
     scanned_in_areas: bool = False
+    centre_offset_um: tuple[float, float] | None = None
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
@@ -115,6 +116,7 @@ def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, 
         identity,
         (*opened.notes, *warnings),
         opened.scanned_in_areas,
+        opened.centre_offset_um,
     )
 
 
@@ -140,7 +142,7 @@ def _says_damaged(refusal: openslide.OpenSlideError) -> bool:
 def _with_refusal(name: str, opened: _Opened, refusal: openslide.OpenSlideError) -> _Opened:
     library = LIBRARIES[opened.backend.name]
     note = f"{name}: read by {library} and perhaps not whole, because OpenSlide refuses it: {refusal}"
-    return _Opened(opened.backend, opened.stated_mpp, (note, *opened.notes))
+    return replace(opened, notes=(note, *opened.notes))
 
 
 def _opened_by_another(
@@ -229,7 +231,7 @@ def _opened_by_openslide(
         raise
     stated, notes = taken_mpp(path.name, _statements(tiff, size, vendor, backend.stated_mpp))
     if composition is None:
-        return _Opened(backend, stated, notes, vendor in SCANNED_IN_AREAS)
+        return _Opened(backend, stated, notes, vendor in SCANNED_IN_AREAS, centre_offset(backend.properties))
     backend.close()
     return _Opened(TifffileBackend(path, size, composition), stated, notes)
 

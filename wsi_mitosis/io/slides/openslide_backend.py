@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+NM_PER_UM = 1000.0
 ASSUMED_TILE_PX = (256, 256)
 """Size of tiles in formats that do not report it. It only affects the order of reading."""
 
@@ -48,6 +49,7 @@ class OpenSlideBackend:
         largest = max((level.tile_px for level in self.levels), key=math.prod)
         self._slide.set_cache(openslide.OpenSlideCache(cache_bytes(largest)))
         self.stated_mpp = _mpp(properties)
+        self.objective_power = _objective_power(properties)
         self.bounds = _bounds(properties)
         self.vendor_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
@@ -99,6 +101,33 @@ def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
 def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     x, y = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
     return Mpp(float(x), float(y)) if x and y else None
+
+
+def centre_offset(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """Return where the middle of level 0 lies from the middle of the glass slide, (x, y) um.
+
+    Hamamatsu's files state it in nm: https://openslide.org/formats/hamamatsu.
+
+    Args:
+        properties: OpenSlide's properties of the slide.
+
+    Returns:
+        None if a property is missing or not a number.
+    """
+    try:
+        x_nm, y_nm = (float(properties[f"hamamatsu.{axis}OffsetFromSlideCentre"]) for axis in "XY")
+    except (KeyError, ValueError):
+        return None
+    return (x_nm / NM_PER_UM, y_nm / NM_PER_UM) if math.isfinite(x_nm + y_nm) else None
+
+
+def _objective_power(properties: Mapping[str, str]) -> float | None:
+    """The objective's power, if it is a positive number. OpenSlide copies what the scanner wrote."""
+    try:
+        power = float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, ""))
+    except ValueError:
+        return None
+    return power if 0 < power < math.inf else None
 
 
 def _bounds(properties: Mapping[str, str]) -> Bounds | None:

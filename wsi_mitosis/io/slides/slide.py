@@ -156,6 +156,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def objective_power(self) -> float | None:
+        """The magnification of level 0 that the file itself states; None if it states none."""
+        ...
+
+    @property
     def vendor_hash(self) -> str | None:
         """OpenSlide's quickhash-1."""
         ...
@@ -191,6 +196,8 @@ class Slide:
         identity: Digest of the content, which is the same for a copy and differs for other pixels.
         warnings: Notes for the user about this slide.
         scanned_in_areas: Whether its format usually has no pixels between the scanned areas.
+        centre_offset_um: Where the middle of level 0 lies from the middle of the glass slide, (x, y) um; None
+            if the file does not state it.
     """
 
     path: Path
@@ -202,6 +209,7 @@ class Slide:
     identity: str
     warnings: tuple[str, ...] = ()
     scanned_in_areas: bool = False
+    centre_offset_um: tuple[float, float] | None = None
 
     @property
     def size_px0(self) -> tuple[int, int]:

@@ -32,6 +32,8 @@ class TiatoolboxBackend:
 
     name = "tiatoolbox"
     bounds: Bounds | None = None
+    objective_power: float | None = None
+    """Not read, because TIAToolbox estimates it from the pixel size where the file states none."""
     vendor_hash: str | None = None
 
     def __init__(self, path: Path) -> None:

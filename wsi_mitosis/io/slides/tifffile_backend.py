@@ -56,6 +56,7 @@ class TifffileBackend:
 
     name = "tifffile"
     stated_mpp: Mpp | None = None
+    objective_power: float | None = None
     bounds: Bounds | None = None
     vendor_hash: str | None = None
 
