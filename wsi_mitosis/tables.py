@@ -242,6 +242,7 @@ DetectionFormat = Literal[
     "coco",
     "hovernet",
     "cellvit",
+    "exact",
 ]
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""

@@ -6,6 +6,7 @@ from wsi_mitosis.io.detections.formats import (
     cellvit,
     coco,
     csv,
+    exact,
     geojson,
     grand_challenge,
     hovernet,
@@ -31,6 +32,7 @@ REGISTRY: tuple[Format, ...] = (
     coco.FORMAT,
     hovernet.FORMAT,
     cellvit.FORMAT,
+    exact.FORMAT,
 )
 """All formats, in the order in which help and messages list them."""
 
