@@ -259,6 +259,7 @@ DetectionFormat = Literal[
     "coco",
     "hovernet",
     "cellvit",
+    "exact",
     "asap",
     "imagescope",
     "halo",

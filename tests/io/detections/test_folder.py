@@ -168,3 +168,11 @@ def test_a_folder_that_fits_no_slide(tmp_path: Path) -> None:
     expected = r"named after one of the slides 'a\.svs'; the folder has 'b\.csv'"
     with pytest.raises(DetectionsError, match=expected):
         find_files(tmp_path, [source("a.svs")])
+
+
+@pytest.mark.parametrize("root", ["zarr.json", ".zgroup"])
+def test_a_zarr_store_is_no_folder_of_files(tmp_path: Path, root: str) -> None:
+    touch(tmp_path, root, "points/transcripts/points.parquet/part.0.parquet")
+    with pytest.raises(DetectionsError, match="a Zarr store, such as one of SpatialData") as caught:
+        find_files(tmp_path, [source("a.svs")])
+    assert "as a table with x and y in pixels at level 0" in str(caught.value.remedy)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import SlideSource
 
 _SUFFIX = "_detections"
+_ZARR = ("zarr.json", ".zgroup")
+"""The file of a store's root: https://zarr-specs.readthedocs.io, version 3 and 2."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,9 @@ def _none_fits(
     folder: Path, sources: Sequence[SlideSource], endings: Sequence[str], files: Sequence[_Named]
 ) -> DetectionsError:
     names = sorted({file.path.name for file in files})
+    if any((folder / name).is_file() for name in _ZARR):
+        cause = "a Zarr store, such as one of SpatialData, which does not state where a slide is in it"
+        return fault(cause, folder, "Write its points as a table with x and y in pixels at level 0, or in um")
     others = sorted(p.name for p in _entries(folder) if p.is_file() and not p.name.startswith("."))
     if names:
         found = f"the folder has {listed(names)}"

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.detection_files import write_json
+from tests.runs import run
 from tests.slide_files import aperio_slide, textured, tiff_slide
 from wsi_mitosis.core.candidates import prepare_candidates
+from wsi_mitosis.core.parts import Part
 from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.io.slides import open_slide
-from wsi_mitosis.tables import Detections
+from wsi_mitosis.jobs.classifier import Classifier
+from wsi_mitosis.jobs.outcomes import ignore_progress
+from wsi_mitosis.jobs.plan import ClassifyTask
+from wsi_mitosis.jobs.predictions import result_of_parts
+from wsi_mitosis.specs import ResultOptions
+from wsi_mitosis.tables import Detections, SlideSource
 from wsi_mitosis.units import Mpp
 
 
@@ -166,3 +177,21 @@ def test_nuclei_without_a_place_or_a_usable_box_are_rows(tmp_path: Path) -> None
     detections = read(tmp_path, document(*items, mag=None))
     assert detections.table["extent"].iloc[:4].isna().all()
     assert [reason for *_, reason in placed(detections)] == [None] * 4 + ["not_finite"] * 2
+
+
+def test_a_run_places_figures_by_the_slides_objective_whole_or_in_parts(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    slide = aperio_slide(tmp_path / "a.svs", textured(320, 300))  # AppMag 40
+    file = write_json(tmp_path / "a.json", document(nucleus(type="mitosis"), mag=20))
+    run([slide], file, tmp_path / "out", small_bundle)
+    figures = pd.read_parquet(tmp_path / "out" / "figures" / "a.svs.parquet")
+    assert figures[["x_px0", "y_px0"]].to_numpy().tolist() == [[121, 50.5]]
+
+    task = ClassifyTask(SlideSource(slide, slide.name), slide.name, None, "new", read_detections(file))
+    classifier = Classifier(open_bundle(small_bundle), ResultOptions.parse({}, "test"), device="cpu")
+    parts = [classifier.predict_part(replace(task, part=Part(at, 2)), ignore_progress) for at in range(2)]
+    merged = result_of_parts(task, parts, classifier.bundle, classifier.options, perf_counter())
+    assert merged.table[["x_px0", "y_px0"]].to_numpy().tolist() == [[121, 50.5]]
+    note = "a.svs: coordinates at 20x became pixels at level 0, which the slide states to have 40x"
+    assert note in merged.record.warnings
