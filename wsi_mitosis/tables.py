@@ -239,6 +239,10 @@ DetectionFormat = Literal[
     "sliderunner",
     "grand-challenge",
 ]
+ExportFormat = Literal[
+    "midog", "grand-challenge", "grand-challenge-labels", "tiatoolbox", "anndata", "spatialdata"
+]
+"""What `export` writes: the names of `--to`."""
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""
 LabelSource = Literal["midog25", "amibr", "folder", "csv"]

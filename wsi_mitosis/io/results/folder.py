@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 
 SUMMARY_FILE, REVIEW_FILE = "summary.csv", "review.csv"
+EXPORTS = "exports"
+"""Where files for other programs are, which `export` writes."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ WRITTEN = (
     "assessments",
     "dicom",
     EARLIER,
+    EXPORTS,
     "figures",
     qupath.GEOJSON_FOLDER,
     "qupath",
@@ -298,15 +301,28 @@ def open_results(path: Path, stage: str) -> ResultFolder:
         InputError: if it has no results.
         OutputError: if it cannot be written, or another run holds it.
     """
-    if not (path / "figures").is_dir() and not (path / "summary.csv").is_file():
+    check_results(path, stage)
+    try:
+        return ResultFolder(path)
+    except OutputError as error:
+        remedy = "Wait for the other run, or make the folder writable"
+        raise OutputError(error.cause, subject=path, stage=stage, remedy=remedy) from error
+
+
+def check_results(path: Path, stage: str) -> None:
+    """Check that a folder has results of `classify`.
+
+    Args:
+        path: The folder.
+        stage: What it is checked for, for messages.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if not (path / "figures").is_dir() and not (path / SUMMARY_FILE).is_file():
         raise InputError(
             "this folder has no results of `classify`",
             subject=path,
             stage=stage,
             remedy="Give the folder that `classify` wrote to",
         )
-    try:
-        return ResultFolder(path)
-    except OutputError as error:
-        remedy = "Wait for the other run, or make the folder writable"
-        raise OutputError(error.cause, subject=path, stage=stage, remedy=remedy) from error
