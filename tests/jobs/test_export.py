@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.export_files import DIGEST, PLACES, results
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections import read_detections
+from wsi_mitosis.io.results.exports import FORMATS
 from wsi_mitosis.io.results.figures import write_figures
 from wsi_mitosis.io.results.folder import ResultFolder
 from wsi_mitosis.jobs.export import ExportResult, export
@@ -138,7 +140,7 @@ def test_a_changed_table_is_not_exported(out: Path) -> None:
     assert "its figures table is missing, damaged or edited" in result.errors["b.svs"]
 
 
-def test_a_slide_without_a_pixel_size_fails_alone(tmp_path: Path) -> None:
+def test_a_slide_without_a_pixel_size_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = results(tmp_path / "out", {"a.svs": PLACES})
     with ResultFolder(out) as held:
         state = held.states()["a.svs"]
@@ -150,7 +152,10 @@ def test_a_slide_without_a_pixel_size_fails_alone(tmp_path: Path) -> None:
     result = export(out, "grand-challenge")
     assert (result.exit_status, result.slides) == (1, ["a.svs"])
     assert "the pixel size in its record is 0 x 0.5 um" in result.errors["b.svs"]
-    assert export(out, "midog").exit_status == 0, "which is in pixels"
+    assert export(out, "midog").slides == ["a.svs", "b.svs"], "which is in pixels"
+    monkeypatch.setitem(FORMATS, "midog", replace(FORMATS["midog"], needs_mpp=True))
+    result = export(out, "midog")
+    assert (result.exit_status, result.slides) == (1, ["a.svs"]), "also where all slides share a file"
 
 
 def test_an_assessment_that_is_missing_is_told(out: Path) -> None:

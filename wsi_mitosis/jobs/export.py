@@ -78,11 +78,12 @@ def export(
     with open_results(results, STAGE) as folder:
         states = _selected(folder, globs)
         result = ExportResult(_prepared(folder.folder / EXPORTS / to if out is None else out))
-        result.errors = {name: _why_not(state) for name, state in states.items() if _is_missing(state)}
         result.notes = list(_notes(states.values()))
-        exports = dict(_read(folder, states, writer, result))
-        _remove_earlier(writer, result)
-        _write(writer, exports, result)
+        exports = _read(folder, states, writer, result)
+        # one slide in memory at a time, unless one file has them all
+        for group in [list(exports)] if writer.file else ([export] for export in exports):
+            if group:
+                _write(writer, group, result)
     return result
 
 
@@ -179,18 +180,20 @@ def _notes(states: Iterable[SlideState]) -> Iterator[str]:
 
 def _read(
     folder: ResultFolder, states: Mapping[str, SlideState], writer: ExportWriter, result: ExportResult
-) -> Iterator[tuple[str, Export]]:
-    """Read the slides that are done; one that cannot be exported goes to the errors."""
+) -> Iterator[Export]:
+    """Read the slides that are done; one that has no result for this format goes to the errors."""
     for name, state in states.items():
+        if _is_missing(state):
+            _fail(name, _why_not(state), writer, result)
         if state.record is None:
             continue
         try:
             export = _export(folder, state, state.record)
             writer.check(export)
         except SlideError as error:
-            result.errors[name] = str(error)
+            _fail(name, str(error), writer, result)
         else:
-            yield name, export
+            yield export
 
 
 def _export(folder: ResultFolder, state: SlideState, record: SlideRecord) -> Export:
@@ -199,30 +202,30 @@ def _export(folder: ResultFolder, state: SlideState, record: SlideRecord) -> Exp
     return Export(record, classified, () if state.assessment is None else state.assessment.hotspots)
 
 
-def _write(writer: ExportWriter, exports: Mapping[str, Export], result: ExportResult) -> None:
-    """Write the files; a slide that cannot be written goes to the errors."""
-    for path, names in writer.targets(result.folder, list(exports)):
-        if not names:
-            continue
-        try:
-            writer.write(path, [exports[name] for name in names])
-        except SlideError as error:
-            result.errors |= dict.fromkeys(names, str(error))
-        except OSError as error:
-            text = SlideError(f"cannot be written: {error.strerror or error}", subject=path, stage=STAGE)
-            result.errors |= dict.fromkeys(names, str(text))
-        else:
-            result.files.append(path)
-            result.slides += names
-            result.figures += sum(len(exports[name].figures) for name in names)
+def _fail(name: str, why: str, writer: ExportWriter, result: ExportResult) -> None:
+    """Enter a slide that has no result, and remove its earlier export, or name it if it is a folder."""
+    result.errors[name] = why
+    earlier = writer.target(result.folder, name)
+    if writer.file or not earlier.exists():
+        return
+    if earlier.is_file():
+        earlier.unlink()
+    else:
+        result.notes.append(f"{name}: {earlier} is of an earlier result")
 
 
-def _remove_earlier(writer: ExportWriter, result: ExportResult) -> None:
-    """Remove what an earlier export wrote of a slide that has no result now, or name it if it is a folder."""
-    for path, names in writer.targets(result.folder, list(result.errors)):
-        if writer.file or not path.exists():
-            continue
-        if path.is_file():
-            path.unlink()
-        else:
-            result.notes.append(f"{names[0]}: {path} is of an earlier result")
+def _write(writer: ExportWriter, exports: Sequence[Export], result: ExportResult) -> None:
+    """Write one file; if that fails, its slides go to the errors, and an earlier file stays."""
+    names = [export.record.name for export in exports]
+    path = writer.target(result.folder, names[0])
+    try:
+        writer.write(path, exports)
+    except SlideError as error:
+        result.errors |= dict.fromkeys(names, str(error))
+    except OSError as error:
+        text = SlideError(f"cannot be written: {error.strerror or error}", subject=path, stage=STAGE)
+        result.errors |= dict.fromkeys(names, str(text))
+    else:
+        result.files.append(path)
+        result.slides += names
+        result.figures += sum(len(export.figures) for export in exports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,7 +18,11 @@ from wsi_mitosis.io.results.exports.tiatoolbox import _store
 
 @contextmanager
 def store(path: Path) -> Iterator[Any]:
-    with closing(_store(path)) as opened:
+    """TIAToolbox's class itself, where this Python has SQLite's extensions, which it asks for."""
+    from tiatoolbox.annotation import SQLiteStore
+
+    has_extensions = hasattr(sqlite3.Connection, "enable_load_extension")
+    with closing(SQLiteStore(path) if has_extensions else _store(path)) as opened:
         yield opened
 
 

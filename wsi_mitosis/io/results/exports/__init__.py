@@ -58,16 +58,14 @@ class ExportWriter:
         if self.needs_mpp:
             _ = export.mpp
 
-    def targets(self, folder: Path, names: Sequence[str]) -> list[tuple[Path, list[str]]]:
-        """Return the files to write, each with the names of its slides.
+    def target(self, folder: Path, name: str) -> Path:
+        """Return the file of a slide, which others may share.
 
         Args:
             folder: Where the files are.
-            names: The slides.
+            name: The slide's name in the output folder.
         """
-        if self.file:
-            return [(folder / self.file, list(names))]
-        return [(folder / f"{name}{self.ending}", [name]) for name in names]
+        return folder / (self.file or f"{name}{self.ending}")
 
     def write(self, path: Path, exports: Sequence[Export]) -> None:
         """Write a file with the slides given, of which there is one unless the format has one file for all.
