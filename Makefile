@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
+PYTHON_EXPORTS := .venv-exports/bin/python
 
-.PHONY: demo test faults lint audit sbom fuzz bench docs clean
+.PHONY: demo test exports faults lint audit sbom fuzz bench docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,6 +36,11 @@ fuzz: .venv/installed ## 100,000 mutated files through every reader, and new exa
 	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m hypothesis
 
+exports: ## the exports to AnnData and SpatialData, which need an environment of their own; NEEDS THE NETWORK
+	$(PYTHON) -m venv .venv-exports
+	$(PYTHON_EXPORTS) -m pip install --quiet --disable-pip-version-check -e ".[dev,spatialdata]" wsidata
+	OMP_WAIT_POLICY=passive $(PYTHON_EXPORTS) -m pytest tests/io/results/exports tests/jobs/test_export.py
+
 faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"
 	$(BIN)/python -m pytest tests/jobs -m faults
@@ -47,4 +53,4 @@ docs: .venv/installed ## the generated pages, and the site in site/; needs no ne
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-exports build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -8,6 +8,10 @@
     result.assessment      # hotspots and the figures to review first
     result.to_geojson("slide.geojson")
 
+    from wsi_mitosis import figures_of
+
+    figures_of("results")  # a GeoDataFrame of all slides that `wsi-mitosis classify` has finished
+
 Every error that a bad input causes is a `WsiMitosisError`. Functions are loaded when they are first used, so
 that importing this package takes no time. Research use only.
 """
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.assessments import Assessment
     from wsi_mitosis.io.detections import read_detections
     from wsi_mitosis.jobs.classify import classify_slide
+    from wsi_mitosis.jobs.export import figures_of
     from wsi_mitosis.jobs.slide_result import SlideResult
 
 __all__ = [
@@ -55,12 +60,14 @@ __all__ = [
     "WsiMitosisError",
     "__version__",
     "classify_slide",
+    "figures_of",
     "read_detections",
 ]
 _LOADED = {
     "Assessment": "wsi_mitosis.core.assessments",
     "SlideResult": "wsi_mitosis.jobs.slide_result",
     "classify_slide": "wsi_mitosis.jobs.classify",
+    "figures_of": "wsi_mitosis.jobs.export",
     "read_detections": "wsi_mitosis.io.detections",
 }
 """Names that are loaded on first use, and their modules."""

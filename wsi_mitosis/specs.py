@@ -576,7 +576,8 @@ class OutputOptions(Spec):
     dicom: Annotated[
         bool,
         _drawing(
-            help="Write annotations of DICOM slides as DICOM as well; needs wsi-mitosis[dicom].",
+            help="Write the figures of DICOM slides as DICOM annotations as well, and their counts and "
+            "hotspots as a structured report; needs wsi-mitosis[dicom].",
             known_by="dicom",
         ),
     ] = False

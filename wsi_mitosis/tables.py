@@ -266,6 +266,10 @@ DetectionFormat = Literal[
     "ndpa",
     "yolo",
 ]
+ExportFormat = Literal[
+    "midog", "grand-challenge", "grand-challenge-labels", "tiatoolbox", "anndata", "spatialdata"
+]
+"""What `export` writes: the names of `--to`."""
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""
 LabelSource = Literal["midog25", "amibr", "folder", "csv"]

@@ -35,6 +35,10 @@ def annotations_of(out: Path) -> Path:
     return out / "dicom" / f"{NAME}.dcm"
 
 
+def report_of(out: Path) -> Path:
+    return out / "dicom" / f"{NAME}.sr.dcm"
+
+
 def points_of(path: Path) -> list[tuple[float, float, str]]:
     return sorted(
         (*point, group.AnnotationGroupLabel.removeprefix("Untrained: ").lower())
@@ -110,6 +114,7 @@ def test_annotations_of_an_earlier_result_do_not_stay(
     fewer = candidates_csv(tmp_path / "fewer.csv", [NAME], CANDIDATES[:2])
     run([series], fewer, out, small_bundle)
     assert not annotations_of(out).exists()
+    assert not report_of(out).exists()
     run([series], fewer, out, small_bundle, output=DICOM)
     assert len(points_of(annotations_of(out))) == 2
 
@@ -125,7 +130,9 @@ def test_what_gets_no_annotations_is_counted_and_told(
     out, options = tmp_path / "out", {"output": DICOM, "result": {"min_score": 0.2}}
     result = run([series, *tiffs], tmp_path / "d.csv", out, small_bundle, **options)
     assert result.exit_status == 0
-    assert not (out / "dicom").exists()
+    assert [path.name for path in (out / "dicom").iterdir()] == [report_of(out).name], (
+        "a report of no figures"
+    )
     assert [told for told in result.warnings if "DICOM" in told] == [
         "no DICOM annotations for 2 of 3 slides: no DICOM slides",
         "no DICOM annotations for 1 of 3 slides: no figures on them",
@@ -153,6 +160,40 @@ def test_a_header_that_does_not_serve_fails_its_slide_alone(
     assert not annotations_of(tmp_path / "out").exists()
     without = run([tmp_path / "s"], detections, tmp_path / "out", small_bundle)
     assert without.kept == {NAME, tiffs[0].name}, "what was computed is not lost"
+
+
+def test_the_counts_and_hotspots_are_a_structured_report_beside_the_annotations(
+    series: Path, detections: Path, tmp_path: Path, small_bundle: Path
+) -> None:
+    out = tmp_path / "out"
+    run([series], detections, out, small_bundle, output={**DICOM, "hotspot_area": 0.005})
+    report = highdicom.sr.srread(report_of(out)).content
+    (slide,) = report.get_image_measurement_groups()
+    row = summary(out)[NAME]
+    counted = {m.name.value.removeprefix("VOID_N_"): m.value for m in slide.get_measurements()}
+    expected = {name: float(row[name.lower()]) for name in ("ATYPICAL", "TYPICAL")}
+    assert counted | expected == counted
+    assert counted["FIGURES"] == float(row["classified"]) == len(CANDIDATES)
+    (hotspot,) = report.get_planar_roi_measurement_groups()
+    corner = [float(row["hotspot_x_px0"]), float(row["hotspot_y_px0"])]
+    assert hotspot.roi.value[0].tolist() == np.float32(corner).tolist(), "which SCOORD keeps"
+    assert complaints(report_of(out)) == []
+
+
+def test_a_report_is_written_again_if_the_hotspots_change_and_only_then(
+    series: Path, detections: Path, tmp_path: Path, small_bundle: Path
+) -> None:
+    out, two = tmp_path / "out", {**DICOM, "hotspot_area": 0.002, "hotspots": 2}
+    run([series], detections, out, small_bundle, output={**DICOM, "hotspot_area": 0.005})
+    first, annotations = report_of(out).read_bytes(), annotations_of(out).read_bytes()
+    run([series], detections, out, small_bundle, output={**DICOM, "hotspot_area": 0.005})
+    assert report_of(out).read_bytes() == first
+    assert run([series], detections, out, small_bundle, output=two).kept == {NAME}
+    assert len(highdicom.sr.srread(report_of(out)).content.get_planar_roi_measurement_groups()) == 2
+    assert annotations_of(out).read_bytes() == annotations
+    run([series], detections, out, small_bundle, output={"hotspot_area": 0.005})
+    assert not report_of(out).exists(), "its hotspots would not be those of summary.csv"
+    assert annotations_of(out).read_bytes() == annotations
 
 
 def test_a_moved_slide_is_annotated_where_it_is_now(

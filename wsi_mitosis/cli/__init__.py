@@ -34,6 +34,7 @@ COMMANDS = (
     "classify",
     "report",
     "recount",
+    "export",
     "predict",
     "evaluate",
     "run",

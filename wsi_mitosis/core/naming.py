@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from fnmatch import fnmatchcase
 from itertools import count
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.qupath import GEOJSON_ENDINGS
@@ -54,6 +56,11 @@ def allot_names(
             names.update(_with_folders(group, taken, most_bytes))
         taken.update(names[source] for source in group)
     return names
+
+
+def fits(name: str, globs: Sequence[str]) -> bool:
+    """Return whether the name of a slide, or its file name alone, fits one of several globs."""
+    return any(fnmatchcase(name, g) or fnmatchcase(PurePosixPath(name).name, g) for g in globs)
 
 
 def shortened(name: str, most_bytes: int = NAME_BYTES) -> str:

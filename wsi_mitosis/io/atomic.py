@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         durable: Wait until the content is on the disk. Without that, a loss of power may leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # nobody can guess the name and put a link there, which would be written through
-    draft = f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
-    temporary = path.with_name(shortened(draft, COMPONENT_BYTES))
+    temporary = _sibling(path)
     try:
         yield temporary
         if durable:
@@ -37,6 +36,36 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a folder of many files, which the block makes.
+
+    A folder cannot take the place of another in one step. Between two renames no folder has the name, and a
+    process that is killed there leaves the earlier one under a hidden name beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, earlier = _sibling(path), _sibling(path)
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(earlier)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(path)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    # nobody can guess the name and put a link there, which would be written through
+    draft = f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    return path.with_name(shortened(draft, COMPONENT_BYTES))
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +12,7 @@ import numpy as np
 from wsi_mitosis.core.assessments import Assessment
 from wsi_mitosis.core.gallery import gallery_figures
 from wsi_mitosis.core.histograms import probability_bars, vote_bars
+from wsi_mitosis.core.naming import fits
 from wsi_mitosis.core.states import lost_results, missing_assessments
 from wsi_mitosis.errors import InputError, WsiMitosisError, listed
 from wsi_mitosis.io.pages.drawing import View, marks
@@ -29,6 +28,7 @@ from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -243,7 +243,7 @@ def _selected(results: _Results, globs: Sequence[str]) -> list[str]:
     if not globs:
         of_run = {slide.get("slide") for slide in results.run.get("slides", ())}
         return [name for name in done if name in of_run] if of_run else done
-    fitting = [name for name in done if any(_fits(name, glob) for glob in globs)]
+    fitting = [name for name in done if fits(name, globs)]
     if not fitting:
         raise InputError(
             f"none of the {len(done)} classified slides is named {' or '.join(globs)}",
@@ -252,10 +252,6 @@ def _selected(results: _Results, globs: Sequence[str]) -> list[str]:
             remedy="Quote a glob; `*` stands for any characters, and summary.csv has the names",
         )
     return fitting
-
-
-def _fits(name: str, glob: str) -> bool:
-    return fnmatchcase(name, glob) or fnmatchcase(PurePosixPath(name).name, glob)
 
 
 def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:

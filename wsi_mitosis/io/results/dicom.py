@@ -62,11 +62,16 @@ def check_installed() -> None:
 
 def is_of(path: Path, record: SlideRecord) -> bool:
     """Return whether a file exists and has the annotations of exactly this result."""
+    return has_uid(path, derived_uid(record, "instance"))
+
+
+def has_uid(path: Path, uid: str) -> bool:
+    """Return whether a file exists and has the DICOM object of this SOPInstanceUID."""
     from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_file_meta_info
 
     try:
-        return bool(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") == _uid(record, "instance"))
+        return bool(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") == uid)
     except (OSError, InvalidDicomError):
         return False
 
@@ -90,7 +95,7 @@ def write_dicom(path: Path, slide: Path, figures: pd.DataFrame, record: SlideRec
 
     # Values of the slide are copied unchanged, including those that break a rule.
     with disable_value_validation():
-        source = _source(slide, record.scale.size_px0)
+        source = source_image(slide, record.scale.size_px0)
         try:
             annotations = _annotations(source, figures, record)
         except (AttributeError, TypeError, ValueError) as error:
@@ -104,8 +109,16 @@ def write_dicom(path: Path, slide: Path, figures: pd.DataFrame, record: SlideRec
             annotations.save_as(temporary, enforce_file_format=True)
 
 
-def _source(slide: Path, size_px0: tuple[int, int]) -> Dataset:
-    """Return the header of the image that is annotated, with its optional values filled in."""
+def source_image(slide: Path, size_px0: tuple[int, int]) -> Dataset:
+    """Return the header of the image that an object is about, with its optional values filled in.
+
+    Args:
+        slide: A file of the slide's series.
+        size_px0: (width, height) of level 0, px.
+
+    Raises:
+        UnreadableSlideError: if the series has no such image.
+    """
     source = header_of_level0(slide, size_px0)
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
@@ -121,7 +134,7 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    use = "Research use only" if record.model.trained else "UNTRAINED, labels mean nothing"
+    use = use_notice(record)
     found = [label for label in FIGURE_COLOURS if (figures["label"] == label).any()]
     groups = [
         _group(number, label, figures[figures["label"] == label], record)
@@ -132,15 +145,11 @@ def _annotations(source: Dataset, figures: pd.DataFrame, record: SlideRecord) ->
         annotation_coordinate_type="2D",
         pixel_origin_interpretation="VOLUME",
         annotation_groups=groups,
-        series_instance_uid=_uid(record, "series"),
+        series_instance_uid=derived_uid(record, "series"),
         series_number=SERIES_NUMBER,
-        series_description=f"{use}: wsi-mitosis {record.model.name}"[:LONG_STRING],
-        sop_instance_uid=_uid(record, "instance"),
+        sop_instance_uid=derived_uid(record, "instance"),
         instance_number=1,
-        manufacturer="wsi-mitosis",
-        manufacturer_model_name=record.model.name[:LONG_STRING],
-        software_versions=record.program,
-        device_serial_number=record.model.digest,
+        **equipment(record),
         content_label="MITOTIC_FIGURES",
         content_description=f"{use}: mitotic figures by label",
         content_qualification="RESEARCH",
@@ -168,16 +177,14 @@ def _group(number: int, label: str, figures: pd.DataFrame, record: SlideRecord) 
             "result_key": record.key,
         },
     )
-    # A search by code alone must not find the labels of an untrained bundle.
-    code = label if record.model.trained else f"void_{label}"
-    meaning = f"{'' if record.model.trained else 'Untrained, no finding: '}{label} mitotic figure"
+    kind = finding_code(record, label, f"{label} mitotic figure")
     return AnnotationGroup(
         number=number,
-        uid=_uid(record, label),
+        uid=derived_uid(record, label),
         label=figure_class(label, trained=record.model.trained),
-        description=f"{meaning}, by vote of the ensemble. Research use only.",
+        description=f"{kind.meaning}, by vote of the ensemble. Research use only.",
         annotated_property_category=abnormal if label == "atypical" else normal,
-        annotated_property_type=_code(code, meaning),
+        annotated_property_type=kind,
         graphic_type="POINT",
         graphic_data=list(figures[["x_px0", "y_px0"]].to_numpy(np.float64)[:, None, :]),
         algorithm_type="AUTOMATIC",
@@ -199,12 +206,36 @@ def _measurements(figures: pd.DataFrame) -> list[Measurements]:
         ("votes_cast", "Members that voted", counts),
     )
     return [
-        Measurements(_code(column, meaning), figures[column].to_numpy(np.float32), unit)
+        Measurements(private_code(column, meaning), figures[column].to_numpy(np.float32), unit)
         for column, meaning, unit in columns
     ]
 
 
-def _code(value: str, meaning: str) -> CodedConcept:
+def finding_code(record: SlideRecord, value: str, meaning: str) -> CodedConcept:
+    """Return a private code of something found; a search by code never finds that of an untrained bundle."""
+    if record.model.trained:
+        return private_code(value, meaning)
+    return private_code(f"void_{value}", f"Untrained, no finding: {meaning}")
+
+
+def use_notice(record: SlideRecord) -> str:
+    """Return the notice with which descriptions of objects begin."""
+    return "Research use only" if record.model.trained else "UNTRAINED, labels mean nothing"
+
+
+def equipment(record: SlideRecord) -> dict[str, Any]:
+    """Return the equipment of a series of ours, and the series' description, as highdicom's arguments."""
+    return {
+        "series_description": f"{use_notice(record)}: wsi-mitosis {record.model.name}"[:LONG_STRING],
+        "manufacturer": "wsi-mitosis",
+        "manufacturer_model_name": record.model.name[:LONG_STRING],
+        "software_versions": record.program,
+        "device_serial_number": record.model.digest,
+    }
+
+
+def private_code(value: str, meaning: str) -> CodedConcept:
+    """Return a code of SCHEME."""
     from highdicom.sr import CodedConcept
 
     return CodedConcept(value.upper(), SCHEME, meaning)
@@ -222,6 +253,6 @@ def _display_colour(rgb: tuple[int, int, int]) -> CIELabColor:
     return CIELabColor(pixel[0] / 255 * 100, float(a), float(b))
 
 
-def _uid(record: SlideRecord, part: str) -> str:
+def derived_uid(record: SlideRecord, part: str) -> str:
     """Derive a UID from the result, by way of a UUID (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid5(UID_NAMESPACE, f'{record.key}:{record.program}:{part}').int}"

@@ -1,5 +1,8 @@
 """Figures tables: GeoParquet with a row per candidate, and the record of the slide in its metadata.
 
+`geopandas.read_parquet` opens a table without this program, as a `GeoDataFrame` of points in level-0 px of
+the slide frame, without a CRS. An excluded candidate is a row without a label.
+
 A table also states the SHA-256 of its record and its rows. A table that was edited or damaged counts as
 missing: its slide is classified again, and none of its numbers is used.
 """

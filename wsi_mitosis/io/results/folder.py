@@ -19,6 +19,7 @@ from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.csv_files import read_rows, write_rows
 from wsi_mitosis.io.results.assessments import read_assessment, write_assessment
 from wsi_mitosis.io.results.dicom import is_of, write_dicom
+from wsi_mitosis.io.results.dicom_report import is_report_of, write_dicom_report
 from wsi_mitosis.io.results.earlier import FOLDER as EARLIER
 from wsi_mitosis.io.results.earlier import add_earlier, read_earlier
 from wsi_mitosis.io.results.figures import read_figures, read_record, write_figures
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 
 SUMMARY_FILE, REVIEW_FILE = "summary.csv", "review.csv"
+EXPORTS = "exports"
+"""Where files for other programs are, which `export` writes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Drawing:
     Attributes:
         objects: What figures are in QuPath.
         frame: Frame of the coordinates.
-        dicom: A file of the DICOM slide that annotations are written for; None for none.
+        dicom: A file of the DICOM slide that annotations and a report are written for; None for none.
     """
 
     objects: qupath.ObjectType
@@ -80,6 +83,10 @@ class ResultFiles(RunFolder):
     def dicom_path(self, slide: str) -> Path:
         """Return the path of a slide's DICOM annotations, whether they exist or not."""
         return self.folder / "dicom" / f"{slide}.dcm"
+
+    def dicom_report_path(self, slide: str) -> Path:
+        """Return the path of a slide's DICOM structured report, whether it exists or not."""
+        return self.folder / "dicom" / f"{slide}.sr.dcm"
 
     def earlier_results(self, slide: str) -> EarlierResults:
         """Return the results that others have replaced, of which a reviewer may have exported the figures."""
@@ -111,7 +118,8 @@ class ResultFiles(RunFolder):
     def is_drawn(self, assessed: AssessedSlide, drawing: Drawing) -> bool:
         """Return whether the slide's files for viewers are up to date."""
         record, found = assessed.record, self.geojson_files(assessed.record.name)
-        if len(found) != 1 or self._without_dicom(record, drawing) is not None:
+        missing = self._without_dicom(record, drawing) or self._without_report(assessed, drawing)
+        if len(found) != 1 or missing is not None:
             return False
         provenance = provenance_of(
             record, objects=drawing.objects, frame=drawing.frame, assessment_key=assessed.key
@@ -168,6 +176,11 @@ class ResultFiles(RunFolder):
             return None
         return None if is_of(self.dicom_path(record.name), record) else drawing.dicom
 
+    def _without_report(self, assessed: AssessedSlide, drawing: Drawing) -> Path | None:
+        """The slide that a DICOM structured report is missing for, or is one of an earlier assessment."""
+        is_current = is_report_of(self.dicom_report_path(assessed.record.name), assessed)
+        return None if is_current else drawing.dicom
+
     def geojson_files(self, slide: str) -> list[Path]:
         """Return a slide's GeoJSON file, plain or compressed; empty if there is none."""
         return [path for path in geojson_paths(self._geojson_stem(slide)) if path.exists()]
@@ -180,6 +193,7 @@ WRITTEN = (
     "assessments",
     "dicom",
     EARLIER,
+    EXPORTS,
     "figures",
     qupath.GEOJSON_FOLDER,
     "qupath",
@@ -206,7 +220,7 @@ class ResultFolder(ResultFiles, HeldFolder):
         super().__init__(folder, steal=steal)
 
     def write_slide(self, figures: pd.DataFrame, assessed: AssessedSlide, drawing: Drawing) -> None:
-        """Write a slide's assessment, its GeoJSON, its figures table, and DICOM annotations if requested.
+        """Write a slide's assessment, its GeoJSON, its figures table, and DICOM objects if requested.
 
         Args:
             figures: FIGURE_COLUMNS without `geometry`, then the input's other columns.
@@ -219,19 +233,21 @@ class ResultFolder(ResultFiles, HeldFolder):
         self._draw(figures, assessed, drawing)
         self.dicom_path(record.name).unlink(missing_ok=True)  # of an earlier result
         write_figures(self.figures_path(record.name), record, figures)
-        self._annotate(
-            figures, record, drawing
-        )  # last: a header that cannot be used must not cost the result
+        # last: a header that cannot be used must not cost the result
+        self._annotate(figures, assessed, drawing)
 
     def write_assessment(self, assessed: AssessedSlide) -> None:
-        """Write a slide's assessment."""
+        """Write a slide's assessment, and remove a DICOM report that has the numbers of an earlier one."""
+        report = self.dicom_report_path(assessed.record.name)
+        if not is_report_of(report, assessed):
+            report.unlink(missing_ok=True)
         write_assessment(self.assessment_path(assessed.record.name), assessed)
 
     def draw(self, assessed: AssessedSlide, drawing: Drawing) -> None:
         """Write a finished slide's files for viewers again."""
         figures = self.figures(assessed.record.name)
         self._draw(figures, assessed, drawing)
-        self._annotate(figures, assessed.record, drawing)
+        self._annotate(figures, assessed, drawing)
 
     def put_summary_aside(self) -> Path:
         """Give a summary that cannot be read another name, and return that."""
@@ -282,9 +298,12 @@ class ResultFolder(ResultFiles, HeldFolder):
             assessment_key=assessed.key,
         )
 
-    def _annotate(self, figures: pd.DataFrame, record: SlideRecord, drawing: Drawing) -> None:
+    def _annotate(self, figures: pd.DataFrame, assessed: AssessedSlide, drawing: Drawing) -> None:
+        record = assessed.record
         if (slide := self._without_dicom(record, drawing)) is not None:
             write_dicom(self.dicom_path(record.name), slide, figures, record)
+        if (slide := self._without_report(assessed, drawing)) is not None:
+            write_dicom_report(self.dicom_report_path(record.name), slide, assessed)
 
 
 def open_results(path: Path, stage: str) -> ResultFolder:
@@ -298,15 +317,28 @@ def open_results(path: Path, stage: str) -> ResultFolder:
         InputError: if it has no results.
         OutputError: if it cannot be written, or another run holds it.
     """
-    if not (path / "figures").is_dir() and not (path / "summary.csv").is_file():
+    check_results(path, stage)
+    try:
+        return ResultFolder(path)
+    except OutputError as error:
+        remedy = "Wait for the other run, or make the folder writable"
+        raise OutputError(error.cause, subject=path, stage=stage, remedy=remedy) from error
+
+
+def check_results(path: Path, stage: str) -> None:
+    """Check that a folder has results of `classify`.
+
+    Args:
+        path: The folder.
+        stage: What it is checked for, for messages.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if not (path / "figures").is_dir() and not (path / SUMMARY_FILE).is_file():
         raise InputError(
             "this folder has no results of `classify`",
             subject=path,
             stage=stage,
             remedy="Give the folder that `classify` wrote to",
         )
-    try:
-        return ResultFolder(path)
-    except OutputError as error:
-        remedy = "Wait for the other run, or make the folder writable"
-        raise OutputError(error.cause, subject=path, stage=stage, remedy=remedy) from error

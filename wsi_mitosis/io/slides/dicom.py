@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 DICOM_ENDING = ".dcm"
-BULK_ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"
-"""Microscopy Bulk Simple Annotations Storage, PS3.4 B.5."""
+ABOUT_SLIDES = ("1.2.840.10008.5.1.4.1.1.91.1", "1.2.840.10008.5.1.4.1.1.88.")
+"""How the SOP class UIDs begin of Microscopy Bulk Simple Annotations and of all structured reports, PS3.4
+B.5."""
 
 
 def series_uid(path: Path) -> str | None:
@@ -30,8 +31,8 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_annotations(path: Path) -> bool:
-    """Return whether a file holds bulk annotations of a slide, and is not a slide itself."""
-    return path.suffix.lower() == DICOM_ENDING and _identifiers(path)[1] == BULK_ANNOTATIONS
+    """Return whether a file holds annotations of a slide or a report on it, and is not a slide itself."""
+    return path.suffix.lower() == DICOM_ENDING and (_identifiers(path)[1] or "").startswith(ABOUT_SLIDES)
 
 
 def is_deflated(path: Path) -> bool:

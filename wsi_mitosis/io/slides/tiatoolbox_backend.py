@@ -38,7 +38,7 @@ class TiatoolboxBackend:
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        with _Listener() as heard:
+        with Listener() as heard:
             from tiatoolbox.wsicore.wsireader import WSIReader
 
             self._reader = WSIReader.open(path)
@@ -94,8 +94,8 @@ def _rgb8(name: str, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-class _Listener(logging.Handler):
-    """Keeps the messages that TIAToolbox logs while it opens a slide, instead of printing them.
+class Listener(logging.Handler):
+    """Keeps the messages that TIAToolbox logs in the block, instead of printing them.
 
     TIAToolbox logs to the root logger. If that has no handlers, TIAToolbox adds two when it is imported, one
     of which writes to stdout.
@@ -107,9 +107,10 @@ class _Listener(logging.Handler):
         self._root = logging.getLogger()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
         self.messages.append(record.getMessage())
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> Listener:
         self._were = self._root.handlers[:]
         self._root.handlers[:] = [self]
         self._warnings = warnings.catch_warnings()
