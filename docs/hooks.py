@@ -1,4 +1,4 @@
-"""What the site adds to the pages in `docs/`: files of the repository as pages, and links that fit both places.
+"""What the site adds to `docs/`: files of the repository as pages, and links that fit both places.
 
 Pages are written for two readers: of the repository, where a link leads to a file, and of the site, where it
 leads to a page. A link to a file that has no page leads to the repository's address.
