@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
 
-.PHONY: demo test faults lint audit sbom fuzz bench docs clean
+.PHONY: demo test coverage faults lint audit sbom fuzz bench docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,10 @@ demo: .venv/installed ## the main job on a real H&E image
 # With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+
+coverage: .venv/installed ## all tests, the share of lines that they run, and coverage.xml with each line
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal --cov --cov-report=xml --cov-report=
+	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines of wsi_mitosis"
 
 lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
 	$(BIN)/ruff check
