@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
 
-.PHONY: demo test coverage faults lint audit sbom fuzz bench docs clean
+.PHONY: demo test coverage faults lint audit sbom fuzz bench docs wheel clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -48,6 +48,11 @@ bench: .venv/installed ## timings side by side; nothing is asserted
 
 docs: .venv/installed ## the references of all options and of the log, from their descriptions
 	$(BIN)/python -m tests.reference
+
+wheel: .venv/installed ## dist/: the source distribution and the wheel, and the test of both; needs no network
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	WSI_MITOSIS_DIST=dist $(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -48,14 +48,22 @@ def hatchling(folder: Path, target: str, out: Path) -> Path:
     return next(out.iterdir())
 
 
+def given(pattern: str) -> Path | None:
+    """A distribution in the folder WSI_MITOSIS_DIST, which is to be published: it is tested and not built."""
+    folder = os.environ.get("WSI_MITOSIS_DIST")
+    return next((ROOT / folder).glob(pattern)) if folder else None
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hatchling(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
+    return given("*.tar.gz") or hatchling(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that is built from the source distribution alone, as `python -m build` does."""
+    if (found := given("*.whl")) is not None:
+        return found
     sources = tmp_path_factory.mktemp("sources")
     with tarfile.open(sdist) as archive:
         archive.extractall(sources, filter="data")
