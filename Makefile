@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
 PYTHON_EXPORTS := .venv-exports/bin/python
 
-.PHONY: demo test exports faults lint audit sbom fuzz bench docs clean
+.PHONY: demo test coverage exports faults lint audit sbom fuzz bench docs wheel clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,10 @@ demo: .venv/installed ## the main job on a real H&E image
 # With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+
+coverage: .venv/installed ## all tests, the share of lines that they run, and coverage.xml with each line
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal --cov --cov-report=xml --cov-report=
+	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines of wsi_mitosis"
 
 lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
 	$(BIN)/ruff check
@@ -51,6 +55,11 @@ bench: .venv/installed ## timings side by side; nothing is asserted
 docs: .venv/installed ## the generated pages, and the site in site/; needs no network
 	$(BIN)/python -m tests.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: .venv/installed ## dist/: the source distribution and the wheel, and the test of both; needs no network
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	WSI_MITOSIS_DIST=dist $(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf .venv .venv-exports build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -227,6 +227,6 @@ def test_without_highdicom_nothing_is_started(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     asked = spec([series], detections, tmp_path / "out", small_bundle, output=DICOM)
-    with pytest.raises(SpecError, match=r"pip install 'wsi-mitosis\[dicom\]'"):
+    with pytest.raises(SpecError, match=r"pip install '?highdicom"):
         run_batch(asked, lambda *_: pytest.fail("started"), Silent())
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import wsi_mitosis.cli.completing  # noqa: F401 - it makes itself known to click
 from wsi_mitosis.cli.folders import leave_removed_folder
 from wsi_mitosis.cli.signals import (
     INTERRUPTED,
@@ -45,6 +46,7 @@ COMMANDS = (
     "train",
     "doctor",
     "demo",
+    "completion",
 )
 REFUSED_BY_MACHINE = frozenset(
     {

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.completing import completer
 
 
 @click.command()
-@click.argument("folder", default="demo", metavar="[DIR]")
+@click.argument("folder", default="demo", metavar="[DIR]", shell_complete=completer("DIR"))
 @options.model
 @options.quiet
 def command(folder: str, model: str | None, *, quiet: bool) -> int:

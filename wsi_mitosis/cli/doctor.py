@@ -7,13 +7,19 @@ from pathlib import Path
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.completing import completer
 from wsi_mitosis.cli.streams import json_text
 
 
 @click.command()
 @options.model
 @click.option(
-    "--out", default=".", show_default=True, metavar="DIR", help="Folder that results would be written to."
+    "--out",
+    default=".",
+    show_default=True,
+    metavar="DIR",
+    help="Folder that results would be written to.",
+    shell_complete=completer("DIR"),
 )
 @options.as_json
 def command(model: str | None, out: str, *, as_json: bool) -> int:

@@ -6,9 +6,9 @@ import os
 
 import click
 
-ELSEWHERE = "/proc"
-"""A folder that always exists on Linux and in which nothing can be created, so that no relative path leads to
-a file by accident."""
+ELSEWHERE = ("/proc", "/")
+"""Folders of which the first that exists is changed to. Nothing can be created in Linux's `/proc`, nor in the
+root of macOS, so that no relative path leads to a file by accident."""
 
 
 def leave_removed_folder() -> None:
@@ -20,6 +20,6 @@ def leave_removed_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109 - pathlib would add nothing
     except OSError:
-        os.chdir(ELSEWHERE)
+        os.chdir(next(place for place in ELSEWHERE if os.path.isdir(place)))  # noqa: PTH112
         message = "warning: the working directory does not exist any more: relative paths lead to nothing"
         click.secho(message, fg="yellow", err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.completing import completer
 from wsi_mitosis.cli.render import message
 from wsi_mitosis.cli.render import show as show_result
 from wsi_mitosis.cli.streams import json_text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.tables import BackendChoice
 
 
+bundles_or_folders = completer("BUNDLE")
 new_folder = options.path("--out", required=True, metavar="DIR", help="Folder of the new bundle.")
 new_name = click.option(
     "--name", callback=options.filled, help="Name of the new bundle.  [default: the folder's name]"
@@ -56,7 +58,7 @@ def list_(*, as_json: bool) -> int:
 
 
 @command.command()
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=bundles_or_folders)
 @options.as_json
 def show(bundle: str | None, *, as_json: bool) -> int:
     """Show a bundle's properties and its card.
@@ -78,7 +80,7 @@ def show(bundle: str | None, *, as_json: bool) -> int:
 
 
 @command.command()
-@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", shell_complete=bundles_or_folders)
 @options.as_json
 def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
     """Check a bundle's files against its manifest, and build its networks; by default of all shipped bundles.
@@ -105,7 +107,7 @@ def verify(bundles: tuple[str, ...], *, as_json: bool) -> int:
 
 
 @command.command()
-@click.argument("bundle")
+@click.argument("bundle", shell_complete=bundles_or_folders)
 @options.path("--dataset", required=True, metavar="STORE.zarr", help="Your labelled figures.")
 @new_folder
 @new_name
@@ -164,7 +166,13 @@ def calibrate(
 
 
 @command.command()
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE[:N,N...]...")
+@click.argument(
+    "bundles",
+    nargs=-1,
+    required=True,
+    metavar="BUNDLE[:N,N...]...",
+    shell_complete=bundles_or_folders,
+)
 @new_folder
 @new_name
 @click.option(

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
+from wsi_mitosis.cli.completing import completer
 from wsi_mitosis.schema import Location, OptionField, Spec, options_of
 from wsi_mitosis.specs import ClassifySpec
+
+if TYPE_CHECKING:
+    from wsi_mitosis.cli.completing import Completer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 AnySpec = TypeVar("AnySpec", bound=Spec)
@@ -127,7 +131,8 @@ def _decorator(field: OptionField, more: Mapping[str, Any]) -> Callable[[Command
     shared: dict[str, Any] = {"field": field, "required": info.is_required()}
     if option.positional:
         several = get_origin(info.annotation) is tuple
-        shared |= {"metavar": option.metavar, "nargs": -1 if several else 1}
+        completed = completer(option.metavar)
+        shared |= {"metavar": option.metavar, "nargs": -1 if several else 1, "shell_complete": completed}
         return click.argument(field.name, cls=DescribedArgument, **shared)
     metavar = option.metavar or option.unit.upper() or None
     shared |= {"help": option.help, "metavar": metavar, "show_default": True}
@@ -145,8 +150,14 @@ def _value(field: OptionField) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"type": click.Choice(get_args(kind)), **known}
     if kind is str:
-        return {"callback": filled, **known}
+        return {"callback": filled, "shell_complete": _completer(field), **known}
     return {"type": _number(kind, field), **known} if kind in (int, float) else known
+
+
+def _completer(field: OptionField) -> Completer | None:
+    """Return what completes an option's value. The name of a new bundle is none of those that exist."""
+    metavar = field.option.metavar
+    return completer("DIR" if (field.flag, metavar) == ("--out", "BUNDLE") else metavar)
 
 
 def _without_none(annotation: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.completing import completer
 from wsi_mitosis.cli.render import note, show
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     "--explain",
     callback=options.filled,
     metavar="BUNDLE",
+    shell_complete=completer("BUNDLE"),
     help="Show where the members of this bundle look in the first figures of the review list. The bundle has "
     "to be the one that classified them.",
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_mitosis.cli import options
+from wsi_mitosis.cli.completing import completer
 from wsi_mitosis.specs import ClassifySpec
 
 if TYPE_CHECKING:
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline", metavar="PIPELINE.toml")
+@click.argument("pipeline", metavar="PIPELINE.toml", shell_complete=completer("PIPELINE.toml"))
 @click.option(
     "--root",
     metavar="DIR",
+    shell_complete=completer("DIR"),
     help="Folder that relative paths start at.  [default: the pipeline's; for a shipped one, this folder]",
 )
 @click.option("--plan", is_flag=True, help="Print what would be done and why; start nothing.")

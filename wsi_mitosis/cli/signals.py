@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -42,23 +43,23 @@ def _second_signal_ends() -> Iterator[None]:
     Python runs a handler in the main thread between two instructions. This thread learns of a signal also
     while the main thread waits in a library.
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()  # Windows takes no pipe (signal.set_wakeup_fd)
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=_count_signals, args=(reader,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writer)
+        writer.close()
         thread.join()
-        os.close(reader)
+        reader.close()
 
 
-def _count_signals(reader: int) -> None:
+def _count_signals(reader: socket.socket) -> None:
     ending = 0
-    while number := os.read(reader, 1):  # one byte per signal, its number
+    while number := reader.recv(1):  # one byte per signal, its number
         ending += number[0] in ENDING_SIGNALS
         if ending > 1:
             end_at_once()

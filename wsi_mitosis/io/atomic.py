@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+FOR_FSYNC = "rb+" if os.name == "nt" else "rb"
+"""Windows writes only what was opened for writing to the disk (_commit, learn.microsoft.com)."""
+
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
@@ -31,7 +34,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            with temporary.open("rb") as written:
+            with temporary.open(FOR_FSYNC) as written:
                 os.fsync(written.fileno())
         temporary.replace(path)
     finally:

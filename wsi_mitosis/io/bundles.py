@@ -16,6 +16,7 @@ import tomli_w
 
 from wsi_mitosis.errors import BundleError, OutputError
 from wsi_mitosis.io.atomic import write_text
+from wsi_mitosis.io.installing import upgrade_program
 from wsi_mitosis.io.limits import read_bytes, read_text
 from wsi_mitosis.io.shipped import names, shipped
 from wsi_mitosis.specs import BundleManifest
@@ -422,7 +423,7 @@ def _manifest_data(path: Path) -> dict[str, Any]:
             f"its schema {schema} is newer than schema {SCHEMA} of this version",
             subject=path,
             stage="opening a bundle",
-            remedy="Upgrade the program: pip install --upgrade wsi-mitosis",
+            remedy=upgrade_program(),
         )
     return data
 

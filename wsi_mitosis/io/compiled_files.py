@@ -62,7 +62,12 @@ class CompiledFiles:
                 self._remove_oldest()
 
     def _is_ours(self) -> bool:
-        """Whether nobody else can write into the folder: a network is not checked when it computes."""
+        """Whether nobody else can write into the folder: a network is not checked when it computes.
+
+        On Windows this cannot be known from the mode, so that nothing is kept there.
+        """
+        if not hasattr(os, "geteuid"):
+            return False
         state = self._folder.stat()
         return state.st_uid == os.geteuid() and not state.st_mode & WRITABLE_BY_OTHERS
 

@@ -77,7 +77,10 @@ def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a command and what it has started."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows has no groups of processes: what the command has started goes on
+            process.kill()
 
 
 def _ending(status: int) -> str:

@@ -1,9 +1,10 @@
-"""The number of CPUs that this process may use."""
+"""The CPUs and the memory of this process."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,34 @@ def granted_cpus(root: Path = Path("/")) -> int:
     Args:
         root: The root of the file system, which holds `proc` and `sys`.
     """
-    limits: list[float] = [len(os.sched_getaffinity(0))]
+    limits: list[float] = [_affine_cpus()]
     if (slurm := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         limits.append(int(slurm))
     limits += (quota for folder in _cgroups(root) if (quota := _quota_cpus(folder)) is not None)
     return max(1, int(min(limits)))
+
+
+def _affine_cpus() -> int:
+    """Return the CPUs that the affinity mask permits; where the system has no such mask, as on macOS, all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has had, MiB.
+
+    getrusage(2) counts in KiB on Linux and in bytes on macOS. Windows does not have it; there psutil reads
+    the peak working set.
+    """
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def _cgroups(root: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from wsi_mitosis.errors import InputError
+from wsi_mitosis.io.installing import install, install_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 """Start of a URL, also of a chained one of fsspec, such as `zip::s3://`."""
-HTTP = ("http", "https")
+HTTP, S3 = ("http", "https"), ("s3", "s3a")
+PACKAGES = ("aiohttp", "fsspec", "s3fs")
+"""Packages of the extra `remote`, which read these schemes."""
 HIDDEN = "***"
 STAGE = "asking the store"
 CHUNK_BYTES = 8 << 20
@@ -174,13 +177,22 @@ def _system(url: str) -> tuple[AbstractFileSystem, str]:
             f"a library that reads {scheme}:// is not installed ({error.name or error})",
             subject=shown_url(url),
             stage=STAGE,
-            remedy="Install wsi-mitosis[remote] for s3:// and https://, or fsspec's library for the scheme",
+            remedy=_installing(scheme, error),
         ) from None
     except Exception as error:  # noqa: BLE001 - its text may have the whole URL
         raise RemoteError(
             f"the URL cannot be used ({type(error).__name__})", "Check the scheme and the address"
         ) from None
     return system, path
+
+
+def _installing(scheme: str, error: ImportError) -> str:
+    """Return how the libraries are installed that read a scheme."""
+    if scheme in (*HTTP, *S3):
+        return install(*PACKAGES)
+    if (error.name or "").partition(".")[0] == "fsspec":
+        return install("fsspec")
+    return install_named(f"the library that reads {scheme}://")  # fsspec's text, in the cause, has its name
 
 
 def _fault(error: Exception) -> RemoteError:

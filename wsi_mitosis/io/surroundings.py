@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import shutil
@@ -16,6 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import InputError, listed
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has no flock(2): no folder is known to be abandoned there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -80,8 +84,14 @@ def session_folder() -> Iterator[Path]:
     short enough for Ray's sockets. Session folders there whose process was killed are removed first.
 
     Raises:
-        InputError: if no folder is suitable.
+        InputError: if no folder is suitable, or if the system has no Unix sockets, as Python on Windows.
     """
+    if not hasattr(socket, "AF_UNIX"):
+        raise InputError(
+            "this system has no Unix sockets, which Ray uses",
+            stage=STAGE,
+            remedy="Pass --workers 0, which works without Ray",
+        )
     folder = _created_session()
     lock = None
     try:
@@ -166,6 +176,8 @@ def _own(folder: Path) -> int | None:
     Returns:
         The file's descriptor; None if the file system has no locks, and the folder is never abandoned.
     """
+    if fcntl is None:
+        return None
     unlocked = folder / f"{OWNER}.new"  # a file called OWNER is locked from its first moment on
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -181,6 +193,8 @@ def _own(folder: Path) -> int | None:
 
 def remove_abandoned(parent: Path, prefix: str = FOLDER_PREFIX) -> None:
     """Remove the session folders of this user in `parent` whose process is gone, and nothing else."""
+    if fcntl is None:
+        return
     try:
         with os.scandir(parent) as entries:
             folders = [Path(entry) for entry in entries if _is_private_session(entry, prefix)]
@@ -211,7 +225,7 @@ def _this_machine() -> tuple[str, str, str]:
 def identity(path: Path) -> str:
     """Return the content of `KERNEL` or `MACHINE`; nothing where the system has no such file."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
@@ -324,7 +338,7 @@ def private_caches() -> Iterator[None]:
     a folder after the user.
     """
     with ExitStack() as stack:
-        wanted = {} if _has_name() else {"USER": f"uid-{os.getuid()}"}
+        wanted = {} if _has_name() else {"USER": f"uid-{_user_number()}"}
         if writable_home() is None:
             wanted |= stack.enter_context(_private_home())
         added = {name: value for name, value in wanted.items() if not os.environ.get(name)}
@@ -336,10 +350,14 @@ def private_caches() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
+def _user_number() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # Windows has no numbers of users
+
+
 def _has_name() -> bool:
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # the second from Python 3.13 on
+    except (KeyError, OSError, ImportError):  # the second from Python 3.13 on, the third on Windows before
         return False
     return True
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import InputError, WsiMitosisError
+from wsi_mitosis.io.installing import install, install_program_again, required_packages
 from wsi_mitosis.io.slides import SLIDE_ENDINGS
 from wsi_mitosis.io.surroundings import (
     SHARED_MEMORY,
@@ -91,23 +92,25 @@ def _python() -> Finding:
 
 
 def _versions() -> Iterator[Finding]:
-    for name in REPORTED:
+    others = [name for name in required_packages() if name not in REPORTED]
+    for name in (*REPORTED, *others):
         try:
-            yield Finding(name, True, metadata.version(name))
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(name, False, "not installed", "pip install wsi-mitosis")
+            yield Finding(name, False, "not installed", install(name))
+        else:
+            if name in REPORTED:
+                yield Finding(name, True, version)
 
 
 def _openslide() -> Finding:
     try:
         import openslide
     except (ImportError, OSError) as error:
-        return Finding("OpenSlide library", False, str(error), "pip install openslide-bin")
+        return Finding("OpenSlide library", False, str(error), install("openslide-bin", "openslide-python"))
     version = openslide.__library_version__
     new_enough = int(version.split(".")[0]) >= 4
-    return Finding(
-        "OpenSlide library", new_enough, version, "pip install --upgrade openslide-bin (4.0 or newer)"
-    )
+    return Finding("OpenSlide library", new_enough, version, install("openslide-bin"))
 
 
 def _shared_libraries() -> Iterator[Finding]:
@@ -189,9 +192,8 @@ def _bundle(model: str | None) -> Finding:
     try:
         bundle = checked_bundle(model)
     except WsiMitosisError as error:
-        return Finding(
-            "bundle", False, str(error), "pip install --force-reinstall wsi-mitosis, or name another"
-        )
+        remedy = f"{install_program_again()}; or name another bundle by --model"
+        return Finding("bundle", False, str(error), remedy)
     trained = "trained" if bundle.manifest.trained else "UNTRAINED: its labels mean nothing"
     return Finding("bundle", True, f"{bundle.manifest.name} {bundle.digest[:12]}, {trained}, files as listed")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import traceback
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from wsi_mitosis.errors import OutputError, WsiMitosisError, printable
+from wsi_mitosis.io.processors import peak_memory_mb
 from wsi_mitosis.jobs.transient import transient_cause
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def attempt(name: str, work: Callable[[], Result | None]) -> SlideOutcome[Result
         error=error,
         details=details,
         seconds=perf_counter() - started,
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux, getrusage(2)
+        peak_rss_mb=peak_memory_mb(),
         transient=transient,
     )
 

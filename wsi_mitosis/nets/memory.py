@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from functools import cache
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 """Parameters of mallopt(3), numbered as in glibc's malloc.h."""
@@ -27,11 +28,16 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library accepted the setting. Only glibc has `mallopt`.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _mallopt()
     if mallopt is None:
         return False
     taken = mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES), mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     return taken == (1, 1)
+
+
+def _mallopt() -> Any:
+    """Return glibc's `mallopt`, or None. On Windows a process cannot be opened as a library."""
+    return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
 
 
 def keep_large_blocks() -> bool:
@@ -44,7 +50,7 @@ def keep_large_blocks() -> bool:
     Returns:
         Whether the C library accepted the settings.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _mallopt()
     if mallopt is None:
         return False
     taken = mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, MOST_BYTES)

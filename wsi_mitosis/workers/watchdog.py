@@ -17,6 +17,9 @@ import sys
 import time
 
 TITLE = b"ray::"
+HAS_HANDLES = hasattr(os, "pidfd_open") and os.path.isdir("/proc/self")  # noqa: PTH112 - as below
+"""Whether processes can be found and killed without mistaking one for another; on Linux only. On macOS, what
+a killed driver leaves is ended by Ray alone."""
 QUIET_LOOKS = 2
 """So often no process must be found, because a process that is being killed can have started another one."""
 LOOK_SECONDS = 0.1
@@ -31,7 +34,7 @@ def main(session: str, mark: str) -> None:
     while os.read(0, 4096):
         pass
     end, quiet = time.monotonic() + MOST_SECONDS, 0
-    while quiet < QUIET_LOOKS and time.monotonic() < end:
+    while HAS_HANDLES and quiet < QUIET_LOOKS and time.monotonic() < end:
         pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
         found = [pid for pid in pids if kill(pid, session, mark)]
         quiet = 0 if found else quiet + 1

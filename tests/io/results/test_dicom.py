@@ -350,5 +350,5 @@ def test_a_series_without_level_0_is_an_error(
 def test_without_highdicom_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check_installed()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SpecError, match=r"^--dicom: .*pip install 'wsi-mitosis\[dicom\]'$"):
+    with pytest.raises(SpecError, match=r"^--dicom: .*pip install '?highdicom"):
         check_installed()

@@ -428,7 +428,7 @@ def test_a_url_needs_a_folder_for_its_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "match"), [("gs", "wsi-mitosis\\[remote\\]"), ("nonsense", "cannot be used")]
+    ("scheme", "match"), [("gs", "Install the library that reads gs://"), ("nonsense", "cannot be used")]
 )
 def test_a_scheme_that_cannot_be_read_is_named(scheme: str, match: str) -> None:
     def find() -> object:

@@ -17,6 +17,7 @@ import numpy as np
 from wsi_mitosis.core.qupath import FIGURE_COLOURS, figure_class
 from wsi_mitosis.errors import SlideError, SpecError
 from wsi_mitosis.io.atomic import replacing
+from wsi_mitosis.io.installing import install
 from wsi_mitosis.io.slides.dicom import header_of_level0
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_installed() -> None:
         raise SpecError(
             "DICOM annotations are written by highdicom, which is not installed",
             subject="--dicom",
-            remedy="pip install 'wsi-mitosis[dicom]'",
+            remedy=install("highdicom"),
         )
 
 

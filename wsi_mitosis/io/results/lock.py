@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import socket
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -115,7 +116,7 @@ class FolderLock:
         draft = self._folder / f"{FILE}.{mine.token}"
         earlier = None
         try:
-            draft.write_text(mine.model_dump_json(by_alias=True))
+            draft.write_text(mine.model_dump_json(by_alias=True), encoding="utf-8")
             while not _placed(draft, self._path):
                 earlier = self._judged(steal=steal)
                 self._remove(earlier)
@@ -245,7 +246,14 @@ def _namespace() -> str:
 
 
 def _is_alive(pid: int) -> bool:
-    """Return whether a process exists, also one of another user that /proc may hide (proc(5), hidepid)."""
+    """Return whether a process exists, also one of another user that /proc may hide (proc(5), hidepid).
+
+    On Windows, signal 0 would be Ctrl-C for the process (docs.python.org, `signal.CTRL_C_EVENT`).
+    """
+    if sys.platform == "win32":
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -263,7 +271,9 @@ def _started_ticks(pid: int) -> int | None:
         is hidden.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return -1 if _is_alive(pid) else None
     state, ticks = fields[0], int(fields[19])

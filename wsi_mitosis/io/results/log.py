@@ -80,7 +80,8 @@ class RunLog:
         Raises:
             OSError: if not all bytes were written. A disk that is nearly full takes a part of them.
         """
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)  # Windows: no CR LF
+        descriptor = os.open(self.path, flags, 0o666)  # no child inherits it (PEP 446)
         try:
             before = os.fstat(descriptor).st_size
             if os.write(descriptor, data) < len(data):

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from wsi_mitosis.core.qupath import FIGURE_COLOURS, FIGURE_UM
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.atomic import replacing
+from wsi_mitosis.io.installing import install, install_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def he_image() -> NDArray[np.uint8]:
             "TIAToolbox's H&E image is missing",
             subject=path,
             stage="building the demo",
-            remedy="pip install --force-reinstall tiatoolbox",
+            remedy=install("tiatoolbox") if found is None else install_again("tiatoolbox"),
         )
     return np.asarray(Image.open(path).convert("RGB"))
 

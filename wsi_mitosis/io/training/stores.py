@@ -21,6 +21,7 @@ import pandas as pd
 
 from wsi_mitosis.core.geometry import resample
 from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.io.installing import upgrade_program
 from wsi_mitosis.io.limits import MOST_BYTES, MOST_ROWS
 from wsi_mitosis.specs import StoreAttributes
 from wsi_mitosis.tables import SAMPLE_COLUMNS
@@ -464,7 +465,7 @@ def _attributes(data: dict[str, Any], folder: Path) -> StoreAttributes:
             f"its schema {schema} is newer than the {SCHEMA} that this version supports",
             subject=folder,
             stage="opening a store",
-            remedy="Upgrade the program: pip install --upgrade wsi-mitosis",
+            remedy=upgrade_program(),
         )
     return StoreAttributes.parse(data, folder)
 
