@@ -31,7 +31,6 @@ class ExportWriter:
         file: Name of the file of all slides; empty if each slide has its own.
         needs_mpp: Whether it needs the pixel size of each slide.
         needs: Libraries that are not installed with the program.
-        extra: The extra of the program that installs them.
     """
 
     module: str
@@ -39,7 +38,6 @@ class ExportWriter:
     file: str = ""
     needs_mpp: bool = False
     needs: tuple[str, ...] = ()
-    extra: str = ""
 
     def check_installed(self, name: str) -> None:
         """Check that its libraries are installed; `name` is that of the format.
@@ -47,7 +45,7 @@ class ExportWriter:
         Raises:
             SpecError: if one of them is not.
         """
-        check_installed(name, self.needs, self.extra)
+        check_installed(name, self.needs)
 
     def check(self, export: Export) -> None:
         """Check that a slide can be written.
@@ -82,14 +80,11 @@ FORMATS: dict[ExportFormat, ExportWriter] = {
     "grand-challenge": ExportWriter("grand_challenge", ending=".json", needs_mpp=True),
     "grand-challenge-labels": ExportWriter("grand_challenge_labels", ending=".json", needs_mpp=True),
     "tiatoolbox": ExportWriter("tiatoolbox", ending=".db"),
-    "anndata": ExportWriter(
-        "anndata", file="figures.h5ad", needs_mpp=True, needs=("anndata",), extra="spatialdata"
-    ),
+    "anndata": ExportWriter("anndata", file="figures.h5ad", needs_mpp=True, needs=("anndata",)),
     "spatialdata": ExportWriter(
         "spatialdata",
         ending=".zarr",
         needs_mpp=True,
         needs=("spatialdata", "anndata"),
-        extra="spatialdata",
     ),
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsi_mitosis.core.qupath import figure_class
 from wsi_mitosis.errors import MppError, SpecError
+from wsi_mitosis.io.installing import install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,13 +90,12 @@ class Export:
         }
 
 
-def check_installed(name: str, needs: Sequence[str], extra: str) -> None:
+def check_installed(name: str, needs: Sequence[str]) -> None:
     """Check that the libraries of a format are installed.
 
     Args:
         name: Of the format.
         needs: The libraries.
-        extra: The extra of the program that installs them.
 
     Raises:
         SpecError: if one of them is not installed.
@@ -105,8 +105,7 @@ def check_installed(name: str, needs: Sequence[str], extra: str) -> None:
         raise SpecError(
             f"{name} files are written with libraries that are not installed: {', '.join(missing)}",
             subject=f"--to {name}",
-            remedy=f"pip install 'wsi-mitosis[{extra}]'; in a clone: pip install -e '.[{extra}]'; without a "
-            f"network: pip install --no-index --find-links wheelhouse 'wsi-mitosis[{extra}]'",
+            remedy=install(*missing),
         )
 
 
