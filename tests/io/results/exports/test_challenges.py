@@ -37,7 +37,7 @@ def test_midog_has_boxes_of_50_px_and_the_labels_as_categories(tmp_path: Path) -
         {"id": 4, "name": "Mitosis: Typical"},
     ]
     first, second, third = told["annotations"]
-    assert first["bbox"] == [75, 75, 125, 125]
+    assert (first["bbox"], first["area"]) == ([75, 75, 125, 125], 2500)
     assert second["bbox"] == [225.5, 275.25, 275.5, 325.25]
     assert [item["category_id"] for item in (first, second, third)] == [3, 4, 3]
     assert [item["id"] for item in (first, second, third)] == [1, 2, 3]

@@ -78,6 +78,7 @@ def _annotations(exports: Sequence[Export]) -> Iterator[dict[str, Any]]:
                 "image_id": image,
                 "category_id": CATEGORIES[name],
                 "bbox": [x - half, y - half, x + half, y + half],
+                "area": BOX_PX**2,  # it shows that a box is no [x, y, width, height], as in COCO
                 **score,
                 **numbers,
                 "figure_id": figure.figure_id,
