@@ -589,6 +589,9 @@ class OutputOptions(Spec):
             "figures."
         ),
     ] = False
+    tiatoolbox: Annotated[bool, _product(help="Write an annotation store for TIAToolbox of each slide.")] = (
+        False
+    )
     metrics: Annotated[
         str | None,
         _product(help="Write the run's numbers for Prometheus to this text file.", metavar="FILE"),

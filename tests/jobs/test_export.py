@@ -14,6 +14,7 @@ import pytest
 
 import wsi_mitosis
 from tests.export_files import DIGEST, PLACES, results
+from tests.runs import candidates_csv, run, slides_in, summary
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections import read_detections
@@ -319,3 +320,21 @@ def test_figures_of_a_changed_table_are_left_out_with_a_warning(out: Path) -> No
 def test_figures_of_no_folder_of_ours_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no results of `classify`"):
         wsi_mitosis.figures_of(tmp_path)
+
+
+def test_classify_writes_the_stores_of_tiatoolbox_in_the_same_run(tmp_path: Path, small_bundle: Path) -> None:
+    slides = slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff"])
+    options = {"tiatoolbox": True, "report": False}
+    done = run(slides, detections, tmp_path / "out", small_bundle, output=options)
+    stores = tmp_path / "out/exports/tiatoolbox"
+    assert (done.exit_status, files(stores)) == (0, ["a.tiff.db"])
+    assert len(read_detections(stores / "a.tiff.db").table) == int(
+        summary(tmp_path / "out")["a.tiff"]["classified"]
+    )
+
+    (stores / "a.tiff.db").unlink()
+    (stores / "a.tiff.db").mkdir()
+    again = run(slides, detections, tmp_path / "out", small_bundle, output=options)
+    assert (again.exit_status, again.statuses["a.tiff"]) == (1, "done")
+    assert any("a.tiff" in error and "cannot be written" in error for error in again.errors.values())

@@ -72,6 +72,7 @@ CASES = {
     "dicom": Case(False, True, slide="series", detections="series.csv"),
     "report": Case(True, False),
     "qupath_project": Case(False, True),
+    "tiatoolbox": Case(False, True),
     "overwrite": Case(False, True),
     "fail_fast": Case(False, True),
     "steal_lock": Case(False, True),
@@ -172,7 +173,7 @@ def runner(inputs: Path, gpu_by_name: None) -> Callable[[str], Runner]:
 
 PARTS = {"result": "figures", "assessment": "assessments", "drawing": "geojson"}
 """Folder of what each kind computes again, in the order in which one follows from the other."""
-PRODUCTS = ("report.html", "qupath/project.qpproj", "dicom", *PRODUCTS_BY_PATH.values())
+PRODUCTS = ("report.html", "qupath/project.qpproj", "dicom", "exports/tiatoolbox", *PRODUCTS_BY_PATH.values())
 
 
 def written(out: Path, slide: str) -> dict[str, object]:

@@ -32,6 +32,7 @@ from wsi_mitosis.jobs.products import (
     missing_hotspots,
     write_qupath_project,
     write_report,
+    write_tiatoolbox,
 )
 from wsi_mitosis.jobs.slide_files import SlideFiles
 from wsi_mitosis.jobs.slide_result import SlideResult
@@ -263,6 +264,8 @@ def _finish(batch: _Batch, earlier: Mapping[str, SlideState]) -> None:
     ledger.write(REVIEW_FILE, lambda: files.folder.write_reviews(assessments))
     if output.qupath_project:
         _write_project(batch)
+    if output.tiatoolbox:
+        write_tiatoolbox(files.folder, mine, ledger)
     reasons = {state.name: {"no_hotspot": state.no_hotspot} for state in states}
     ledger.write_run(ended=True, notes=reasons)
     entered = len(result.errors), len(result.warnings), result.interrupted

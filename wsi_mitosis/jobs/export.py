@@ -73,17 +73,33 @@ def export(
         SpecError: if a library of the format is not installed.
         OutputError: if a run is in progress in the folder, or `out` cannot be written.
     """
-    writer = FORMATS[to]
-    writer.check_installed(to)
+    FORMATS[to].check_installed(to)
     with open_results(results, STAGE) as folder:
-        states = _selected(folder, globs)
-        result = ExportResult(_prepared(folder.folder / EXPORTS / to if out is None else out))
-        result.notes = list(_notes(states.values()))
-        exports = _read(folder, states, writer, result)
-        # one slide in memory at a time, unless one file has them all
-        for group in [list(exports)] if writer.file else ([export] for export in exports):
-            if group:
-                _write(writer, group, result)
+        return export_slides(folder, to, _selected(folder, globs), out)
+
+
+def export_slides(
+    folder: ResultFolder, to: ExportFormat, states: Mapping[str, SlideState], out: Path | None = None
+) -> ExportResult:
+    """Export slides of an open output folder.
+
+    Args:
+        folder: The output folder.
+        to: The format, whose libraries are installed.
+        states: The slides by name, also those that have no result.
+        out: As for `export`.
+
+    Raises:
+        OutputError: if `out` cannot be written.
+    """
+    writer = FORMATS[to]
+    result = ExportResult(_prepared(folder.folder / EXPORTS / to if out is None else out))
+    result.notes = list(_notes(states.values()))
+    exports = _read(folder, states, writer, result)
+    # one slide in memory at a time, unless one file has them all
+    for group in [list(exports)] if writer.file else ([export] for export in exports):
+        if group:
+            _write(writer, group, result)
     return result
 
 

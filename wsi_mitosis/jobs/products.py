@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import OutputError, listed
 from wsi_mitosis.io.interrupts import allowing_interrupts
+from wsi_mitosis.io.results.folder import EXPORTS
 from wsi_mitosis.io.results.project import project_path, write_project
+from wsi_mitosis.jobs.export import export_slides
 from wsi_mitosis.jobs.report import FILE as REPORT
 from wsi_mitosis.jobs.report import make_report
 
@@ -82,6 +84,17 @@ def write_qupath_project(
         return
     if missing := sorted({*absent, *unusable}):
         ledger.warn(f"not in the QuPath project, because they cannot be opened: {listed(missing)}")
+
+
+def write_tiatoolbox(folder: ResultFolder, states: Iterable[SlideState], ledger: Ledger) -> None:
+    """Write an annotation store for TIAToolbox of each slide of this run; failures go to the ledger."""
+    exported = {state.name: state for state in states if state.record is not None}
+    try:
+        errors = export_slides(folder, "tiatoolbox", exported).errors
+    except OutputError as failure:
+        errors = {"": str(failure)}
+    for name, error in errors.items():
+        ledger.fail(f"{EXPORTS}/tiatoolbox/{name}", error)
 
 
 def write_report(folder: ResultFolder, ledger: Ledger, *, requested: bool) -> Path | None:
