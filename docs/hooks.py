@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{match[1]}{posixpath.relpath(site, start or '.')}{match[3]}"
         if not (_root(config) / target).exists():
             return match[0]  # MkDocs warns of it
-        return f"{match[1]}{config.repo_url.rstrip('/')}/blob/main/{target}{match[3]}"
+        return f"{match[1]}{config.extra['repository']}/blob/main/{target}{match[3]}"
 
     kept = [match.span() for match in CODE.finditer(markdown)]
     return LINK.sub(

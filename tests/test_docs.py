@@ -23,6 +23,7 @@ from tests.reference import FOLDER, PAGES
 from tests.reference.options import page as options_page
 from tests.shell_blocks import commands, python_blocks, run_in_order
 from tests.test_shipped import ROOT
+from wsi_mitosis.specs import PipelineSpec
 
 DOCS = ROOT / "docs"
 GENERATED = {FOLDER / name for name in PAGES}
@@ -143,7 +144,7 @@ def test_pages_open_in_a_browser(address: str, site: Path, chromium: Any) -> Non
 def test_the_search_finds_a_column(address: str, chromium: Any) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    chromium.get(f"{address}/index.html?q=votes_cast")
+    chromium.get(f"{address}/index.html")
     chromium.execute_script("document.querySelector('#__search').checked = true")
     field = chromium.find_element("css selector", "input[name=query]")
     field.send_keys("votes_cast")
@@ -221,3 +222,14 @@ def test_the_blocks_of_the_pages_run(tmp_path: Path) -> None:
             script = "import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(blocks)
             done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
             assert done.returncode == 0, f"{path}\n{done.stderr}"
+
+
+def test_pipelines_in_the_pages_are_valid() -> None:
+    found = 0
+    for path in (DOCS / "how-to").glob("*.md"):
+        for block in re.findall(
+            r"^```toml\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            assert PipelineSpec.parse_toml(block, path).input.slides
+            found += 1
+    assert found >= 1
