@@ -55,9 +55,11 @@ EXAMPLES = {"atypical_mitoses"}
 IDENTIFIER = re.compile(r"`([a-z]+(?:_[a-z0-9]+)+)`")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-RUN_TOGETHER = sorted(
+RUN_ELSEWHERE = [DOCS / "operations.md", DOCS / "index.md", DOCS / "how-to/night.md"]
+"""tests/test_operations.py runs the first one; the commands of the others are there or in README."""
+RUN_HERE = sorted(
     path
-    for path in DOCS.rglob("*.md")
+    for path in {*DOCS.rglob("*.md")} - {*RUN_ELSEWHERE}
     if commands(path.read_text(encoding="utf-8")) or python_blocks(path.read_text(encoding="utf-8"))
 )
 
@@ -206,22 +208,34 @@ def test_a_page_names_no_column_or_key_that_does_not_exist(path: Path) -> None:
     assert [one for one in named if one not in known and not one.startswith(METRICS)] == []
 
 
-def test_the_blocks_of_the_pages_run(tmp_path: Path) -> None:
-    """Each page begins in a folder of its own, in which `wsi-mitosis demo demo` was run."""
-    run_in_order(["wsi-mitosis demo demo"], tmp_path)
-    for path in RUN_TOGETHER:
-        if path.name == "operations.md":
-            continue  # tests/test_operations.py runs it
-        text = path.read_text(encoding="utf-8")
-        folder = tmp_path / name(path).replace("/", "-")
-        folder.mkdir()
-        shutil.copytree(tmp_path / "demo", folder / "demo")
-        shutil.copytree(tmp_path / "demo/results", folder / "results")
-        run_in_order([one for one in commands(text) if one != "wsi-mitosis demo demo"], folder)
-        if blocks := python_blocks(text):
-            script = "import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(blocks)
-            done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, f"{path}\n{done.stderr}"
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `wsi-mitosis demo demo` was run."""
+    folder = tmp_path_factory.mktemp("demo")
+    run_in_order(["wsi-mitosis demo demo"], folder)
+    return folder / "demo"
+
+
+@pytest.mark.parametrize("path", RUN_HERE, ids=name)
+def test_the_blocks_of_a_page_run(path: Path, demo: Path, tmp_path: Path) -> None:
+    """Each page begins in a folder of its own, with a demonstration and its results."""
+    text = path.read_text(encoding="utf-8")
+    shutil.copytree(demo, tmp_path / "demo")
+    shutil.copytree(demo / "results", tmp_path / "results")
+    run_in_order(commands(text), tmp_path)
+    if blocks := python_blocks(text):
+        script = "import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(blocks)
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_pages_that_are_not_run_here_have_commands_that_are_run_elsewhere() -> None:
+    elsewhere = {
+        *commands((ROOT / "README.md").read_text("utf-8")),
+        *commands(RUN_ELSEWHERE[0].read_text("utf-8")),
+    }
+    for path in RUN_ELSEWHERE[1:]:
+        assert set(commands(path.read_text("utf-8"))) <= elsewhere
 
 
 def test_pipelines_in_the_pages_are_valid() -> None:

@@ -141,14 +141,14 @@ def test_associated_images_are_never_asked_for(
     assert run([slide], tmp_path / "d.csv", tmp_path / "out", small_bundle, output=project).exit_status == 0
 
 
-def test_only_dicom_annotations_carry_the_patient(tmp_path: Path, small_bundle: Path) -> None:
+def test_only_dicom_objects_carry_the_patient(tmp_path: Path, small_bundle: Path) -> None:
     """An object of a study has the study's patient (PS3.3 C.7.1.1); nothing else that is written has."""
     slide = dicom_with_patient(tmp_path / "series")
     candidates_csv(tmp_path / "d.csv", [slide.name])
     out = tmp_path / "out"
     assert run([slide], tmp_path / "d.csv", out, small_bundle, output={"dicom": True}).exit_status == 0
     carrying = {name for name, data in texts(out).items() if b"DOE^JANE" in data or b"MRN-4711" in data}
-    assert carrying == {f"{slide.name}.dcm"}
+    assert carrying == {f"{slide.name}.dcm", f"{slide.name}.sr.dcm"}
 
 
 def pixels_of(text: str) -> np.ndarray:
