@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ HEADINGS = {
 }
 
 
+INSTALLING = ("install", "upgrade_program")
+"""Functions of `io/installing.py`, which name packages and versions."""
+
+
 @dataclass(frozen=True)
 class Message:
     """An error that the program can raise.
@@ -66,10 +71,12 @@ class Function:
 
     Attributes:
         node: Its syntax tree.
+        constants: The expressions of the constants of its module, also of imported ones.
         assigned: The expressions that are assigned to each of its local names.
     """
 
     node: ast.FunctionDef
+    constants: dict[str, ast.expr]
     assigned: dict[str, list[ast.expr]] = field(default_factory=dict)
 
 
@@ -111,8 +118,8 @@ def _shown(text: str) -> str:
 
 def messages(path: Path) -> Iterator[Message]:
     """Yield the errors that a module raises, directly or through a function of its own."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [_function(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    tree, known = _tree(path), constants(path)
+    functions = [_function(node, known) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     makers = {f.node.name: f for f in functions if _name(f.node.returns) in ERRORS} | _shared()
     for function in functions:
         for node in ast.walk(function.node):
@@ -125,13 +132,32 @@ def messages(path: Path) -> Iterator[Message]:
 
 def _shared() -> dict[str, Function]:
     """Functions that several modules call for their errors."""
-    tree = ast.parse((PACKAGE / "io/detections/common.py").read_text(encoding="utf-8"))
-    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "fault")
-    return {node.name: _function(node) for node in nodes}
+    path = PACKAGE / "io/detections/common.py"
+    nodes = (one for one in ast.walk(_tree(path)) if isinstance(one, ast.FunctionDef) and one.name == "fault")
+    return {node.name: _function(node, constants(path)) for node in nodes}
 
 
-def _function(node: ast.FunctionDef) -> Function:
-    function = Function(node)
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def constants(path: Path) -> dict[str, ast.expr]:
+    """Return the expressions of a module's constants, and of those that it imports from the package."""
+    found: dict[str, ast.expr] = {}
+    for node in _tree(path).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsi_mitosis."):
+            source = PACKAGE.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py")
+            own = constants(source) if source.is_file() else {}
+            found |= {alias.asname or alias.name: own[alias.name] for alias in node.names if alias.name in own}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = node.value
+    return found
+
+
+def _function(node: ast.FunctionDef, known: dict[str, ast.expr]) -> Function:
+    function = Function(node, known)
     for one in ast.walk(node):
         if isinstance(one, ast.Assign) and len(one.targets) == 1 and isinstance(one.targets[0], ast.Name):
             function.assigned.setdefault(one.targets[0].id, []).append(one.value)
@@ -155,7 +181,8 @@ def _made(call: ast.Call, maker: Function, function: Function) -> Iterator[Messa
     defaults = dict(zip(reversed(names), reversed(maker.node.args.defaults), strict=False))
     if (cause := given.get("cause")) is not None:
         kind = _name(maker.node.returns) or ""
-        remedies = _texts(given.get("remedy", defaults.get("remedy")), function) or _remedies(maker) or [""]
+        default = _texts(defaults.get("remedy"), maker)
+        remedies = _texts(given.get("remedy"), function) or default or _remedies(maker) or [""]
         for text in _texts(cause, function):
             yield Message(kind, text, remedies[0])
 
@@ -180,7 +207,11 @@ def _texts(node: ast.expr | None, function: Function) -> list[str]:
     if isinstance(node, ast.BoolOp):
         return [text for value in node.values for text in _texts(value, function)]
     if isinstance(node, ast.Name):
-        return [text for value in function.assigned.get(node.id, ()) for text in _texts(value, function)]
+        known = [function.constants[node.id]] if node.id in function.constants else []
+        assigned = function.assigned.get(node.id, known)
+        return [text for value in assigned for text in _texts(value, function)]
+    if isinstance(node, ast.Call) and (_name(node.func) or "").startswith(INSTALLING):
+        return ["Install it as the message says"]
     return []
 
 

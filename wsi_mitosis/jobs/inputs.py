@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 STAGE = "reading detections"
+MISSING = "Correct the path, or mount its disk"
 PLACEHOLDERS = ("{stem}", "{name}", "{folder}")
 """What a path of detections may hold of its slide: the file name without its ending, the file name, and the
 absolute path of the folder."""
@@ -161,7 +162,7 @@ def _reader(detections: str) -> Callable[[ClassifySpec, Path, Sequence[SlideSour
     if not path.exists() and any(placeholder in detections for placeholder in PLACEHOLDERS):
         return _from_pattern
     if not path.exists():
-        raise DetectionsError("no such file or folder", subject=path, stage=STAGE)
+        raise DetectionsError("no such file or folder", subject=path, stage=STAGE, remedy=MISSING)
     return _from_folder if path.is_dir() else _from_file
 
 
@@ -317,7 +318,7 @@ def _shared(path: Path, source: SlideSource) -> DetectionsError:
 def _with_regions(read: Inputs, path: Path, frame: Frame) -> Inputs:
     """Return the inputs with their regions; a slide whose own regions cannot be read fails alone."""
     if not path.exists():
-        raise DetectionsError("no such file or folder", subject=path, stage=READING_REGIONS)
+        raise DetectionsError("no such file or folder", subject=path, stage=READING_REGIONS, remedy=MISSING)
     # whose regions they are must not depend on which slides are complete tonight
     sources = [*read.detections, *read.failures, *read.left]
     if path.is_dir():

@@ -179,7 +179,12 @@ def _expand(argument: str, search: _Search) -> list[_Given]:
         return _expand_pattern(argument, search)
     if _named_as_slide(path):
         return [_Given(path, None, fault=_fault(path))]
-    raise InputError("no such file or folder", subject=argument, stage=STAGE)
+    raise InputError(
+        "no such file or folder",
+        subject=argument,
+        stage=STAGE,
+        remedy=f"Looked for {path.absolute()}. Correct the path, or mount its disk",
+    )
 
 
 def _expand_pattern(pattern: str, search: _Search) -> list[_Given]:
