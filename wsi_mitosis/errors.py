@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+UNWRITABLE = "Make room on the disk, permit writing there, or choose another folder"
+"""What to do about a file or folder that cannot be written."""
 EXAMPLES = 3
 """How many names of a long list a message gives."""
 

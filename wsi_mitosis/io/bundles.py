@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from wsi_mitosis.errors import BundleError, OutputError
+from wsi_mitosis.errors import UNWRITABLE, BundleError, OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.installing import upgrade_program
 from wsi_mitosis.io.limits import read_bytes, read_text
@@ -340,7 +340,10 @@ def _whole(folder: Path, write: Callable[[Path], None]) -> Bundle:
         temporary.mkdir()  # with the user's umask, as every folder of a bundle
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror}", subject=folder, stage="writing a bundle"
+            f"cannot be written: {error.strerror}",
+            subject=folder,
+            stage="writing a bundle",
+            remedy=UNWRITABLE,
         ) from error
     try:
         write(temporary)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsi_mitosis.core.naming import fits
 from wsi_mitosis.core.states import missing_assessments
-from wsi_mitosis.errors import InputError, OutputError, SlideError, listed
+from wsi_mitosis.errors import UNWRITABLE, InputError, OutputError, SlideError, listed
 from wsi_mitosis.io.results.exports import FORMATS, Export
 from wsi_mitosis.io.results.exports.common import PROVENANCE, STAGE
 from wsi_mitosis.io.results.folder import EXPORTS, ResultFiles, check_results, open_results
@@ -239,7 +239,9 @@ def _write(writer: ExportWriter, exports: Sequence[Export], result: ExportResult
     except SlideError as error:
         result.errors |= dict.fromkeys(names, str(error))
     except OSError as error:
-        text = SlideError(f"cannot be written: {error.strerror or error}", subject=path, stage=STAGE)
+        text = SlideError(
+            f"cannot be written: {error.strerror or error}", subject=path, stage=STAGE, remedy=UNWRITABLE
+        )
         result.errors |= dict.fromkeys(names, str(text))
     else:
         result.files.append(path)

@@ -20,7 +20,7 @@ import numpy as np
 from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
-from wsi_mitosis.errors import InputError, OutputError, SpecError, WsiMitosisError
+from wsi_mitosis.errors import UNWRITABLE, InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
@@ -246,7 +246,9 @@ def _finished(spec: TrainSpec, training: _Training, records: Sequence[FoldRecord
         calibrate_and_score(bundle, store, device=spec.placement.device)
         draft.replace(out)
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", subject=out, stage="training") from error
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=out, stage="training", remedy=UNWRITABLE
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return open_bundle(out)
@@ -260,7 +262,9 @@ def _held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", subject=folder, stage="training") from error
+        raise OutputError(
+            f"cannot be written: {error.strerror}", subject=folder, stage="training", remedy=UNWRITABLE
+        ) from error
     except OutputError as error:
         remedy = (
             f"Wait for the other training, or choose another --work; if it has ended, delete {folder / LOCK}"

@@ -190,7 +190,8 @@ def _expand(argument: str, search: _Search) -> list[_Given]:
 def _expand_pattern(pattern: str, search: _Search) -> list[_Given]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - pathlib has no absolute patterns
     if not matches:
-        raise InputError("the pattern matches no file", subject=pattern, stage=STAGE)
+        remedy = f"Looked in {Path.cwd()}. Correct the pattern, or mount its disk"
+        raise InputError("the pattern matches no file", subject=pattern, stage=STAGE, remedy=remedy)
     fixed = list(_before_magic(Path(pattern).parts))
     root = Path(*fixed) if fixed else Path()
     found = []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wsi_mitosis.errors import OutputError, SpecError
+from wsi_mitosis.errors import UNWRITABLE, OutputError, SpecError
 from wsi_mitosis.io.atomic import replacing, write_text
 from wsi_mitosis.io.bundles import pack_weights
 from wsi_mitosis.io.csv_files import read_rows, write_frame
@@ -234,5 +234,8 @@ def prepare_folder(folder: Path, plan: pd.DataFrame) -> None:
         write_frame(folder / PLAN, plan)
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror}", subject=folder, stage="preparing the training"
+            f"cannot be written: {error.strerror}",
+            subject=folder,
+            stage="preparing the training",
+            remedy=UNWRITABLE,
         ) from error

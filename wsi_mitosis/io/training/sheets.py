@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsi_mitosis.core.qupath import FIGURE_COLOURS
-from wsi_mitosis.errors import OutputError
+from wsi_mitosis.errors import UNWRITABLE, OutputError
 from wsi_mitosis.io.atomic import replacing
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def write_sheet(path: Path, title: str, subtitle: str, bands: Sequence[Band]) ->
         with replacing(path) as temporary:
             sheet.save(temporary, format="PNG")
     except OSError as error:
-        raise OutputError(f"cannot be written: {error}", subject=path, stage="drawing a sheet") from error
+        raise OutputError(
+            f"cannot be written: {error}", subject=path, stage="drawing a sheet", remedy=UNWRITABLE
+        ) from error
 
 
 def _draw_band(sheet: Image.Image, band: Band, top: int, starts: tuple[int, int]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_mitosis.core.geometry import resample
-from wsi_mitosis.errors import DatasetError, OutputError
+from wsi_mitosis.errors import UNWRITABLE, DatasetError, OutputError
 from wsi_mitosis.io.installing import upgrade_program
 from wsi_mitosis.io.limits import MOST_BYTES, MOST_ROWS
 from wsi_mitosis.specs import StoreAttributes
@@ -311,7 +311,7 @@ def write_store(
         temporary.mkdir(parents=True)
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror}", subject=folder, stage="writing a store"
+            f"cannot be written: {error.strerror}", subject=folder, stage="writing a store", remedy=UNWRITABLE
         ) from error
     try:
         _write_group(temporary / "new", fields, samples, pixels)

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_mitosis.core.doubts import doubts, same_slides
-from wsi_mitosis.errors import DatasetError, OutputError, listed
+from wsi_mitosis.errors import UNWRITABLE, DatasetError, OutputError, listed
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.crops import crops_side, unusable
@@ -143,7 +143,9 @@ def _parts_folder(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise OutputError(f"cannot be written: {error}", subject=out, stage=STAGE) from error
+        raise OutputError(
+            f"cannot be written: {error}", subject=out, stage=STAGE, remedy=UNWRITABLE
+        ) from error
     except OutputError as error:
         remedy = f"Wait for it; if its process has ended, delete {folder / LOCK}"
         raise OutputError(error.cause, subject=out, stage=STAGE, remedy=remedy) from error

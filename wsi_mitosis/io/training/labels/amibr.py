@@ -68,4 +68,5 @@ def domain_of(dataset: str, slide: str, place: str) -> str:
     for last, name in DOMAINS.get(dataset, ()):
         if 0 < case <= last:
             return f"{dataset} {name}"
-    raise DatasetError(f"'{slide}' is no slide of {dataset} in AMi-Br", subject=place, stage=STAGE)
+    cause = f"'{slide}' is no slide of {dataset} in AMi-Br"
+    raise DatasetError(cause, subject=place, stage=STAGE, remedy="Use the published file, or --source csv")

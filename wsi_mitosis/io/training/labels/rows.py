@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.text_tables import Dialect
 
 STAGE = "reading labels"
+CORRECT = "Correct this row, or leave it out"
 LABELS = {
     **dict.fromkeys(("amf", "atypical", "1", "true"), 1),
     **dict.fromkeys(("nmf", "typical", "normal", "0", "false"), 0),
@@ -48,7 +49,7 @@ class LabelRow:
             DatasetError: if it is empty.
         """
         if not (text := self.cells[column].strip()):
-            raise DatasetError(f"'{column}' is empty", subject=self.place, stage=STAGE)
+            raise DatasetError(f"'{column}' is empty", subject=self.place, stage=STAGE, remedy=CORRECT)
         return text
 
     def number(self, column: str) -> float:
@@ -63,7 +64,9 @@ class LabelRow:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DatasetError(f"'{column}' is '{text}', not a number", subject=self.place, stage=STAGE)
+            raise DatasetError(
+                f"'{column}' is '{text}', not a number", subject=self.place, stage=STAGE, remedy=CORRECT
+            )
         return value
 
     def label(self, column: str) -> int:
@@ -116,7 +119,7 @@ def _row(record: Sequence[str], dialect: Dialect, place: str) -> LabelRow:
 
 
 def _fault(cause: str, subject: object) -> DatasetError:
-    return DatasetError(cause, subject=subject, stage=STAGE)
+    return DatasetError(cause, subject=subject, stage=STAGE, remedy="Correct the table, or export it again")
 
 
 def coordinates(rows: Sequence[LabelRow], x: str, y: str, path: Path) -> tuple[list[float], list[float]]:
