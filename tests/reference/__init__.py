@@ -22,7 +22,7 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
-def write_pages() -> None:
-    """Write every page."""
+def write_pages(folder: Path = FOLDER) -> None:
+    """Write every page into a folder."""
     for name, page in PAGES.items():
-        (FOLDER / name).write_text(page(), encoding="utf-8")
+        (folder / name).write_text(page(), encoding="utf-8")

@@ -150,7 +150,9 @@ def constants(path: Path) -> dict[str, ast.expr]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsi_mitosis."):
             source = PACKAGE.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py")
             own = constants(source) if source.is_file() else {}
-            found |= {alias.asname or alias.name: own[alias.name] for alias in node.names if alias.name in own}
+            found |= {
+                alias.asname or alias.name: own[alias.name] for alias in node.names if alias.name in own
+            }
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = node.value
     return found
