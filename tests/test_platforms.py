@@ -160,9 +160,9 @@ def test_a_late_command_is_ended_without_groups_of_processes(
 ) -> None:
     monkeypatch.delattr(os, "killpg")
     command = f'"{sys.executable}" -c "import time; time.sleep(600)"'
-    told = notify.notify(command, {}, seconds=0.5)
-    assert told is not None
-    assert "took longer than 0.5 s and was ended" in told
+    printed = notify.notify(command, {}, seconds=0.5)
+    assert printed is not None
+    assert "took longer than 0.5 s and was ended" in printed
 
 
 def test_the_working_directory_is_left_where_proc_does_not_exist(

@@ -134,3 +134,14 @@ def test_every_key_of_a_stored_schema_is_described() -> None:
     text = PAGES["files.md"]()
     lacking = [line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert lacking == []
+
+
+def test_every_error_has_a_remedy() -> None:
+    """The exceptions are parts of longer messages that have one, and what the end of a run causes."""
+    lines = PAGES["messages.md"]().splitlines()
+    without = {line.split(" | ")[1] for line in lines if line.endswith("|  |")}
+    assert without == {
+        "their coordinates were all multiplied by \\<factor\\>\\<moved\\>",
+        "they were all moved by (\\<shift\\>, \\<shift\\>) px",
+        "its copy was given up, because the run ends",
+    }

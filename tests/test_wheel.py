@@ -161,9 +161,9 @@ def test_the_installed_package_is_not_the_checkout(installed: Path, tmp_path: Pa
 def test_version_and_help_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     version = run(installed, tmp_path, "wsi-mitosis", "--version")
     assert version.stdout == f"wsi-mitosis, version {__version__}\n", version.stderr
-    told = run(installed, tmp_path, "wsi-mitosis", "--help")
-    assert told.returncode == 0
-    assert "classify" in told.stdout
+    printed = run(installed, tmp_path, "wsi-mitosis", "--help")
+    assert printed.returncode == 0
+    assert "classify" in printed.stdout
 
 
 def test_bundles_recipes_and_pipelines_from_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ class Column(NamedTuple):
         meaning: What it says.
         unit: Its unit; empty without one.
         frame: The frame of a coordinate; empty for other columns.
+        value: Of a column of `summary.csv`, where its value is: a path of attributes of
+            `core.states.SlideState`.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Column(NamedTuple):
     meaning: str
     unit: str = ""
     frame: str = ""
+    value: str = ""
 
 
 FIGURES = (
@@ -123,56 +126,40 @@ FIGURES = (
 FIGURE_COLUMNS = tuple(column.name for column in FIGURES)
 
 
-class SummaryColumn(NamedTuple):
-    """A column of `summary.csv`.
-
-    Attributes:
-        name: Its name in the file.
-        kind: What its cells hold.
-        value: Where its value is: a path of attributes of `core.states.SlideState`.
-        meaning: What it says.
-        unit: Its unit; empty without one.
-        frame: The frame of a coordinate; empty for other columns.
-    """
-
-    name: str
-    kind: ColumnKind
-    value: str
-    meaning: str
-    unit: str = ""
-    frame: str = ""
-
-
 SUMMARY = (
-    SummaryColumn("slide", "text", "name", "name of the slide in the output folder"),
-    SummaryColumn("status", "text", "status", "done, failed, no_detections, set_aside, waiting or pending"),
-    SummaryColumn("candidates", "integer", "counts.candidates", "candidates of the slide"),
-    SummaryColumn("classified", "integer", "counts.classified", "figures: atypical + typical"),
-    SummaryColumn("atypical", "integer", "counts.atypical", "atypical figures"),
-    SummaryColumn("typical", "integer", "counts.typical", "typical figures"),
-    SummaryColumn("excluded", "integer", "counts.excluded", "candidates without a label"),
-    SummaryColumn("atypical_fraction", "number", "counts.atypical_fraction", "atypical / classified"),
-    SummaryColumn("atypical_fraction_low", "number", "counts.atypical_fraction_low", "lower end, 95 %"),
-    SummaryColumn("atypical_fraction_high", "number", "counts.atypical_fraction_high", "upper end, 95 %"),
-    SummaryColumn("atypical_to_typical", "number", "counts.atypical_to_typical", "atypical / typical"),
-    SummaryColumn("mean_agreement", "number", "counts.mean_agreement", "mean share of votes for the label"),
-    SummaryColumn("sharpness", "number", "record.sharpness.value", "median sharpness of the figures"),
-    SummaryColumn("sharpness_verdict", "text", "record.sharpness.verdict", "low, not low, too few figures"),
-    SummaryColumn("mpp_um", "number", "record.scale.mpp.mean", "pixel size of level 0", "um/px"),
-    SummaryColumn("mpp_source", "text", "record.scale.mpp_source", "slide, given or list"),
-    SummaryColumn("hotspot_area_mm2", "number", "hotspot.area_mm2", "area of the first hotspot", "mm^2"),
-    SummaryColumn("hotspot_mitoses", "integer", "hotspot.mitoses", "figures in it"),
-    SummaryColumn("hotspot_atypical", "integer", "hotspot.atypical", "atypical figures in it"),
-    SummaryColumn(
-        "hotspot_mitoses_per_mm2", "number", "hotspot.mitoses_per_mm2", "density of figures in it", "1/mm^2"
+    Column("slide", "text", "name of the slide in the output folder", value="name"),
+    Column("status", "text", "done, failed, no_detections, set_aside, waiting or pending", value="status"),
+    Column("candidates", "integer", "candidates of the slide", value="counts.candidates"),
+    Column("classified", "integer", "figures: atypical + typical", value="counts.classified"),
+    Column("atypical", "integer", "atypical figures", value="counts.atypical"),
+    Column("typical", "integer", "typical figures", value="counts.typical"),
+    Column("excluded", "integer", "candidates without a label", value="counts.excluded"),
+    Column("atypical_fraction", "number", "atypical / classified", value="counts.atypical_fraction"),
+    Column("atypical_fraction_low", "number", "lower end, 95 %", value="counts.atypical_fraction_low"),
+    Column("atypical_fraction_high", "number", "upper end, 95 %", value="counts.atypical_fraction_high"),
+    Column("atypical_to_typical", "number", "atypical / typical", value="counts.atypical_to_typical"),
+    Column("mean_agreement", "number", "mean share of votes for the label", value="counts.mean_agreement"),
+    Column("sharpness", "number", "median sharpness of the figures", value="record.sharpness.value"),
+    Column("sharpness_verdict", "text", "low, not low, too few figures", value="record.sharpness.verdict"),
+    Column("mpp_um", "number", "pixel size of level 0", "um/px", value="record.scale.mpp.mean"),
+    Column("mpp_source", "text", "slide, given or list", value="record.scale.mpp_source"),
+    Column("hotspot_area_mm2", "number", "area of the first hotspot", "mm^2", value="hotspot.area_mm2"),
+    Column("hotspot_mitoses", "integer", "figures in it", value="hotspot.mitoses"),
+    Column("hotspot_atypical", "integer", "atypical figures in it", value="hotspot.atypical"),
+    Column(
+        "hotspot_mitoses_per_mm2",
+        "number",
+        "density of figures in it",
+        "1/mm^2",
+        value="hotspot.mitoses_per_mm2",
     ),
-    SummaryColumn("hotspot_x_px0", "number", "hotspot.x_px0", "its left edge", "level-0 px", "slide"),
-    SummaryColumn("hotspot_y_px0", "number", "hotspot.y_px0", "its top edge", "level-0 px", "slide"),
-    SummaryColumn("bundle", "text", "record.model.name", "name of the ensemble"),
-    SummaryColumn("bundle_digest", "text", "record.model.digest", "digest of the ensemble"),
-    SummaryColumn("trained", "flag", "record.model.trained", "false if the labels mean nothing"),
-    SummaryColumn("seconds", "number", "seconds", "time that the slide took", "s"),
-    SummaryColumn("error", "text", "error", "why the slide failed, is set aside, or waits"),
+    Column("hotspot_x_px0", "number", "its left edge", "level-0 px", "slide", value="hotspot.x_px0"),
+    Column("hotspot_y_px0", "number", "its top edge", "level-0 px", "slide", value="hotspot.y_px0"),
+    Column("bundle", "text", "name of the ensemble", value="record.model.name"),
+    Column("bundle_digest", "text", "digest of the ensemble", value="record.model.digest"),
+    Column("trained", "flag", "false if the labels mean nothing", value="record.model.trained"),
+    Column("seconds", "number", "time that the slide took", "s", value="seconds"),
+    Column("error", "text", "why the slide failed, is set aside, or waits", value="error"),
 )
 """The columns of `summary.csv`; a value that does not exist is an empty cell."""
 

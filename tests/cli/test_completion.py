@@ -152,6 +152,6 @@ def test_completing_loads_nothing_heavy(words: str, answers: list[str]) -> None:
 
 
 def test_an_unknown_shell_is_named() -> None:
-    told = CliRunner().invoke(main, ["completion", "tcsh"])
-    assert told.exit_code == 2
-    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in told.stderr
+    result = CliRunner().invoke(main, ["completion", "tcsh"])
+    assert result.exit_code == 2
+    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in result.stderr

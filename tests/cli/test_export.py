@@ -24,25 +24,25 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_it_tells_what_it_wrote(out: Path) -> None:
-    told = call(out, "--to", "midog", "--slides", "[ab].svs")
-    assert told.exit_code == 0, told.output
-    assert "2 slides exported: 4 figures" in told.stdout
-    assert f"1 file in {out / 'exports/midog'}. Research use only." in told.stdout
+    result = call(out, "--to", "midog", "--slides", "[ab].svs")
+    assert result.exit_code == 0, result.output
+    assert "2 slides exported: 4 figures" in result.stdout
+    assert f"1 file in {out / 'exports/midog'}. Research use only." in result.stdout
     assert call(out, "--to", "midog", "--slides", "a*", "-q").output == ""
     assert f"  {out / 'exports/midog/midog.json'}\n" in call(out, "--to", "midog", "-v").stdout
 
 
 def test_a_failed_slide_is_exit_status_1(out: Path) -> None:
-    told = call(out, "--to", "midog", "-q")
-    assert told.exit_code == 1
-    assert told.stdout == ""
-    assert "failed: broken.svs: exporting: it has no result: failed" in told.stderr
+    result = call(out, "--to", "midog", "-q")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "failed: broken.svs: exporting: it has no result: failed" in result.stderr
 
 
 def test_json_is_one_object_on_stdout(out: Path, tmp_path: Path) -> None:
-    told = call(out, "--to", "grand-challenge", "--json", "--out", tmp_path / "g")
-    assert told.exit_code == 1
-    data = json.loads(told.stdout)
+    result = call(out, "--to", "grand-challenge", "--json", "--out", tmp_path / "g")
+    assert result.exit_code == 1
+    data = json.loads(result.stdout)
     assert data["out"] == str(tmp_path / "g")
     assert data["files"] == ["a.svs.json", "b.svs.json"]
     assert (data["exit_status"], data["slides"], data["figures"]) == (1, ["a.svs", "b.svs"], 4)
@@ -51,9 +51,9 @@ def test_json_is_one_object_on_stdout(out: Path, tmp_path: Path) -> None:
 
 def test_one_failure_of_a_shared_file_is_told_once(out: Path) -> None:
     (out / "exports/midog/midog.json").mkdir(parents=True)
-    told = call(out, "--to", "midog", "--slides", "[ab].svs")
-    assert told.exit_code == 2
-    assert told.stderr.count("midog.json: exporting: cannot be written") == 1
+    result = call(out, "--to", "midog", "--slides", "[ab].svs")
+    assert result.exit_code == 2
+    assert result.stderr.count("midog.json: exporting: cannot be written") == 1
 
 
 @pytest.mark.parametrize("arguments", [["nowhere", "--to", "midog"], [".", "--to", "midog"], ["."], []])
@@ -66,6 +66,6 @@ def test_unusable_input_is_exit_status_2(
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(out: Path) -> None:
-    told = call(out, "--to", "coco")
-    assert told.exit_code == 2
-    assert "'grand-challenge'" in told.stderr
+    result = call(out, "--to", "coco")
+    assert result.exit_code == 2
+    assert "'grand-challenge'" in result.stderr

@@ -299,9 +299,9 @@ def test_figures_of_a_folder_are_one_table(out: Path) -> None:
     figures = table[table["label"].notna()]
     assert [(point.x, point.y) for point in figures.geometry] == [*PLACES, PLACES[0]]
     assert figures["votes_atypical"].tolist() == [5, 1, 3, 5]
-    told = table.attrs["wsi_mitosis"]
-    assert told.keys() == {"a.svs", "b.svs"}
-    assert (told["a.svs"]["bundle_digest"], told["a.svs"]["use"]) == (DIGEST, "research use only")
+    stated = table.attrs["wsi_mitosis"]
+    assert stated.keys() == {"a.svs", "b.svs"}
+    assert (stated["a.svs"]["bundle_digest"], stated["a.svs"]["use"]) == (DIGEST, "research use only")
 
 
 def test_figures_of_a_folder_without_finished_slides_are_none(tmp_path: Path) -> None:
@@ -338,3 +338,14 @@ def test_classify_writes_the_stores_of_tiatoolbox_in_the_same_run(tmp_path: Path
     again = run(slides, detections, tmp_path / "out", small_bundle, output=options)
     assert (again.exit_status, again.statuses["a.tiff"]) == (1, "done")
     assert any("a.tiff" in error and "cannot be written" in error for error in again.errors.values())
+
+
+def test_a_slide_that_fails_in_a_later_run_loses_its_store(tmp_path: Path, small_bundle: Path) -> None:
+    slides = slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
+    detections = candidates_csv(tmp_path / "d.csv", ["a.tiff", "b.tiff"])
+    options = {"tiatoolbox": True, "report": False}
+    run(slides, detections, tmp_path / "out", small_bundle, output=options)
+    slides[1].write_bytes(b"no slide")
+    done = run(slides, detections, tmp_path / "out", small_bundle, output=options)
+    assert (done.statuses["b.tiff"], len(done.errors)) == ("failed", 1)
+    assert files(tmp_path / "out/exports/tiatoolbox") == ["a.tiff.db"]

@@ -88,7 +88,7 @@ FIGURES_TEXT = (
 )
 
 
-def section(title: str, text: str, columns: Iterable[tables.Column | tables.SummaryColumn]) -> str:
+def section(title: str, text: str, columns: Iterable[tables.Column]) -> str:
     """Return the section of a table."""
     rows = [(f"`{c.name}`", c.kind, c.unit, c.frame, c.meaning) for c in columns]
     return f"\n## {title}\n\n{text}\n\n{table(('column', 'type', 'unit', 'frame', 'meaning'), rows)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.reference.markdown import table
 from wsi_mitosis.core.events import EVENTS, Event, name_of
 from wsi_mitosis.io.results.log import KEPT, LOG, MOST_BYTES
 
@@ -32,23 +33,23 @@ TYPES = {"number": "number", "integer": "integer", "string": "string", "boolean"
 
 def page() -> str:
     """Return the page."""
-    return INTRODUCTION + "\n".join(_table(Event)) + "\n" + "".join(map(_section, EVENTS))
+    return INTRODUCTION + _table(Event) + "".join(map(_section, EVENTS))
 
 
 def _section(kind: type[Event]) -> str:
     own = _table(kind, without=set(Event.model_fields))
-    return "\n".join([f"\n## `{name_of(kind)}`\n", f"{kind.__doc__}\n", *own]) + "\n"
+    return f"\n## `{name_of(kind)}`\n\n{kind.__doc__}\n\n{own}"
 
 
-def _table(kind: type[Event], without: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+def _table(kind: type[Event], without: set[str] = frozenset()) -> str:  # type: ignore[assignment]
     schema = kind.model_json_schema()
     required = schema.get("required", ())
     rows = [
-        f"| `{key}` | {_type(field)} | {'always' if key in required else 'if known'} | {_meaning(field)} |"
+        (f"`{key}`", _type(field), "always" if key in required else "if known", _meaning(field))
         for key, field in schema["properties"].items()
         if key not in without
     ]
-    return ["| key | type | present | meaning |", "| --- | --- | --- | --- |", *rows]
+    return table(("key", "type", "present", "meaning"), rows)
 
 
 def _meaning(field: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from wsi_mitosis.core.markdown import plain
+
 
 def line(cells: Iterable[object]) -> str:
     """Return one line of a table."""
-    texts = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(texts)} |"
+    return f"| {' | '.join(plain(str(cell)) for cell in cells)} |"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -46,6 +46,7 @@ HEADINGS = {
 }
 
 
+COMPUTED = "It depends on the case, and is in the message"
 INSTALLING = ("install", "upgrade_program")
 """Functions of `io/installing.py`, which name packages and versions."""
 
@@ -169,9 +170,7 @@ def _function(node: ast.FunctionDef, known: dict[str, ast.expr]) -> Function:
 def _raised(call: ast.Call, kind: str, function: Function) -> Iterator[Message]:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     cause = call.args[0] if call.args else given.get("cause")
-    remedies = _texts(given.get("remedy"), function) or [""]
-    for text in _texts(cause, function):
-        yield Message(kind, text, remedies[0])
+    yield from _paired(kind, _texts(cause, function), _given(given.get("remedy"), function))
 
 
 def _made(call: ast.Call, maker: Function, function: Function) -> Iterator[Message]:
@@ -184,15 +183,27 @@ def _made(call: ast.Call, maker: Function, function: Function) -> Iterator[Messa
     if (cause := given.get("cause")) is not None:
         kind = _name(maker.node.returns) or ""
         default = _texts(defaults.get("remedy"), maker)
-        remedies = _texts(given.get("remedy"), function) or default or _remedies(maker) or [""]
-        for text in _texts(cause, function):
-            yield Message(kind, text, remedies[0])
+        remedies = _given(given.get("remedy"), function) or default or _remedies(maker)
+        yield from _paired(kind, _texts(cause, function), remedies)
+
+
+def _given(remedy: ast.expr | None, function: Function) -> list[str]:
+    """The texts of a remedy; one that is computed elsewhere is in the message."""
+    return _texts(remedy, function) or ([COMPUTED] if remedy is not None else [])
+
+
+def _paired(kind: str, causes: list[str], remedies: list[str]) -> Iterator[Message]:
+    """Errors whose causes and remedies are chosen by the same condition, or that share the first remedy."""
+    if len(remedies) != len(causes):
+        remedies = (remedies or [""])[:1] * len(causes)
+    for cause, remedy in zip(causes, remedies, strict=True):
+        yield Message(kind, cause, remedy)
 
 
 def _remedies(maker: Function) -> list[str]:
     for node in ast.walk(maker.node):
         if isinstance(node, ast.keyword) and node.arg == "remedy":
-            return _texts(node.value, maker)
+            return _given(node.value, maker)
     return []
 
 

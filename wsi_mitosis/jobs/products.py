@@ -87,14 +87,19 @@ def write_qupath_project(
 
 
 def write_tiatoolbox(folder: ResultFolder, states: Iterable[SlideState], ledger: Ledger) -> None:
-    """Write an annotation store for TIAToolbox of each slide of this run; failures go to the ledger."""
-    exported = {state.name: state for state in states if state.record is not None}
+    """Write an annotation store for TIAToolbox of each slide of this run; failures go to the ledger.
+
+    A slide that failed loses its earlier store. Its failure is in the ledger already.
+    """
+    exported = {state.name: state for state in states}
     try:
         errors = export_slides(folder, "tiatoolbox", exported).errors
     except OutputError as failure:
-        errors = {"": str(failure)}
+        ledger.fail(f"{EXPORTS}/tiatoolbox", str(failure))
+        return
     for name, error in errors.items():
-        ledger.fail(f"{EXPORTS}/tiatoolbox/{name}", error)
+        if exported[name].record is not None:
+            ledger.fail(f"{EXPORTS}/tiatoolbox/{name}", error)
 
 
 def write_report(folder: ResultFolder, ledger: Ledger, *, requested: bool) -> Path | None:

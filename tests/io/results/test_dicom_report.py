@@ -210,16 +210,16 @@ def test_dcentvfy_finds_that_slide_annotations_and_report_fit_together(series: P
     write_dicom_report(tmp_path / "a.sr.dcm", series, of)
     write_dicom(tmp_path / "a.dcm", series, figures(), of.record)
     files = [*series.parent.iterdir(), tmp_path / "a.dcm", tmp_path / "a.sr.dcm"]
-    told = subprocess.run(["dcentvfy", *files], capture_output=True, text=True)
-    assert [line for line in (told.stdout + told.stderr).splitlines() if "Error" in line] == []
-    assert told.returncode == 0
+    done = subprocess.run(["dcentvfy", *files], capture_output=True, text=True)
+    assert [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line] == []
+    assert done.returncode == 0
 
 
 def test_dciodvfys_complaints_reach_the_tests(series: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "a.dcm", series, assessed(series))
     del data.CompletionFlag
     data.save_as(tmp_path / "a.dcm")
-    assert any("CompletionFlag" in told for told in complaints(tmp_path / "a.dcm"))
+    assert any("CompletionFlag" in complaint for complaint in complaints(tmp_path / "a.dcm"))
 
 
 # --- headers as they come

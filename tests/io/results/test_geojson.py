@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapely.geometry import shape
 
+from tests.records import assessed_slide, slide_record
 from wsi_mitosis.core.hotspots import Hotspot
 from wsi_mitosis.core.qupath import FIGURE_COLOURS, FIGURE_UM, ObjectType
 from wsi_mitosis.io.results.geojson import (
@@ -21,6 +22,7 @@ from wsi_mitosis.io.results.geojson import (
     GeojsonStyle,
     read_provenance,
     write_geojson,
+    write_slide_geojson,
 )
 from wsi_mitosis.units import Mpp
 
@@ -145,6 +147,21 @@ def test_votes_cast_and_review_rank_are_written_where_they_say_something(tmp_pat
     )
     assert "Votes cast" not in first | second
     assert ("Review rank" in first, second["Review rank"]) == (False, 3)
+
+
+@pytest.mark.parametrize(("vote", "written"), [("all", False), ("early", True)])
+def test_a_slide_says_how_many_voted_and_which_figures_to_review_first(
+    tmp_path: Path, vote: str, written: bool
+) -> None:
+    origin = {"made": "2026-01-02T03:04:05", "host": "Linux", "device": "cpu", "options": {"vote": vote}}
+    record, table = slide_record(origin=origin), figures(6).assign(slide="a.svs")
+    assessment = assessed_slide(record, table).assessment
+    path = write_slide_geojson(tmp_path / "a", table, assessment, record, objects="detection", frame="slide")
+    measured = {f["id"]: f["properties"]["measurements"] for f in features(path)}
+    assert all(("Votes cast" in one) == written for one in measured.values())
+    ranks = {item.figure_id: item.rank for item in assessment.review}
+    assert sorted(ranks.values()) == [1, 2, 3, 4, 5, 6]
+    assert {identity: one["Review rank"] for identity, one in measured.items()} == ranks
 
 
 def test_the_circle_is_a_circle_in_um_where_pixels_are_not_square(tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def _role(key: str, path: Path) -> str:
     for role, aliases in ALIASES.items():
         if alias_key(key) in {alias_key(role), *map(alias_key, aliases)}:
             return role
-    raise fault(f"--columns names '{key}', which is none of {', '.join(ALIASES)}", path)
+    cause = f"--columns names '{key}', which is none of {', '.join(ALIASES)}"
+    raise fault(cause, path, "Write --columns ROLE=NAME, with one of these as ROLE")
 
 
 def _present(name: str, header: Sequence[str], path: Path) -> str:

@@ -251,7 +251,8 @@ def looked_up(
     for index, item in enumerate(annotations):
         if str(item.get(key)) not in names:
             value = in_short(item.get(key))
-            raise fault(f"annotation {index + 1} has {key} {value}, which the file does not explain", path)
+            cause = f"annotation {index + 1} has {key} {value}, which the file does not explain"
+            raise fault(cause, path, "Export the file again with the lists of its images and categories")
     return [text_or_none(names[str(item.get(key))]) for item in annotations]
 
 

@@ -1,4 +1,4 @@
-"""COCO's data sets and results, and what tells their boxes from MIDOG's."""
+"""COCO's data sets and results, and how their boxes differ from MIDOG's."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ def written(to: ExportFormat, path: Path, *exports: Export) -> Any:
 
 
 def test_midog_has_boxes_of_50_px_and_the_labels_as_categories(tmp_path: Path) -> None:
-    told = written("midog", tmp_path / "m.json", exported())
-    assert told["images"] == [{"id": 1, "file_name": "a.svs", "width": 1400, "height": 1000}]
-    assert told["categories"] == [
+    document = written("midog", tmp_path / "m.json", exported())
+    assert document["images"] == [{"id": 1, "file_name": "a.svs", "width": 1400, "height": 1000}]
+    assert document["categories"] == [
         {"id": 3, "name": "Mitosis: Atypical"},
         {"id": 4, "name": "Mitosis: Typical"},
     ]
-    first, second, third = told["annotations"]
+    first, second, third = document["annotations"]
     assert (first["bbox"], first["area"]) == ([75, 75, 125, 125], 2500)
     assert second["bbox"] == [225.5, 275.25, 275.5, 325.25]
     assert [item["category_id"] for item in (first, second, third)] == [3, 4, 3]
@@ -52,19 +52,19 @@ def test_midog_has_boxes_of_50_px_and_the_labels_as_categories(tmp_path: Path) -
 
 
 def test_midog_says_what_the_labels_are(tmp_path: Path) -> None:
-    told = written("midog", tmp_path / "m.json", exported(), exported(name="b.svs", trained=False))
-    trained, untrained = told["wsi_mitosis"]
-    assert told["info"]["description"] == "research use only"
+    document = written("midog", tmp_path / "m.json", exported(), exported(name="b.svs", trained=False))
+    trained, untrained = document["wsi_mitosis"]
+    assert document["info"]["description"] == "research use only"
     assert (trained["bundle"], trained["bundle_digest"], trained["trained"]) == ("nano", DIGEST, True)
     assert untrained["use"] == "research use only; untrained: the labels mean nothing"
-    names = {item["id"]: item["name"] for item in told["categories"]}
-    of_b = {names[item["category_id"]] for item in told["annotations"] if item["image_id"] == 2}
+    names = {item["id"]: item["name"] for item in document["categories"]}
+    of_b = {names[item["category_id"]] for item in document["annotations"] if item["image_id"] == 2}
     assert of_b == {"Untrained: Atypical", "Untrained: Typical"}
 
 
 def test_no_category_has_an_id_of_midogs_own(tmp_path: Path) -> None:
-    told = written("midog", tmp_path / "m.json", exported(), exported(name="b.svs", trained=False))
-    ids = [item["id"] for item in told["categories"]]
+    document = written("midog", tmp_path / "m.json", exported(), exported(name="b.svs", trained=False))
+    ids = [item["id"] for item in document["categories"]]
     assert len(set(ids)) == 4
     assert not {1, 2} & set(ids), "1 is a mitotic figure there, and 2 a hard negative"
 
@@ -83,9 +83,9 @@ def test_our_reader_reads_midog_back(tmp_path: Path) -> None:
 
 
 def test_midog_without_figures_is_valid(tmp_path: Path) -> None:
-    told = written("midog", tmp_path / "m.json", exported((), spots=()))
-    assert told["annotations"] == []
-    assert len(told["images"]) == 1
+    document = written("midog", tmp_path / "m.json", exported((), spots=()))
+    assert document["annotations"] == []
+    assert len(document["images"]) == 1
     assert read_detections(tmp_path / "m.json").table.empty
 
 
@@ -97,18 +97,18 @@ SCHEMA_POINT = {"name", "type", "point", "probability"}
 
 @pytest.mark.parametrize("to", POINTS)
 def test_points_are_in_mm_and_fit_the_schema(tmp_path: Path, to: ExportFormat) -> None:
-    told = written(to, tmp_path / "a.json", exported())
-    assert told.keys() == {"name", "type", "points", "version"}
-    assert told["type"] == "Multiple points"
-    assert told["version"] == {"major": 1, "minor": 0}
-    places = [point["point"] for point in told["points"]]
+    document = written(to, tmp_path / "a.json", exported())
+    assert document.keys() == {"name", "type", "points", "version"}
+    assert document["type"] == "Multiple points"
+    assert document["version"] == {"major": 1, "minor": 0}
+    places = [point["point"] for point in document["points"]]
     # 0.25 um along x and 0.5 um along y per px
     expected = [[0.025, 0.05, 0], [0.062625, 0.150125, 0], [0.15003125, 0.005, 0]]
     np.testing.assert_allclose(places, expected, rtol=1e-12)
-    for point in told["points"]:
+    for point in document["points"]:
         assert point.keys() <= SCHEMA_POINT
         assert 0 <= point.get("probability", 0) <= 1
-    assert told["name"] == f"wsi-mitosis 1.2.3, nano {DIGEST}: research use only"
+    assert document["name"] == f"wsi-mitosis 1.2.3, nano {DIGEST}: research use only"
 
 
 def test_track_1_gets_its_names_and_the_detectors_scores(tmp_path: Path) -> None:
@@ -123,14 +123,14 @@ def test_track_1_gets_its_names_and_the_detectors_scores(tmp_path: Path) -> None
 def test_labels_are_names_with_the_probability_of_the_label(
     tmp_path: Path, trained: bool, family: str
 ) -> None:
-    told = written("grand-challenge-labels", tmp_path / "a.json", exported(trained=trained))
-    named = [(point["name"], point["probability"]) for point in told["points"]]
+    document = written("grand-challenge-labels", tmp_path / "a.json", exported(trained=trained))
+    named = [(point["name"], point["probability"]) for point in document["points"]]
     assert named == [
         (f"{family}: Atypical", 0.9),
         (f"{family}: Typical", 0.75),
         (f"{family}: Atypical", 0.48),
     ]
-    assert ("untrained" in told["name"]) == (not trained)
+    assert ("untrained" in document["name"]) == (not trained)
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

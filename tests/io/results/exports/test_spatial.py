@@ -43,7 +43,7 @@ def test_a_missing_library_is_named_with_every_way_to_install_it(
     to: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SpecError) as told:
+    with pytest.raises(SpecError) as raised:
         FORMATS[to].check_installed(to)
     for words in (
         f"--to {to}: ",
@@ -52,7 +52,7 @@ def test_a_missing_library_is_named_with_every_way_to_install_it(
         "anndata",
         "--no-index",
     ):
-        assert words in str(told.value)
+        assert words in str(raised.value)
 
 
 # --- AnnData

@@ -113,7 +113,8 @@ def _classes(cells: Sequence[Mapping[str, Any]], names: Mapping[str, str], path:
     for index, cell in enumerate(cells):
         number = text_or_none(cell.get("type"))
         if number is not None and names and number not in names:
-            raise fault(f"cell {index + 1} has the type {number}, which type_map does not explain", path)
+            cause = f"cell {index + 1} has the type {number}, which type_map does not explain"
+            raise fault(cause, path, "Write the file again with a type_map of all types")
         classes.append(UNTYPED if number is None else names.get(number, number).strip() or number)
     return classes
 

@@ -36,7 +36,8 @@ def read_folder(folder: Path, domain: str | None) -> Listing:
         DatasetError: if a class has no crops.
     """
     if not folder.is_dir():
-        raise DatasetError("no such folder", subject=folder, stage=STAGE)
+        remedy = "Name a folder that has the folders Atypical and Normal"
+        raise DatasetError("no such folder", subject=folder, stage=STAGE, remedy=remedy)
     inside = sorted(path for path in folder.iterdir() if not _is_hidden(path))
     labels = {path: label for path in inside if path.is_dir() and (label := _label(path.name)) is not None}
     images = {path: _images(path) for path in labels}
