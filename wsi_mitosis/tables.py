@@ -210,6 +210,39 @@ CHANGES = (
 
 CHANGE_COLUMNS = tuple(column.name for column in CHANGES)
 
+VERDICTS = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("figure_id", "text", "the machine's; for an added figure that of its object in QuPath"),
+    Column("x_px0", "number", "centre, to the right", "level-0 px", "slide"),
+    Column("y_px0", "number", "centre, downwards", "level-0 px", "slide"),
+    Column("reviewer", "text", "who decided"),
+    Column("label", "text", "atypical, typical, none (no mitotic figure) or unsure"),
+    Column("blind", "flag", "whether the machine's labels were hidden from the reviewer"),
+    Column("note", "text", "what the reviewer wrote"),
+    Column("seconds", "number", "how long the figure was on the screen; empty for a review in QuPath", "s"),
+)
+"""The columns of `reviewed/verdicts.csv`, a row per figure and reviewer who decided about it."""
+
+VERDICT_COLUMNS = tuple(column.name for column in VERDICTS)
+
+CONSENSUS = (
+    Column("slide", "text", "name of the slide in the output folder"),
+    Column("figure_id", "text", "the machine's; for an added figure that of its object in QuPath"),
+    Column("x_px0", "number", "centre, to the right", "level-0 px", "slide"),
+    Column("y_px0", "number", "centre, downwards", "level-0 px", "slide"),
+    Column("label_machine", "text", "label of the machine; empty for an added figure"),
+    Column("consensus", "text", "atypical, typical or none by majority; tie; or unsure if nobody could tell"),
+    Column("atypical", "integer", "reviewers who said atypical"),
+    Column("typical", "integer", "reviewers who said typical"),
+    Column("none", "integer", "reviewers who said that it is no mitotic figure"),
+    Column("unsure", "integer", "reviewers who could not tell"),
+    Column("blind", "flag", "whether the machine's labels were hidden from all of them"),
+)
+"""The columns of `reviewed/consensus.csv`, a row per figure that at least one reviewer decided about. Reviewers
+who could not tell have no vote."""
+
+CONSENSUS_COLUMNS = tuple(column.name for column in CONSENSUS)
+
 MOST_HOTSPOTS = 100
 """Hotspots that a slide can have."""
 MATCH_UM = 6.25

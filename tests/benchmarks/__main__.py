@@ -26,6 +26,7 @@ BENCHMARKS = {
     "candidates": scaling.candidates,
     "slides": scaling.slides,
     "workers": scaling.workers,
+    "parts": scaling.parts,
     "night": night.main,
     "hotspot": hotspot.main,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from tests.benchmarks import work
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.pairs import Curve, Facts
+from tests.benchmarks.pairs import Curve, Facts, VoidError
 from tests.benchmarks.work import classify, write_candidates, write_slide
 
 QUICK_MODEL = ("--model", "untrained-tiny", "--tta", "none", "--vote", "early")
@@ -76,6 +77,28 @@ def workers(bench: Bench) -> None:
         seconds[count] = classify(bench.folder / "out", paths, detections, *options).seconds
     title = f"{number} slides of {PER_SLIDE} candidates, {model}, on the CPUs of this machine"
     bench.write(Curve(title, "workers", "s", {"whole run": seconds}), "workers")
+
+
+def parts(bench: Bench) -> None:
+    """One slide of many candidates, which two workers of one CPU each share, beside one such worker."""
+    most, number = bench.size(100_000, 20), bench.size(20_000, 20)
+    slide, detections = bench.slide(most)
+    few = write_candidates(bench.folder / "few.csv", pd.read_csv(detections).head(number))
+    bench.warm(QUICK_MODEL[1])
+    figures: dict[str, bytes] = {}
+
+    def way(count: str) -> float:
+        options = ("--workers", count, "--cpus-per-worker", "1", *QUICK_MODEL)
+        ran = classify(bench.folder / "out", [slide], few, *options)
+        (table,) = (bench.folder / "out/figures").glob("*.parquet")
+        figures[count] = table.read_bytes()
+        if len(set(figures.values())) > 1:
+            raise VoidError("the tables of figures differ")
+        return ran.seconds
+
+    ways = {f"{count} workers of one CPU": partial(way, count) for count in ("2", "1")}
+    result = bench.compare("One large slide in parts", ways, work=(number, "candidate"), rounds=(2, 1))
+    bench.write(result, "parts")
 
 
 def _alone(bench: Bench, paths: list[Path], detections: Path, model: str) -> float:
