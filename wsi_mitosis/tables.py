@@ -234,12 +234,17 @@ CONSENSUS = (
     Column("consensus", "text", "atypical, typical or none by majority; tie; or unsure if nobody could tell"),
     Column("atypical", "integer", "reviewers who said atypical"),
     Column("typical", "integer", "reviewers who said typical"),
-    Column("none", "integer", "reviewers who said that it is no mitotic figure"),
+    Column(
+        "none",
+        "integer",
+        "reviewers who said that it is no mitotic figure; of an added figure, those who could have added it, "
+        "and did not",
+    ),
     Column("unsure", "integer", "reviewers who could not tell"),
     Column("blind", "flag", "whether the machine's labels were hidden from all of them"),
 )
-"""The columns of `reviewed/consensus.csv`, a row per figure that at least one reviewer decided about. Reviewers
-who could not tell have no vote."""
+"""The columns of `reviewed/consensus.csv`, a row per figure that at least one reviewer decided about.
+Reviewers who could not tell have no vote."""
 
 CONSENSUS_COLUMNS = tuple(column.name for column in CONSENSUS)
 

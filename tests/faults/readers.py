@@ -387,22 +387,41 @@ def _read_runs(path: Path) -> Any:
 
 
 def _recount(folder: Path) -> list[Path]:
-    from wsi_mitosis.io.results.recounts import write_recount
+    from tests.reviewers import classify, page, save
+    from wsi_mitosis.jobs.recount import recount
 
-    write_recount(
-        folder / "reviewed",
-        [{"slide": "a.svs", "status": "done", "reviewed": "true"}],
-        [{"slide": "a.svs", "figure_id": "f", "change": "removed"}],
-        [],
-        {"kappa": None},
-    )
-    return [folder / "reviewed" / "summary.csv", folder / "reviewed" / "agreement.json"]
+    out = classify(folder / "out", {"a.svs": "aat"})
+    recount(out, save(folder / "saved", page(out, "anna", {"a.svs": "tnu"})))
+    names = ("summary.csv", "verdicts.csv", "consensus.csv", "agreement.json")
+    return [out / "reviewed" / name for name in names]
 
 
 def _read_recount(path: Path) -> Any:
-    from wsi_mitosis.io.results.recounts import read_recount
+    from wsi_mitosis.io.results.recounts import read_consensus, read_recount, read_verdicts
 
-    return read_recount(path.parents[1])
+    read = {"verdicts.csv": read_verdicts, "consensus.csv": read_consensus}.get(path.name, read_recount)
+    return read(path.parents[1])
+
+
+def _review_file(folder: Path) -> list[Path]:
+    from tests.reviewers import classify, page, save
+
+    out = classify(folder / "out", {"a.svs": "aattat"})
+    again = classify(folder / "again", {"a.svs": "aattat"}, key="o" * 64)
+    saved = page(out, "anna", {"a.svs": "atn.u-"}, note="Anaphase?")
+    return [save(folder / "saved", saved), save(folder / "later", page(again, "anna", {"a.svs": "tttttt"}))]
+
+
+def _read_review_file(path: Path) -> Any:
+    from wsi_mitosis.core.verdicts import verdicts_on_slide
+    from wsi_mitosis.io.detections.review_files import read_verdicts_of
+    from wsi_mitosis.io.results.folder import ResultFiles
+
+    file, folder = read_verdicts_of(path), ResultFiles(path.parents[1] / "out")
+    record, figures = folder.records()["a.svs"], folder.figures("a.svs")
+    if not any(one.slide == "a.svs" for one in file.content.slides):
+        return file
+    return verdicts_on_slide([(path.name, file.content)], record, figures, 6.25)
 
 
 def _project(folder: Path) -> list[Path]:
@@ -495,6 +514,7 @@ READERS: dict[str, Reader] = {
     "yolo": Reader(_yolo, lambda path: read_candidates(path.with_name("a.txt"))),
     "regions": Reader(_regions, _read_regions, 6),
     "reviews": Reader(_of_format("geojson", "tiatoolbox-json"), _read_review),
+    "review-files": Reader(_review_file, _read_review_file),
     "slide-lists": Reader(_slide_lists, _find_slides),
     "pipelines": Reader(_tomls("pipelines"), _read_pipeline),
     "recipes": Reader(_tomls("train"), _read_recipe),

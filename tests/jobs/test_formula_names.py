@@ -55,7 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Path
 FILES = ("summary.csv", "review.csv", "regions.csv", "reviewed/summary.csv", "reviewed/regions.csv")
 
 
-@pytest.mark.parametrize("file", [*FILES, "reviewed/changes.csv"])
+@pytest.mark.parametrize(
+    "file", [*FILES, "reviewed/changes.csv", "reviewed/verdicts.csv", "reviewed/consensus.csv"]
+)
 def test_no_cell_of_a_file_is_a_formula_and_the_names_are_read_again(folder: Path, file: str) -> None:
     with (folder / "out" / file).open(newline="") as text:
         cells = [cell for row in csv.reader(text) for cell in row]

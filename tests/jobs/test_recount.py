@@ -138,7 +138,8 @@ def test_a_second_recount_and_a_later_classify_change_nothing(
     _write(tmp_path / "rev", "a", _figures(results, "a.tiff")[1:])
     recount(results, tmp_path / "rev")
     first = {path.name: path.read_bytes() for path in (results / "reviewed").iterdir()}
-    assert set(first) == {"summary.csv", "changes.csv", "agreement.json"}
+    tables = {"summary.csv", "changes.csv", "verdicts.csv", "consensus.csv"}
+    assert set(first) == tables | {"agreement.json"}
     recount(results, tmp_path / "rev")
     run([tmp_path / "slides"], tmp_path / "d.csv", results, small_bundle, output={"overwrite": True})
     assert {path.name: path.read_bytes() for path in (results / "reviewed").iterdir()} == first

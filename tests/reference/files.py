@@ -8,6 +8,7 @@ from tests.reference.markdown import table, unwrapped
 from tests.reference.specs import all_specs, keys
 from wsi_mitosis import tables
 from wsi_mitosis.core import qupath
+from wsi_mitosis.core.agreement import ReviewersAgreement
 from wsi_mitosis.core.assessments import AssessedSlide
 from wsi_mitosis.core.histories import RunProgress, SlideHistory
 from wsi_mitosis.io.results.digests import Digests
@@ -49,8 +50,19 @@ REVIEWED = {
     "relabelled": "figures that got another label",
     "removed": "figures that were deleted, or whose class means no mitotic figure",
     "added": "figures that the reviewer added",
-    "unseen": "figures that were classified after the reviewed export",
+    "unseen": "figures that were classified after the reviewed export, or of which no reviewer said anything",
+    "undecided": "figures that keep the machine's label because reviewers were divided, or could not tell",
 }
+VERDICTS_TEXT = (
+    "One row per figure and reviewer who decided about it. A figure that a reviewer deleted in QuPath has the label none. With "
+    "several reviewers a figure is where the ensemble has it; a single reviewer may have moved it."
+)
+CONSENSUS_TEXT = (
+    "One row per figure that at least one reviewer decided about, also for a single reviewer. The consensus is the label that "
+    "more than half of the votes have. A figure that a reviewer added is in the counts if more than half of the reviewers who "
+    "could add it gave it the same label; it has the id and the place of the first of them, by name. "
+    "`reviewed/agreement.json` has the SHA-256 of this table, of `verdicts.csv` and of `summary.csv`: an edited one is refused."
+)
 
 
 def page() -> str:
@@ -79,6 +91,7 @@ SCHEMAS: dict[str, type[Spec]] = {
     "states/*.json": SlideHistory,
     "progress.json": RunProgress,
     "digests.json": Digests,
+    "reviewed/agreement.json": ReviewersAgreement,
     "manifest.toml of a bundle": BundleManifest,
 }
 FIGURES_TEXT = (
@@ -123,9 +136,10 @@ def reviewed() -> str:
 The columns of `summary.csv` as reviewed, then the machine's values as `machine_<name>`, and these:
 
 {table(("column", "meaning"), beside)}
-`reviewed/regions.csv` has the columns of `regions.csv`, then {machine} and `reviewed`. `reviewed/agreement.json` has Cohen's
-kappa and the confusion of ensemble and reviewer, per slide and in all.
-{section("reviewed/changes.csv", "One row per change that the reviewer made.", tables.CHANGES)}"""
+`reviewed/regions.csv` has the columns of `regions.csv`, then {machine} and `reviewed`. `reviewed/agreement.json` has the numbers
+of changes, Cohen's kappa and the confusion of the ensemble and the reviewer (or the consensus of several), per slide and in
+all, and [how far reviewers agree](#reviewedagreementjson); figures that reviewers added are in none of those kappas.
+{section("reviewed/changes.csv", "One row per change that the reviewers made.", tables.CHANGES)}{section("reviewed/verdicts.csv", VERDICTS_TEXT, tables.VERDICTS)}{section("reviewed/consensus.csv", CONSENSUS_TEXT, tables.CONSENSUS)}"""
 
 
 def run_json() -> str:

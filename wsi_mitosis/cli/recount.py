@@ -14,7 +14,10 @@ from wsi_mitosis.tables import MATCH_UM, ReviewLabel
 from wsi_mitosis.units import Frame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wsi_mitosis.jobs.recount import RecountResult
+    from wsi_mitosis.jobs.reviewers import Reviewed
 
 
 def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -30,13 +33,33 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return {name: label.strip() for name, _, label in pairs}
 
 
+def _reviewed(ctx: click.Context, param: click.Parameter, values: tuple[Path, ...]) -> list[Reviewed]:
+    """Return paths, of which each may have the name of a reviewer before it: `NAME=FOLDER`."""
+    from wsi_mitosis.jobs.reviewers import Reviewed, is_name
+
+    found = []
+    for value in values:
+        name, equals, path = str(value).partition("=")
+        if value.exists() or not equals or not is_name(name):
+            found.append(Reviewed(value))
+        elif path.strip():
+            found.append(Reviewed(Path(path), name))
+        else:
+            raise click.BadParameter(f"{str(value)!r} names a reviewer and no folder.", ctx, param)
+    return found
+
+
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path), metavar="DIR")
 @options.path(
     "--reviewed",
     required=True,
-    metavar="FOLDER",
-    help="GeoJSON exported from QuPath, a file per slide, named after it.",
+    multiple=True,
+    callback=_reviewed,
+    metavar="PATH",
+    help="A review: a folder of GeoJSON exported from QuPath, a file per slide, named after it; a file that "
+    "the page of `review` saved; or a folder of such files. Repeatable, for several reviewers. The reviewer "
+    "of a folder of GeoJSON is named after the folder, or by NAME=FOLDER.",
 )
 @click.option(
     "--distance-um",
@@ -69,7 +92,7 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @options.messages
 def command(
     results: Path,
-    reviewed: Path,
+    reviewed: list[Reviewed],
     distance_um: float,
     frame: Frame | None,
     labels: dict[str, ReviewLabel],
@@ -79,7 +102,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Count figures again after a review in QuPath; DIR is a folder that `classify` wrote.
+    """Count figures again after a review; DIR is a folder that `classify` wrote.
 
     In QuPath, correct the figures (set their class, delete wrong ones, add missing ones) and export all
     objects as GeoJSON: <slide>.geojson. Figures are matched by their ids, or else by their place. Classes
@@ -87,12 +110,19 @@ def command(
     are not figures, and neither are areas over 50 um wide. Any other object is an error that names it, unless
     --label gives the meaning of its class.
 
+    A page that `review` made saves the verdicts of its reviewer as JSON. Several files of one reviewer are
+    one review, in which the latest verdict on a figure counts.
+
+    Of several reviewers, a figure has the label that more than half of their votes have: atypical, typical or
+    none. Without such a majority it keeps the machine's label. A reviewer who could not tell has no vote.
+
     The results are in DIR/reviewed/: summary.csv (the reviewed counts and the machine's), changes.csv,
-    agreement.json (Cohen's kappa and the confusion between ensemble and reviewer) and, if slides have
-    regions, regions.csv. No other file is written.
+    verdicts.csv (what each reviewer said), consensus.csv, agreement.json (confusions and kappas of ensemble
+    and reviewers, with intervals) and, if slides have regions, regions.csv. No other file is written.
 
     \b
     Example:  wsi-mitosis recount results --reviewed exported
+              wsi-mitosis recount results --reviewed review-anna.json --reviewed ben=exported
 
     Exit status: 0 all counted, 1 some reviews could not be used, 2 nothing was started.
     """
@@ -145,7 +175,8 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
             f"{sum(row[f'machine_{label}'] or 0 for row in reviewed)}"
             for label in ("atypical", "typical")
         ),
-        f"Cohen's kappa of ensemble and reviewer: {_kappa(agreement)}",
+        f"Cohen's kappa of ensemble and {_second(agreement)}: {_kappa(agreement)}",
+        *_among_reviewers(agreement),
         *agreement["notes"],
         f"Results in {result.folder}; `wsi-mitosis report {result.folder.parent}` shows them.",
         "Research use only.",
@@ -153,10 +184,47 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
 
 
 def _changed(agreement: dict[str, int]) -> str:
-    changes = ("kept", "relabelled", "removed", "added", *(("unseen",) if agreement["unseen"] else ()))
+    not_decided = (change for change in ("unseen", "undecided") if agreement[change])
+    changes = ("kept", "relabelled", "removed", "added", *not_decided)
     return ", ".join(f"{agreement[change]} {change}" for change in changes)
 
 
 def _kappa(agreement: dict[str, float | None]) -> str:
     kappa, matched = agreement["kappa"], agreement["matched"]
     return f"{'undefined' if kappa is None else format(kappa, '.3f')} on {matched} matched figures"
+
+
+def _second(agreement: dict[str, Any]) -> str:
+    return "reviewer" if len(agreement["reviewers"]) == 1 else "consensus"
+
+
+def _among_reviewers(agreement: dict[str, Any]) -> Iterator[str]:
+    """Yield what is known of several reviewers; of a single one the other lines say it."""
+    reviewers = agreement["reviewers"]
+    if len(reviewers) == 1:
+        return
+    yield f"{len(reviewers)} reviewers: {', '.join(map(_reviewer, reviewers))}"
+    for one in reviewers:
+        yield f"  kappa of ensemble and {one['name']}: {_with_interval(one['ensemble'])}"
+    for pair in agreement["pairs"]:
+        yield f"  kappa of {pair['first']} and {pair['second']}: {_with_interval(pair)}"
+    if agreement["fleiss"] is not None:
+        yield f"  Fleiss' kappa of all reviewers: {_with_interval(agreement['fleiss'])}"
+    if agreement["ties"]:
+        yield f"Figures without a majority: {len(agreement['ties'])}; consensus.csv lists them"
+
+
+def _reviewer(one: dict[str, Any]) -> str:
+    blind = ", blind" if one["blind"] else ""
+    return f"{one['name']} ({sum(one['verdicts'].values())} verdicts{blind})"
+
+
+def _with_interval(agreement: dict[str, Any]) -> str:
+    """A kappa, its interval, and the number of figures that it is of."""
+    from wsi_mitosis.errors import several
+
+    kappa, figures = agreement["kappa"], several(agreement["figures"], "figure")
+    if kappa["value"] is None:
+        return f"undefined on {figures}: {kappa['reason']}"
+    low, high = kappa["ci95"]
+    return f"{kappa['value']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {figures}"

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from wsi_mitosis.core import qupath
+from wsi_mitosis.core.agreement import cohens_kappas
 from wsi_mitosis.core.reviews import STAGE
 from wsi_mitosis.core.summary import Counts
 from wsi_mitosis.core.voting import agreement
@@ -27,7 +28,10 @@ LABELS = ("atypical", "typical")
 CHANGES = ("relabelled", "removed", "added")
 """What a review can do to a figure, besides keeping it, in the order in which it is listed."""
 UNSEEN = "unseen"
-"""A figure that its reviewer did not see, because it is not in the result that was exported."""
+"""A figure that its reviewer did not see, because it is not in the result that was exported, or of which
+nobody said anything."""
+UNDECIDED = "undecided"
+"""A figure that keeps the ensemble's label because reviewers were divided on it, or could not tell."""
 
 
 class Matches(NamedTuple):
@@ -389,9 +393,10 @@ def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
     """Return how far ensemble and reviewer agree, over all tables from `compare` together.
 
     Returns:
-        Numbers of figures by change, also `unseen`; `matched`, of which `by_id` and `by_distance`; `moved`;
-        `agreed`, the share of the matched figures with the same label, and Cohen's `kappa` (None if
-        undefined); `confusion[label of the ensemble][label of the reviewer]` over the matched figures.
+        Numbers of figures by change, also `unseen` and `undecided`; `matched`, of which `by_id` and
+        `by_distance`; `moved`; `agreed`, the share of the matched figures with the same label, and Cohen's
+        `kappa` (None if undefined); `confusion[label of the ensemble][label of the reviewer]` over the
+        matched figures.
     """
     rows = [row for table in tables for row in zip(*(table[name] for name in _COMPARED), strict=True)]
     changes = Counter(change for change, *_ in rows)
@@ -402,8 +407,8 @@ def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
     agreed = sum(confusion[label][label] for label in LABELS)
     return {
         "machine": sum(ours is not None for _, ours, *_ in rows),
-        "reviewed": sum(theirs is not None and change != UNSEEN for change, _, theirs, *_ in rows),
-        **{change: changes[change] for change in ("kept", *CHANGES, UNSEEN)},
+        "reviewed": sum(theirs is not None and change not in _NOT_DECIDED for change, _, theirs, *_ in rows),
+        **{change: changes[change] for change in ("kept", *CHANGES, *_NOT_DECIDED)},
         "matched": matched,
         "by_id": matched_by["id"],
         "by_distance": matched_by["distance"],
@@ -414,6 +419,7 @@ def agreement_of(tables: Iterable[pd.DataFrame]) -> dict[str, Any]:
     }
 
 
+_NOT_DECIDED = (UNSEEN, UNDECIDED)
 _COMPARED = ("change", "label_machine", "label_reviewed", "matched_by", "moved_um")
 
 
@@ -425,9 +431,5 @@ def cohens_kappa(confusion: Mapping[str, Mapping[str, int]]) -> float | None:
         figures, and if both raters gave the same single label throughout.
     """
     counts = np.array([[confusion[ours][theirs] for theirs in LABELS] for ours in LABELS], dtype=np.int64)
-    total = int(counts.sum())
-    # Whole numbers detect the undefined case exactly.
-    by_chance = int(counts.sum(axis=0) @ counts.sum(axis=1))
-    if by_chance == total**2:
-        return None
-    return float((total * int(np.trace(counts)) - by_chance) / (total**2 - by_chance))
+    kappa = float(cohens_kappas(counts))
+    return None if np.isnan(kappa) else kappa

@@ -1,4 +1,4 @@
-"""The review of one slide: whose it is, what it changes, and the numbers after it."""
+"""The reviews of one slide: whose they are, what they change, and the numbers after them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsi_mitosis.core.assessments import AssessedSlide, Assessment, assess_places
 from wsi_mitosis.core.classes import label_of_class
+from wsi_mitosis.core.consensus import SlideReview, consensus_of, review_in_qupath, review_on_page
 from wsi_mitosis.core.qupath import (
     LEAST_REGION_UM,
     base_class,
@@ -26,6 +27,7 @@ from wsi_mitosis.core.review_identity import Evidence, check_not_transformed, wh
 from wsi_mitosis.core.reviews import STAGE as READING
 from wsi_mitosis.core.reviews import described_areas, placed_objects, reviewed_figures
 from wsi_mitosis.core.summary import Counts
+from wsi_mitosis.core.verdicts import verdicts_on_slide
 from wsi_mitosis.errors import DetectionsError, SlideError, listed, several
 from wsi_mitosis.io.detections.folder import only_file
 from wsi_mitosis.io.detections.regions import RegionFile, region_note, regions_of
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.review_identity import Shown
     from wsi_mitosis.core.reviews import Review
     from wsi_mitosis.core.states import SlideState
+    from wsi_mitosis.io.detections.review_files import VerdictFile
     from wsi_mitosis.io.detections.reviews import ReviewFile
     from wsi_mitosis.io.results.folder import ResultFolder
     from wsi_mitosis.tables import ReviewLabel
@@ -72,34 +75,68 @@ class RecountOptions:
 
 
 @dataclass(frozen=True)
+class UsedFile:
+    """A file of a review.
+
+    Attributes:
+        reviewer: Name of the reviewer.
+        name: Its path in the folder of exports, or the name of a review file.
+        sha256: Its digest.
+        frame: Frame that its coordinates were taken in.
+    """
+
+    reviewer: str
+    name: str
+    sha256: str
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class OneReview:
+    """One reviewer's review of one slide.
+
+    Attributes:
+        review: What the reviewer said.
+        files: Where it was said.
+        regions: The regions to count in, if the reviewer drew or kept some; None for the whole slide.
+        notes: What the user should know.
+    """
+
+    review: SlideReview
+    files: tuple[UsedFile, ...]
+    regions: tuple[Region, ...] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SlideRecount:
     """One reviewed slide.
 
     Attributes:
         record: The slide's record, with the ensemble's counts.
-        table: `core.recount.Comparison.table`.
+        table: As `core.recount.Comparison.table`, after all reviewers.
+        consensus: CONSENSUS_COLUMNS without `slide`.
+        verdicts: VERDICT_COLUMNS without `slide`.
         state: The slide's state with the reviewed counts, hotspot and regions.
         machine_regions: The ensemble's counts in the same regions.
-        path: The reviewed file.
-        sha256: Its digest.
-        frame: Frame that its coordinates were taken in.
+        files: The reviewed files.
         assessment_key: Key of the assessment that was reviewed; empty for a slide without detections.
         notes: What the user should know.
     """
 
     record: SlideRecord
     table: pd.DataFrame
+    consensus: pd.DataFrame
+    verdicts: pd.DataFrame
     state: SlideState
     machine_regions: tuple[RegionCount, ...]
-    path: Path
-    sha256: str
-    frame: Frame
+    files: tuple[UsedFile, ...]
     assessment_key: str
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Slide:
+class UnreviewedSlide:
     """A slide before its review.
 
     Attributes:
@@ -136,7 +173,7 @@ class _Slide:
 def recount_slide(
     folder: ResultFolder, state: SlideState, paths: Sequence[Path], options: RecountOptions
 ) -> SlideRecount:
-    """Recount one slide as its reviewer left it.
+    """Recount one slide as its only reviewer left it in QuPath.
 
     Args:
         folder: The output folder.
@@ -145,11 +182,35 @@ def recount_slide(
         options: How the review is read.
 
     Raises:
+        InputError: as `review_of_export`.
+    """
+    slide = before_review(folder, state)
+    return after_reviews(slide, [review_of_export(folder, slide, "reviewer", paths, options)], options)
+
+
+def review_of_export(
+    folder: ResultFolder,
+    slide: UnreviewedSlide,
+    reviewer: str,
+    paths: Sequence[Path],
+    options: RecountOptions,
+    root: Path | None = None,
+) -> OneReview:
+    """Read a review that was exported from QuPath.
+
+    Args:
+        folder: The output folder.
+        slide: The slide before it.
+        reviewer: Name of the reviewer.
+        paths: The files that are named after the slide.
+        options: How the review is read.
+        root: The folder of exports that the name of a file is relative to; None for the file's own.
+
+    Raises:
         InputError: if the review cannot be used: it is of another slide or result, it contradicts itself, or
             an object does not say what it is.
     """
-    path = only_file(paths, state.name, READING)
-    slide = _before_review(folder, state)
+    path = only_file(paths, slide.state.name, READING)
     file, record = read_review(path), slide.record
     frame = options.frame or slide.frame
     _check_whole(record.name, file, options)
@@ -167,17 +228,11 @@ def recount_slide(
         seen=shown.ids,
     )
     regions, notes = _regions(slide, file, review, frame, options)
-    reviewed = _reviewed_state(slide, compared, regions)
-    reason = () if reviewed.no_hotspot is None else (f"{record.name}: no hotspot: {reviewed.no_hotspot}",)
-    return SlideRecount(
-        record=record,
-        table=compared.table,
-        state=reviewed,
-        machine_regions=_assessed(slide, slide.figures, "label", regions).region_counts,
-        path=path,
-        sha256=file.sha256,
-        frame=frame,
-        assessment_key=slide.assessed.key,
+    name = path.relative_to(root or path.parent).as_posix()
+    return OneReview(
+        review=review_in_qupath(reviewer, compared.table, record.slide.digest),
+        files=(UsedFile(reviewer, name, file.sha256, frame),),
+        regions=regions,
         notes=(
             *_unused(record.name, file),
             *shown.notes,
@@ -187,15 +242,90 @@ def recount_slide(
             *_doubts(slide, file, evidence.objects, compared),
             *_other_hotspots(slide, evidence.objects, shown),
             *notes,
-            *reason,
         ),
     )
+
+
+def review_of_files(
+    slide: UnreviewedSlide, reviewer: str, files: Sequence[VerdictFile], options: RecountOptions
+) -> OneReview:
+    """Read a review that was saved from a page.
+
+    Args:
+        slide: The slide before it.
+        reviewer: Name of the reviewer.
+        files: The reviewer's files with verdicts on the slide.
+        options: How the review is read.
+
+    Raises:
+        InputError: if the review cannot be used: it is of another slide, or it contradicts itself.
+    """
+    named = [(file.path.name, file.content) for file in files]
+    found = verdicts_on_slide(named, slide.record, slide.figures, options.distance_um)
+    return OneReview(
+        review=review_on_page(reviewer, slide.figures, found.given),
+        files=tuple(UsedFile(reviewer, file.path.name, file.sha256, "slide") for file in files),
+        regions=slide.regions,
+        notes=found.notes,
+    )
+
+
+def after_reviews(
+    slide: UnreviewedSlide, reviews: Sequence[OneReview], options: RecountOptions
+) -> SlideRecount:
+    """Recount one slide as its reviewers left it, by their consensus.
+
+    Args:
+        slide: The slide before the reviews.
+        reviews: One per reviewer, at least one. At most one of them has other regions than the slide.
+        options: How reviews are read.
+    """
+    record = slide.record
+    together = consensus_of(
+        [one.review for one in reviews],
+        slide.figures,
+        mpp=record.scale.mpp,
+        distance_um=options.distance_um,
+        digest=record.slide.digest,
+    )
+    regions = next((one.regions for one in reviews if one.review.adds), slide.regions)
+    reviewed = _reviewed_state(slide, together.table, regions)
+    reason = () if reviewed.no_hotspot is None else (f"{record.name}: no hotspot: {reviewed.no_hotspot}",)
+    return SlideRecount(
+        record=record,
+        table=together.table,
+        consensus=together.figures,
+        verdicts=together.verdicts,
+        state=reviewed,
+        machine_regions=_assessed(slide, slide.figures, "label", regions).region_counts,
+        files=tuple(file for one in reviews for file in one.files),
+        assessment_key=slide.assessed.key,
+        notes=(*_notes_of(reviews, record.name), *together.notes(record.name), *reason),
+    )
+
+
+def _notes_of(reviews: Sequence[OneReview], slide: str) -> Iterator[str]:
+    """Yield the notes of all reviews; of several reviewers, with the name of the one that they are about."""
+    for one in reviews:
+        for note in one.notes:
+            yield note if len(reviews) == 1 else named_after(one.review.reviewer, slide, note)
+
+
+def named_after(reviewer: str, slide: str, text: str) -> str:
+    """Return a note or an error on a slide with the name of a reviewer."""
+    rest = text.removeprefix(f"{slide}: ")
+    return f"{slide}: {reviewer}: {rest}" if rest != text else f"{reviewer}: {text}"
 
 
 # The slide before its review
 
 
-def _before_review(folder: ResultFolder, state: SlideState) -> _Slide:
+def before_review(folder: ResultFolder, state: SlideState) -> UnreviewedSlide:
+    """Read a slide of the output folder.
+
+    Raises:
+        SlideError: if `classify` has not left it done, or without detections.
+    """
     if state.status == "no_detections":
         return _without_detections(folder, state)
     if state.status != "done" or state.record is None:
@@ -205,11 +335,13 @@ def _before_review(folder: ResultFolder, state: SlideState) -> _Slide:
     else:
         figures = folder.figures(state.name)
         classified = figures[figures["label"].notna()].reset_index(drop=True)
-        return _Slide(state, state.record, classified, state.assessed, folder.drawn_frame(state.name))
+        return UnreviewedSlide(
+            state, state.record, classified, state.assessed, folder.drawn_frame(state.name)
+        )
     raise SlideError(cause, subject=state.name, stage=STAGE, remedy="Run `classify` again, then recount")
 
 
-def _without_detections(folder: ResultFolder, state: SlideState) -> _Slide:
+def _without_detections(folder: ResultFolder, state: SlideState) -> UnreviewedSlide:
     """Open a slide that `classify` had no detections for: its review can only add figures."""
     history, run = folder.histories().get(state.name), folder.run()
     if history is None or not history.path:
@@ -239,14 +371,14 @@ def _without_detections(folder: ResultFolder, state: SlideState) -> _Slide:
     assessed = AssessedSlide(use=model.use, key="", record=record, options=options, assessment=Assessment())
     figures = pd.DataFrame({name: pd.Series(dtype=object) for name in FIGURE_COLUMNS if name != "geometry"})
     frame: Frame = "slide" if output.get("geojson_frame") == "slide" else "qupath"
-    return _Slide(state, record, figures, assessed, frame)
+    return UnreviewedSlide(state, record, figures, assessed, frame)
 
 
 # Whose review it is
 
 
 def _evidence(
-    folder: ResultFolder, slide: _Slide, file: ReviewFile, frame: Frame, options: RecountOptions
+    folder: ResultFolder, slide: UnreviewedSlide, file: ReviewFile, frame: Frame, options: RecountOptions
 ) -> Evidence:
     scale = slide.record.scale
 
@@ -261,7 +393,7 @@ def _evidence(
 
 
 def _check_frame(
-    slide: _Slide, taken: pd.DataFrame, instead: pd.DataFrame, other: Frame, distance_um: float
+    slide: UnreviewedSlide, taken: pd.DataFrame, instead: pd.DataFrame, other: Frame, distance_um: float
 ) -> None:
     """Refuse coordinates that fit the figures better in the other frame."""
     scale = np.array(slide.record.scale.mpp)
@@ -324,17 +456,19 @@ def _check_inside(record: SlideRecord, review: Review) -> None:
 # The numbers after it
 
 
-def _reviewed_state(slide: _Slide, compared: Comparison, regions: tuple[Region, ...] | None) -> SlideState:
+def _reviewed_state(
+    slide: UnreviewedSlide, table: pd.DataFrame, regions: tuple[Region, ...] | None
+) -> SlideState:
     """Return the slide's state with the counts, the hotspot and the regions of the reviewed figures."""
-    figures = compared.table[compared.table["label_reviewed"].notna()]
+    figures = table[table["label_reviewed"].notna()]
     assessment = _assessed(slide, figures, "label_reviewed", regions)
-    record = slide.record.model_copy(update={"counts": counted(compared.table, slide.record.counts)})
+    record = slide.record.model_copy(update={"counts": counted(table, slide.record.counts)})
     assessed = slide.assessed.model_copy(update={"assessment": assessment})
     return replace(slide.state, status="done", record=record, assessed=assessed, error="")
 
 
 def _assessed(
-    slide: _Slide, figures: pd.DataFrame, label: str, regions: tuple[Region, ...] | None
+    slide: UnreviewedSlide, figures: pd.DataFrame, label: str, regions: tuple[Region, ...] | None
 ) -> Assessment:
     return assess_places(
         figures["x_px0"].to_numpy(np.float64),
@@ -350,7 +484,7 @@ def _assessed(
 
 
 def _regions(
-    slide: _Slide, file: ReviewFile, review: Review, frame: Frame, options: RecountOptions
+    slide: UnreviewedSlide, file: ReviewFile, review: Review, frame: Frame, options: RecountOptions
 ) -> tuple[tuple[Region, ...] | None, list[str]]:
     """Return the regions to count in, and notes about those that were drawn in the review.
 
@@ -410,7 +544,9 @@ def _unused(slide: str, file: ReviewFile) -> list[str]:
     return [f"{slide}: not used of the review: {file.unused}"] if file.unused else []
 
 
-def _doubts(slide: _Slide, file: ReviewFile, objects: pd.DataFrame, compared: Comparison) -> Iterator[str]:
+def _doubts(
+    slide: UnreviewedSlide, file: ReviewFile, objects: pd.DataFrame, compared: Comparison
+) -> Iterator[str]:
     """Yield warnings about what looks like a mistake and may not be one."""
     name, table = slide.record.name, compared.table
     changes = set(table["change"])
@@ -422,7 +558,7 @@ def _doubts(slide: _Slide, file: ReviewFile, objects: pd.DataFrame, compared: Co
         yield f"{name}: figures moved by more than {LEAST_REGION_UM:g} um, as their ids say: {far}"
 
 
-def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
+def _doubts_on_removed(slide: UnreviewedSlide, objects: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
     name, removed = slide.record.name, int((table["change"] == "removed").sum())
     hotspots = set(slide.hotspots()["figure_id"])
     if table["label_reviewed"].isna().all():
@@ -436,7 +572,7 @@ def _doubts_on_removed(slide: _Slide, objects: pd.DataFrame, table: pd.DataFrame
         )
 
 
-def _other_hotspots(slide: _Slide, objects: pd.DataFrame, shown: Shown) -> list[str]:
+def _other_hotspots(slide: UnreviewedSlide, objects: pd.DataFrame, shown: Shown) -> list[str]:
     """A note about hotspots in the review that this program did not draw there."""
     drawn = objects[objects["class"].map(lambda name: is_hotspot_class(base_class(str(name)))).astype(bool)]
     if shown.ids is not None:  # those of an earlier result were elsewhere

@@ -15,12 +15,18 @@ from wsi_mitosis.io.results.digests import read_digests
 from wsi_mitosis.io.results.earlier import read_earlier
 from wsi_mitosis.io.results.folder import ResultFiles
 from wsi_mitosis.io.results.geojson import read_provenance, read_sealed_provenance
+from wsi_mitosis.io.results.recounts import (
+    CONSENSUS_FILE,
+    VERDICTS_FILE,
+    read_consensus,
+    read_recount,
+    read_verdicts,
+)
 from wsi_mitosis.io.results.recounts import FOLDER as REVIEWED
-from wsi_mitosis.io.results.recounts import read_recount
 from wsi_mitosis.tables import MATCH_UM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from wsi_mitosis.core.records import SlideRecord
@@ -174,3 +180,14 @@ def _of_recount(folder: Path) -> Iterator[Finding]:
         yield Finding(summary, "changed")
         return
     yield Finding(summary, "intact")
+    for name, read in {VERDICTS_FILE: read_verdicts, CONSENSUS_FILE: read_consensus}.items():
+        if (folder / REVIEWED / name).is_file() and (folder / REVIEWED / "agreement.json").is_file():
+            yield Finding(f"{REVIEWED}/{name}", "intact" if _is_readable(read, folder) else "changed")
+
+
+def _is_readable(read: Callable[[Path], object], folder: Path) -> bool:
+    try:
+        read(folder)
+    except WsiMitosisError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.review_files import figures_table
@@ -13,8 +14,8 @@ from wsi_mitosis.core.reviews import OBJECT_COLUMNS, placed_objects, reviewed_fi
 from wsi_mitosis.errors import DetectionsError, OutputError
 from wsi_mitosis.io.detections.reviews import ReviewFile, find_reviews, read_review, strangers
 from wsi_mitosis.io.digests import file_sha256
-from wsi_mitosis.io.results.recounts import write_recount
-from wsi_mitosis.tables import SlideSource
+from wsi_mitosis.io.results.recounts import RecountTables, write_recount
+from wsi_mitosis.tables import CONSENSUS_COLUMNS, VERDICT_COLUMNS, SlideSource
 from wsi_mitosis.units import Mpp
 
 ID = "3f0c2c1e-6f0b-5c1e-9a52-1d5f0f6f2a10"
@@ -82,15 +83,18 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_agreement_stands_only_beside_tables_of_its_own(tmp_path: Path) -> None:
-    write_recount(tmp_path / "r", [], [], [], {"kappa": 1.0})
-    assert json.loads((tmp_path / "r/agreement.json").read_text()) == {
-        "kappa": 1.0,
-        "summary_sha256": file_sha256(tmp_path / "r/summary.csv"),
+    verdicts, consensus = (pd.DataFrame(columns=[*names]) for names in (VERDICT_COLUMNS, CONSENSUS_COLUMNS))
+    tables = RecountTables([], [], [], verdicts, consensus)
+    write_recount(tmp_path / "r", tables, {"kappa": 1.0})
+    digests = {
+        f"{name}_sha256": file_sha256(tmp_path / f"r/{name}.csv")
+        for name in ("summary", "verdicts", "consensus")
     }
+    assert json.loads((tmp_path / "r/agreement.json").read_text()) == {"kappa": 1.0, **digests}
     (tmp_path / "r/changes.csv").unlink()
     (tmp_path / "r/changes.csv").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        write_recount(tmp_path / "r", [], [], [], {"kappa": 0.5})
+        write_recount(tmp_path / "r", tables, {"kappa": 0.5})
     assert not (tmp_path / "r/agreement.json").exists()
 
 
