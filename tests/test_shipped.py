@@ -137,7 +137,8 @@ def test_the_reports_template_is_installed_with_the_package() -> None:
     assert wheel["packages"] == ["wsi_mitosis"]
     assert set(wheel) == {"packages", "force-include"}
     templates = sorted((ROOT / "wsi_mitosis/io/pages/templates").iterdir())
-    assert [path.name for path in templates] == ["report.css", "report.html.j2", "report.js"]
+    names = ["report.css", "report.html.j2", "report.js", "trend.css", "trend.html.j2"]
+    assert [path.name for path in templates] == names
     ignored = subprocess.run(["git", "check-ignore", *templates], cwd=ROOT, capture_output=True, check=False)
     assert ignored.stdout == b""
 

@@ -248,6 +248,27 @@ Reviewers who could not tell have no vote."""
 
 CONSENSUS_COLUMNS = tuple(column.name for column in CONSENSUS)
 
+TREND = (
+    Column("group", "text", "scanner, or folder of the slides"),
+    Column("quantity", "text", "what the chart shows"),
+    Column("bundle", "text", "name of the ensemble"),
+    Column("bundle_digest", "text", "digest of the ensemble; limits are of one ensemble each"),
+    Column("night", "text", "day on which the night begins; it ends at noon"),
+    Column("made", "text", "when the first slide was classified, ISO 8601"),
+    Column("slide", "text", "name of the slide; of a night, the first three and how many more"),
+    Column("slides", "integer", "slides of the point"),
+    Column("number", "integer", "values of the point: figures, candidates or slides"),
+    Column("value", "number", "a count, a share or a mean"),
+    Column("low", "number", "lower limit; empty if the point is not judged"),
+    Column("centre", "number", "centre line; empty without limits"),
+    Column("high", "number", "upper limit; empty if the point is not judged"),
+    Column("reference", "flag", "whether limits were computed from it"),
+    Column("verdict", "text", "inside, above, below, run above or run below; empty if it is not judged"),
+)
+"""The columns of `trend.csv`, a row per point of each control chart; `core.control_charts` has the limits."""
+
+TREND_COLUMNS = tuple(column.name for column in TREND)
+
 MOST_HOTSPOTS = 100
 """Hotspots that a slide can have."""
 MATCH_UM = 6.25

@@ -79,6 +79,7 @@ def page() -> str:
                 tables.REGIONS,
             ),
             reviewed(),
+            section("trend.csv", TREND_TEXT, tables.TREND),
             section("Samples of a data set", "The table `samples` of a Zarr store.", tables.SAMPLES),
             run_json(),
             schemas(),
@@ -98,6 +99,10 @@ FIGURES_TEXT = (
     "GeoParquet, which `geopandas.read_parquet` opens. There is one row per candidate, also for those that were excluded. The "
     "columns of the detections file follow; one whose name is in this table is stored as `input_<name>`. The metadata "
     "`wsi_mitosis` is the record of the slide ([SlideRecord](#sliderecord))."
+)
+TREND_TEXT = (
+    "With `report --trend`: every number of the control charts in `trend.html`, one row per point. Counts of figures of several "
+    "slides are geometric means. [Operations](../operations.md#control-charts) explains the charts."
 )
 
 

@@ -24,11 +24,14 @@ class SlideIdentity(Spec):
         name: Its name in the output folder.
         path: Absolute path of its file.
         digest: Digest of its content.
+        scanner: Its scanner, as its file states it; None if it states none, or in a record of a version that
+            did not look.
     """
 
     name: str
     path: str
     digest: str
+    scanner: str | None = None
 
 
 class SlideScale(Spec):

@@ -179,7 +179,7 @@ class Classifier:
             predictions = self._predict(slide, plan, candidates, task, on_patches)
         stages = {"opening": opened - started, "candidates": prepared - opened, **predictions.seconds}
         predicted = PredictedSlide(
-            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
+            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity, scanner=slide.scanner),
             scale=_scale(slide),
             states_mpp=slide.stated_mpp is not None,
             objective_power=slide.backend.objective_power,

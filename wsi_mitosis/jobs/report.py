@@ -27,7 +27,7 @@ from wsi_mitosis.io.results.recounts import read_recount
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.slides import Slide
     from wsi_mitosis.jobs.explanation import Explainer
 
-FILE = "report.html"
+FILE, TREND = "report.html", "trend.html"
 STAGE = "making the report"
 MOST_SECONDS = 600.0
 """After this time no further slide is opened, so that slow storage does not delay the end of a batch."""
@@ -183,6 +183,8 @@ def make_report(
         run=_last_run(results.run),
         bundles=bundles_of(tuple(results.rows.values())),
         program=__version__,
+        days=_days(results.states.values()),
+        trend=TREND if (folder.folder / TREND).is_file() else None,
     )
     path = folder.folder / FILE
     write_report(path, page)
@@ -252,6 +254,12 @@ def _selected(results: _Results, globs: Sequence[str]) -> list[str]:
             remedy="Quote a glob; `*` stands for any characters, and summary.csv has the names",
         )
     return fitting
+
+
+def _days(states: Iterable[SlideState]) -> int:
+    """Return the number of days (UTC) on which slides were classified, as far as their records state them."""
+    origins = (state.record.origin for state in states if state.record is not None)
+    return len({origin.made[:10] for origin in origins if origin is not None})
 
 
 def _notes(results: _Results, selected: int, shown: int) -> Iterator[str]:

@@ -123,7 +123,7 @@ class SlideDetector:
         found[:, :2] = found[:, :2].round(COORDINATE_DECIMALS)
         table = pd.DataFrame(found, columns=["x", "y", "score"]).round({"score": SCORE_DECIMALS})
         record = SlideRecord(
-            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity),
+            slide=SlideIdentity(name=name, path=source.place, digest=slide.identity, scanner=slide.scanner),
             scale=SlideScale(size_px0=slide.size_px0, mpp=slide.mpp, mpp_source=slide.mpp_source),
             model=ModelIdentity(name=self.model.name, digest=self.model.sha256, min_score=self.min_score),
             counts=Counts(candidates=len(table)),

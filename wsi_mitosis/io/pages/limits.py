@@ -11,6 +11,8 @@ REGIONS_DRAWN = 100
 """Regions on an overview; `regions.csv` has the others too."""
 REVIEW_SHOWN = 10
 """Figures of the review list in the report; `review.csv` has the others."""
+TREND_DAYS = 8
+"""Days on which slides were classified from which on the report mentions control charts."""
 _PICTURE_CHARS, _MOST_SLIDE_CHARS = 7_500_000, 600_000
 _CROP_CHARS = 6_500
 """A JPEG of 128 px of tissue takes 4,000 to 7,000 characters in base64."""

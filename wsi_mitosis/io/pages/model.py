@@ -184,6 +184,8 @@ class Page:
         run: The last run into the folder; None if `run.json` is missing or damaged.
         bundles: The bundles, untrained ones first.
         program: Version of the program that made the page.
+        days: Number of days on which slides were classified.
+        trend: Name of the page with control charts; None if there is none.
     """
 
     title: str
@@ -193,6 +195,8 @@ class Page:
     run: LastRun | None
     bundles: Sequence[Bundle]
     program: str
+    days: int = 0
+    trend: str | None = None
 
     @property
     def statuses(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from wsi_mitosis.core import qupath
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.pages import wording
-from wsi_mitosis.io.pages.limits import REGIONS_DRAWN, REVIEW_SHOWN
+from wsi_mitosis.io.pages.limits import REGIONS_DRAWN, REVIEW_SHOWN, TREND_DAYS
 from wsi_mitosis.io.pages.pictures import CROP_UM
 
 if TYPE_CHECKING:
@@ -42,25 +42,41 @@ def write_report(path: Path, page: Page) -> None:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    The template engine escapes every text, and a name that the page does not have raises an error.
-    """
-    from jinja2 import BaseLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-
-    style, script = _style(), _text("report.js")
-    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        **{name: getattr(wording, name) for name in ("area", "interval", "moment", "number", "percent")},
-        "raw": lambda value: "" if value is None else repr(float(value)),
-    }
-    return environment.from_string(_text("report.html.j2")).render(
+    """Return the page as HTML."""
+    return render_page(
+        "report.html.j2",
+        style=_style(),
+        script=template_text("report.js"),
         page=page,
         columns=COLUMNS,
         crop_um=CROP_UM,
         regions_drawn=REGIONS_DRAWN,
         review_shown=REVIEW_SHOWN,
+        trend_days=TREND_DAYS,
+    )
+
+
+def render_page(template: str, *, style: str, script: str = "", **content: object) -> str:
+    """Return a page as HTML, which can load and run nothing but its own style sheet and script.
+
+    The template engine escapes every text, and a name that the page does not have raises an error.
+
+    Args:
+        template: Its file in TEMPLATES. It gets `policy`, `style` and `script`.
+        style: The style sheet, a text of this package.
+        script: The script, likewise; empty if the page has none.
+        content: What else the template gets.
+    """
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {
+        **{name: getattr(wording, name) for name in ("area", "interval", "moment", "number", "percent")},
+        "raw": lambda value: "" if value is None else repr(float(value)),
+    }
+    return environment.from_string(template_text(template)).render(
+        **content,
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704 - files of this package # nosec B704
         script=Markup(script),  # noqa: S704 # nosec B704
@@ -69,8 +85,9 @@ def render(page: Page) -> str:
 
 def _policy(style: str, script: str) -> str:
     """Return the policy. Source: W3C, Content Security Policy Level 3, hashes of inline elements."""
+    allowed = _hash(script) if script else "'none'"
     return (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {allowed}; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -84,8 +101,9 @@ def _style() -> str:
     """Return the style sheet, with the colours that figures and hotspots have in QuPath."""
     colours = {**qupath.FIGURE_COLOURS, qupath.HOTSPOT_CLASS.casefold(): qupath.HOTSPOT_COLOUR}
     named = "".join(f"--{name}:rgb({r} {g} {b});" for name, (r, g, b) in colours.items())
-    return f":root{{{named}}}\n{_text('report.css')}"
+    return f":root{{{named}}}\n{template_text('report.css')}"
 
 
-def _text(name: str) -> str:
+def template_text(name: str) -> str:
+    """Return a file of TEMPLATES."""
     return (TEMPLATES / name).read_text(encoding="utf-8")

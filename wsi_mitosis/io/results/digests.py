@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "digests.json"
-WHOLE_RUN = ("summary.csv", "review.csv", "regions.csv", "run.json", "report.html")
+WHOLE_RUN = (
+    *("summary.csv", "review.csv", "regions.csv", "run.json", "report.html"),
+    *("trend.html", "trend.csv"),
+)
 """The files of a run as a whole. The log is appended to, and QuPath itself changes its project."""
 
 

@@ -25,7 +25,7 @@ from wsi_mitosis.io.atomic import replacing
 from wsi_mitosis.tables import FIGURE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 METADATA_KEY = b"wsi_mitosis"
@@ -74,14 +74,19 @@ def write_sealed(path: Path, record: SlideRecord, table: pa.Table) -> None:
         writer.add_key_value_metadata({SEAL_KEY: f"{size} {digest}"})
 
 
-def read_figures(path: Path) -> pd.DataFrame:
+def read_figures(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a figures table without its geometry column, which only repeats the coordinates.
+
+    Args:
+        path: The table.
+        names: The columns to read; all others than `geometry` if None.
 
     Raises:
         SlideError: if the table is missing or damaged in a way that its digest does not show.
     """
     try:
-        columns = [name for name in pq.read_schema(path).names if name != "geometry"]
+        known = [name for name in pq.read_schema(path).names if name != "geometry"]
+        columns = known if names is None else list(names)
         table = pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise SlideError(

@@ -23,6 +23,7 @@ from wsi_mitosis.io.slides.pixels import (
     refuse_size,
 )
 from wsi_mitosis.io.slides.scale import Statement, taken_mpp
+from wsi_mitosis.io.slides.scanners import scanner_of
 from wsi_mitosis.io.slides.slide import MppSource, Slide
 from wsi_mitosis.io.slides.tiff import is_tiff, read_tiff
 from wsi_mitosis.io.slides.tifffile_backend import TifffileBackend, has_gaps
@@ -50,13 +51,14 @@ RGB_SAMPLES = 3
 
 @dataclass(frozen=True)
 class _Opened:
-    """A slide's library, the um/px that its file states, notes for the user, and where it is on the glass."""
+    """A slide's library, and what its file states: um/px, notes, where it is on the glass, its scanner."""
 
     backend: Backend
     stated_mpp: Mpp | None
     notes: tuple[str, ...] = ()
     scanned_in_areas: bool = False
     centre_offset_um: tuple[float, float] | None = None
+    scanner: str | None = None
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
@@ -117,6 +119,7 @@ def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, 
         (*opened.notes, *warnings),
         opened.scanned_in_areas,
         opened.centre_offset_um,
+        opened.scanner,
     )
 
 
@@ -230,10 +233,12 @@ def _opened_by_openslide(
         backend.close()
         raise
     stated, notes = taken_mpp(path.name, _statements(tiff, size, vendor, backend.stated_mpp))
+    scanner = scanner_of(vendor, backend.properties)
     if composition is None:
-        return _Opened(backend, stated, notes, vendor in SCANNED_IN_AREAS, centre_offset(backend.properties))
+        in_areas, offset = vendor in SCANNED_IN_AREAS, centre_offset(backend.properties)
+        return _Opened(backend, stated, notes, in_areas, offset, scanner)
     backend.close()
-    return _Opened(TifffileBackend(path, size, composition), stated, notes)
+    return _Opened(TifffileBackend(path, size, composition), stated, notes, scanner=scanner)
 
 
 def _opened_otherwise(path: Path, tiff: Tiff | None, tags_error: str | None) -> _Opened:
