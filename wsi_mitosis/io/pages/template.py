@@ -1,4 +1,4 @@
-"""`report.html`: one file that can be opened without a network and can neither load nor send anything.
+"""Pages such as `report.html`: one file that can be opened without a network and can neither load nor send anything.
 
 Its content security policy allows pictures inside the file, and the one style sheet and the one script whose
 hashes it names. The browser refuses everything else, whatever the name of a slide or a class contains.
@@ -42,28 +42,45 @@ def write_report(path: Path, page: Page) -> None:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    The template engine escapes every text, and a name that the page does not have raises an error.
-    """
-    from jinja2 import BaseLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-
-    style, script = _style(), _text("report.js")
-    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        **{name: getattr(wording, name) for name in ("area", "interval", "moment", "number", "percent")},
-        "raw": lambda value: "" if value is None else repr(float(value)),
-    }
-    return environment.from_string(_text("report.html.j2")).render(
+    """Return the report as HTML."""
+    return fill(
+        "report.html.j2",
+        style=page_style("report.css"),
+        script=text_of("report.js"),
         page=page,
         columns=COLUMNS,
         crop_um=CROP_UM,
         regions_drawn=REGIONS_DRAWN,
         review_shown=REVIEW_SHOWN,
+    )
+
+
+def fill(template: str, *, style: str, script: str, **values: object) -> str:
+    """Return a page as HTML, with its style sheet, its script, and the policy that allows only these.
+
+    The template engine escapes every text, and a name that the page does not have raises an error.
+
+    Args:
+        template: File name of the template.
+        style: The style sheet.
+        script: The script.
+        values: What the template shows. A value `data` is JSON by `review_page.embedded`, and is not escaped.
+    """
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {
+        **{name: getattr(wording, name) for name in ("area", "interval", "moment", "number", "percent")},
+        "raw": lambda value: "" if value is None else repr(float(value)),
+    }
+    if "data" in values:
+        values["data"] = Markup(values["data"])  # noqa: S704 - see above # nosec B704
+    return environment.from_string(text_of(template)).render(
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704 - files of this package # nosec B704
         script=Markup(script),  # noqa: S704 # nosec B704
+        **values,
     )
 
 
@@ -80,12 +97,13 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _style() -> str:
-    """Return the style sheet, with the colours that figures and hotspots have in QuPath."""
+def page_style(name: str) -> str:
+    """Return a style sheet, with the colours that figures and hotspots have in QuPath."""
     colours = {**qupath.FIGURE_COLOURS, qupath.HOTSPOT_CLASS.casefold(): qupath.HOTSPOT_COLOUR}
     named = "".join(f"--{name}:rgb({r} {g} {b});" for name, (r, g, b) in colours.items())
-    return f":root{{{named}}}\n{_text('report.css')}"
+    return f":root{{{named}}}\n{text_of(name)}"
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """Return the text of a template, a style sheet or a script."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
