@@ -151,8 +151,10 @@ def test_keys_lead_through_the_figures(reader: Reader) -> None:
     assert reader.position.startswith("Figure 40")
     reader.press(Keys.ARROW_RIGHT, "t")
     assert reader.position.startswith("Figure 1 ")
-    reader.press(Keys.ARROW_RIGHT, "a", Keys.HOME, "a", "g")
+    reader.press(Keys.ARROW_RIGHT, "a", Keys.HOME, "a")
     assert reader.position.startswith("Figure 3 ")
+    reader.press("g")
+    assert reader.position.startswith("Figure 4 ")
 
 
 def test_a_note_is_written_without_giving_verdicts(reader: Reader) -> None:
@@ -171,7 +173,7 @@ def test_the_wider_view_and_the_marks_are_shown_on_a_key(reader: Reader) -> None
     close = find("id", "crop").get_attribute("src")
     reader.press("w")
     assert find("id", "crop").get_attribute("src") != close
-    assert find("id", "drawing").get_attribute("viewBox") == "-128 -128 256 256"
+    assert find("id", "drawing").get_dom_attribute("viewBox") == "-128 -128 256 256"
     drawn = len(reader.driver.find_elements("css selector", "#drawing > *"))
     reader.press("m")
     assert find("css selector", "#drawing text").text == "50 µm"
@@ -271,7 +273,7 @@ def test_every_control_is_reached_by_the_keyboard_and_shows_it(reader: Reader) -
     wanted = [control for control in wanted if driver.execute_script("return !arguments[0].closest('[hidden]')", control)]
     reached = set()
     for _ in range(len(wanted) + 5):
-        driver.switch_to.active_element.send_keys(Keys.TAB)
+        reader.press(Keys.TAB)
         reached.add(driver.switch_to.active_element.id)
     assert {control.id for control in wanted} <= reached
 
