@@ -7,7 +7,7 @@ drawn tissue. This makes them again:
 
     python examples/walk_through.py walk-through --drawn --pictures docs/pictures
 
-The pictures of the report need Chromium.
+The pictures of pages need Chromium.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REPORT_PX = (1240, 1900)
 SLIDE_BOX = (0, 400, 1240, 1400)
 """The part of the report's picture with the first slide, without its gallery."""
+REVIEW_PX = (1200, 760)
+REVIEW_BOX = (0, 0, *REVIEW_PX)
 COLOURS = {"atypical": (220, 20, 60), "typical": (0, 114, 178), "hotspot": (255, 140, 0)}
 FIGURE_UM = 12.5
 CROP_UM = 32
@@ -69,12 +71,16 @@ def main(folder: Path, pictures: Path, model: str | None, *, drawn: bool) -> Non
     with openslide.OpenSlide(folder / "slide.tiff") as slide:
         overview(slide, figures, geojson["features"]).save(pictures / "overview.jpg", quality=85)
         strip(slide, figures).save(pictures / "strip.jpg", quality=90)
-    report_picture(folder / "results/report.html", pictures / "report.png")
+    report = folder / "results/report.html"
+    picture_of(report, pictures / "report.png", REPORT_PX, SLIDE_BOX)
+
+    wsi_mitosis("review", folder / "results", "--reviewer", "anna")
+    picture_of(folder / "results/review.html", pictures / "review.png", REVIEW_PX, REVIEW_BOX)
 
     review(geojson, folder / "reviewed" / "slide.tiff.geojson")
     wsi_mitosis("recount", folder / "results", "--reviewed", folder / "reviewed")
     wsi_mitosis("report", folder / "results")
-    report_picture(folder / "results/report.html", pictures / "reviewed.png")
+    picture_of(report, pictures / "reviewed.png", REPORT_PX, SLIDE_BOX)
     print(f"Pictures in {pictures}; in QuPath open {folder / 'results/qupath/project.qpproj'}")
 
 
@@ -91,24 +97,26 @@ def review(geojson: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [first, *others]}), encoding="utf-8")
 
 
-def report_picture(report: Path, picture: Path) -> None:
-    """Save a picture of the first slide of a report, if a browser is installed."""
+def picture_of(
+    page: Path, picture: Path, window_px: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    """Save a picture of a part of a page, if a browser is installed."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         print(f"{picture} needs Chromium, which is not installed")
         return
     options = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    size = ",".join(map(str, REPORT_PX))
+    size = ",".join(map(str, window_px))
     command = [
         browser,
         *options,
         f"--window-size={size}",
         f"--screenshot={picture}",
-        report.absolute().as_uri(),
+        page.absolute().as_uri(),
     ]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the browser of this machine
     with Image.open(picture) as image:
-        image.convert("RGB").crop(SLIDE_BOX).quantize(64).save(picture, optimize=True)
+        image.convert("RGB").crop(box).quantize(64).save(picture, optimize=True)
 
 
 def overview(

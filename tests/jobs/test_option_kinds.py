@@ -95,6 +95,8 @@ CASES = {
     "stage": Case(None, "scratch"),
     "stage_gib": Case(None, 1.0, others={"staging": {"stage": "scratch"}}),
 }
+ON_RAY = {"gpus_per_worker", "address"}
+"""Options beside `workers` whose cases start a Ray of their own, which takes long."""
 PRODUCTS_BY_PATH = {"metrics": "metrics.prom", "notify": "notified"}
 """Options whose product lies where their value says."""
 PATHS = {"slides", "detections", "model", "regions", "folder", "stage"}
@@ -186,7 +188,10 @@ def written(out: Path, slide: str) -> dict[str, object]:
     return found | {"product": [name for name in PRODUCTS if (out / name).exists()]}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.faults if name in ON_RAY else ()) for name in OPTIONS],
+)
 def test_an_option_computes_again_what_its_kind_says(
     name: str, runner: Callable[[str], Runner], inputs: Path, tmp_path: Path
 ) -> None:

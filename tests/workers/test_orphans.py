@@ -64,13 +64,16 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+LONGER = {(signal.SIGINT, "local"), (signal.SIGINT, "cluster"), (signal.SIGTERM, "cluster")}
+
+
 @pytest.mark.parametrize(
     ("number", "where"),
     [
         pytest.param(
             number,
             where,
-            marks=pytest.mark.faults if number == signal.SIGINT else (),
+            marks=pytest.mark.faults if (number, where) in LONGER else (),
             id=f"{number.name}-{where}",
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)

@@ -34,6 +34,7 @@ COMMANDS = (
     "detect",
     "classify",
     "report",
+    "review",
     "recount",
     "export",
     "predict",

@@ -140,10 +140,32 @@ def assess(
     x, y = (classified[name].to_numpy(np.float64) for name in ("x_px0", "y_px0"))
     atypical = (classified["label"] == "atypical").to_numpy(bool)
     assessment = assess_places(x, y, atypical, scale, options, regions)
-    inside = _inside(regions, x, y, scale.size_px0)
-    in_hotspots = [inside & spot.holds(x, y) for spot in assessment.hotspots]
-    held = np.stack(in_hotspots or [np.zeros(len(x), dtype=bool)])
+    held = _in_hotspots(assessment, x, y, scale.size_px0)
     return assessment.model_copy(update={"review": review_list(classified, held)})
+
+
+def expected_changes(
+    figures: pd.DataFrame, assessment: Assessment, scale: SlideScale
+) -> NDArray[np.float64]:
+    """Return (N,) by how much correcting each figure could change the slide's numbers, as in `review_list`.
+
+    Args:
+        figures: (N) rows of FIGURE_COLUMNS with a label each.
+        assessment: Of the slide.
+        scale: Size and pixel size of the slide.
+    """
+    x, y = (figures[name].to_numpy(np.float64) for name in ("x_px0", "y_px0"))
+    table = _review_table(figures, _in_hotspots(assessment, x, y, scale.size_px0))
+    return table["expected_change"].to_numpy(np.float64)
+
+
+def _in_hotspots(
+    assessment: Assessment, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64], size_px0: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """(K, N) which figures each hotspot counts; a row without any if there is no hotspot."""
+    inside = _inside(assessment.regions, x_px0, y_px0, size_px0)
+    held = [inside & spot.holds(x_px0, y_px0) for spot in assessment.hotspots]
+    return np.stack(held or [np.zeros(len(x_px0), dtype=bool)])
 
 
 def assess_places(

@@ -10,10 +10,19 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from wsi_mitosis.core.moments import Moment
-from wsi_mitosis.errors import DetectionsError
+from wsi_mitosis.errors import DetectionsError, InputError
 from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
@@ -28,8 +37,9 @@ Order = Literal["rank", "random", "slide"]
 Selection = Literal["all", "sample", "disagreements"]
 """Which figures a page shows: all (or the first of the order), a random sample, or those on which reviewers
 disagree."""
-Name = Annotated[str, StringConstraints(pattern=r"^[\w][\w .@+-]{0,63}$")]
-"""The name of a reviewer, which is also a part of file names."""
+NAME = r"^[\p{L}\p{N}][\p{L}\p{N}_ .@+-]{0,63}$"
+"""The names that a reviewer can have: letters, digits and a few signs. They are a part of file names."""
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 MOST_NOTE = 500
 """Characters of a note."""
 
@@ -52,6 +62,14 @@ class Design(Spec):
     seed: NonNegativeInt = 0
     most: PositiveInt | None = None
     sample: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.selection == "sample") != (self.sample is not None):
+            raise ValueError("a sample has a size, and nothing else has")
+        if self.blind and self.order == "rank":
+            raise ValueError("the order by rank shows which labels are doubtful, so it is not blind")
+        return self
 
 
 class PageSlide(Spec):
@@ -157,6 +175,22 @@ class ReviewFile(Spec):
     def as_data(self) -> dict[str, Any]:
         """Return it as plain data, as the file holds it."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def check_reviewer(name: str) -> None:
+    """Check the name of a reviewer.
+
+    Raises:
+        InputError: if it cannot be one.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise InputError(
+            f"'{name}' cannot be the name of a reviewer",
+            subject="--reviewer",
+            remedy="Use letters, digits, spaces and . @ + - _ only, at most 64, and begin with a letter or digit",
+        ) from error
 
 
 def run_digest(slides: Iterable[PageSlide]) -> str:

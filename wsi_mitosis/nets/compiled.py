@@ -216,10 +216,11 @@ class CompiledMembers:
         return CompiledMember(self._core.import_model(content, "CPU", self._options), self._threads)
 
     def _compiled(self, state: State, network: NetworkSpec, file: str) -> bytes:
-        from wsi_mitosis.nets.tracing import traced
+        from wsi_mitosis.nets.tracing import converted, traced
 
+        program = traced(state, network, self._sight, file)  # torch's errors are not OpenVINO's
         try:
-            found = self._core.compile_model(traced(state, network, self._sight, file), "CPU", self._options)
+            found = self._core.compile_model(converted(program, self._sight), "CPU", self._options)
             return cast("bytes", found.export_model().getvalue())
         except RuntimeError as error:
             raise InputError(

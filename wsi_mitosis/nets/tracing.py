@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def traced(state: Mapping[str, NDArray[np.floating]], network: NetworkSpec, sight: Sight, file: str) -> Any:
-    """Build a member and convert it, with everything from the crop on.
+    """Build a member, and record what it computes from the crop on.
 
     Args:
         state: Its stored weights.
@@ -34,7 +34,7 @@ def traced(state: Mapping[str, NDArray[np.floating]], network: NetworkSpec, sigh
         file: The file of its weights, for messages.
 
     Returns:
-        OpenVINO's model, from (1, S, S, 3) uint8 to (V, 2) logits.
+        torch's record, from (1, S, S, 3) uint8 to (V, 2) logits.
 
     Raises:
         BundleError: If the weights do not fit the network, or torch's result is not a number: a NaN may not
@@ -47,8 +47,19 @@ def traced(state: Mapping[str, NDArray[np.floating]], network: NetworkSpec, sigh
     crop = torch.zeros(1, sight.crop_px, sight.crop_px, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # sizes become constants, and they are constant
-        program = torch.jit.trace(Seeing(member, sight), crop, check_trace=False)  # type: ignore[no-untyped-call]  # missing in torch's stubs
-        return openvino().convert_model(program, input=[([*crop.shape], np.uint8)])
+        return torch.jit.trace(Seeing(member, sight), crop, check_trace=False)  # type: ignore[no-untyped-call]  # missing in torch's stubs
+
+
+def converted(program: Any, sight: Sight) -> Any:
+    """Return OpenVINO's model of what `traced` recorded.
+
+    Raises:
+        RuntimeError: If OpenVINO cannot convert it.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        shape = [1, sight.crop_px, sight.crop_px, 3]
+        return openvino().convert_model(program, input=[(shape, np.uint8)])
 
 
 class Seeing(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +18,7 @@ from wsi_mitosis.io.slides.patches import plan_patches, stream_patches
 from wsi_mitosis.specs import InputSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -37,8 +38,10 @@ OVERVIEW_QUALITIES = ((900, 82), (900, 70), (720, 70), (560, 70), (430, 70), (32
 CROP_UM = 32.0
 """Side of a picture in the gallery, um: a figure and its neighbouring nuclei."""
 CROP_MPP = 0.25
-"""Pixel size of these pictures, um/px. A coarser slide keeps its own pixel size: enlarging adds no detail."""
+"""Pixel size of these pictures, um/px."""
 CROP_QUALITIES = (82, 72, 60, 45, 30)
+SQUARE_QUALITIES = (*((quality, 1) for quality in CROP_QUALITIES), (45, 2), (30, 4))
+"""(JPEG quality, by how much a picture is reduced); the first one that is short enough is used."""
 WHITE = 255
 MAP_COLOUR = (255, 120, 0)
 MAP_OPACITY = 0.75
@@ -48,6 +51,22 @@ PALENESS = 0.6
 BATCH = 16
 THREADS = 2
 STAGE = "making pictures"
+
+
+@dataclass(frozen=True)
+class Square:
+    """What a picture shows: a square around the figure.
+
+    Attributes:
+        side_um: Its side, um.
+        mpp: Pixel size of the picture, um/px. A coarser slide keeps its own: enlarging adds no detail.
+    """
+
+    side_um: float
+    mpp: float
+
+
+GALLERY = Square(CROP_UM, CROP_MPP)
 
 
 def open_classified(place: str, identity: str) -> Slide:
@@ -184,15 +203,48 @@ def coloured(crop: NDArray[np.uint8], values: NDArray[np.float32], window_um: fl
     return np.asarray(np.where(np.isnan(strength), outside, inside).clip(0, WHITE), dtype=np.uint8)
 
 
+def squares(
+    slide: Slide,
+    mpp: Mpp,
+    x_px0: NDArray[np.float64],
+    y_px0: NDArray[np.float64],
+    square: Square,
+    most_chars: int,
+) -> list[str]:
+    """Return a picture of each place as a JPEG in a data URI; only a few are in memory as pixels.
+
+    Args:
+        slide: An open slide.
+        mpp: um per level-0 px.
+        x_px0: (N,) centres along x, level-0 px, slide frame.
+        y_px0: (N,) centres along y.
+        square: What each shows.
+        most_chars: Greatest length of each URI; a picture is made coarser until it fits.
+
+    Raises:
+        UnreadableSlideError: if the slide's pixels cannot be decoded.
+    """
+    pixels = _stream(slide, mpp, x_px0, y_px0, square)
+    made = {row: _short(Image.fromarray(one), most_chars) for row, one in pixels}
+    return [made[row] for row in range(len(x_px0))]
+
+
 def _read_crops(
     slide: Slide, mpp: Mpp, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64]
 ) -> list[NDArray[np.uint8]]:
-    side, crop_mpp = crop_side(mpp)
-    spec = InputSpec(patch_px=side, mpp=crop_mpp, mpp_tolerance=0, pad_value=WHITE, scale=1)
-    plan = plan_patches(slide.path.name, slide.levels, mpp, spec, side)
-    batches = stream_patches(slide, plan, x_px0, y_px0, batch_size=BATCH, threads=THREADS)
-    by_row = {int(row): crop for batch in batches for row, crop in zip(batch.rows, batch.pixels, strict=True)}
+    by_row = dict(_stream(slide, mpp, x_px0, y_px0, GALLERY))
     return [by_row[row] for row in range(len(x_px0))]
+
+
+def _stream(
+    slide: Slide, mpp: Mpp, x_px0: NDArray[np.float64], y_px0: NDArray[np.float64], square: Square
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the number of each place and its pixels, in the order in which they are read."""
+    side, picture_mpp = crop_side(mpp, square)
+    spec = InputSpec(patch_px=side, mpp=picture_mpp, mpp_tolerance=0, pad_value=WHITE, scale=1)
+    plan = plan_patches(slide.path.name, slide.levels, mpp, spec, side)
+    for batch in stream_patches(slide, plan, x_px0, y_px0, batch_size=BATCH, threads=THREADS):
+        yield from zip(batch.rows.tolist(), batch.pixels, strict=True)
 
 
 def _encoded(pictures: Iterable[NDArray[np.uint8]], most_chars: int) -> list[str]:
@@ -204,14 +256,22 @@ def _encoded(pictures: Iterable[NDArray[np.uint8]], most_chars: int) -> list[str
     return _first_fitting(encoded, CROP_QUALITIES, lambda uris: sum(map(len, uris)), most_chars)
 
 
-def crop_side(mpp: Mpp) -> tuple[int, float]:
-    """Return the side of a gallery's picture in px, and its um/px; their product is CROP_UM.
+def _short(picture: Image.Image, most_chars: int) -> str:
+    """Return a picture as a data URI that is short enough."""
+    return _first_fitting(
+        lambda attempt: _jpeg(picture.reduce(attempt[1]), attempt[0]), SQUARE_QUALITIES, len, most_chars
+    )
+
+
+def crop_side(mpp: Mpp, square: Square = GALLERY) -> tuple[int, float]:
+    """Return the side of a picture in px, and its um/px; their product is the square's side.
 
     Args:
         mpp: um per level-0 px of the slide.
+        square: What the picture shows.
     """
-    side = 2 * max(4, round(CROP_UM / max(CROP_MPP, mpp.mean) / 2))
-    return side, CROP_UM / side
+    side = 2 * max(4, round(square.side_um / max(square.mpp, mpp.mean) / 2))
+    return side, square.side_um / side
 
 
 def _first_fitting(

@@ -1,4 +1,4 @@
-"""`report.html`: one file that can be opened without a network and can neither load nor send anything.
+"""Pages such as `report.html`: one file that can be opened without a network and can neither load nor send anything.
 
 Its content security policy allows pictures inside the file, and the one style sheet and the one script whose
 hashes it names. The browser refuses everything else, whatever the name of a slide or a class contains.
@@ -45,7 +45,7 @@ def render(page: Page) -> str:
     """Return the page as HTML."""
     return render_page(
         "report.html.j2",
-        style=_style(),
+        style=page_style("report.css"),
         script=template_text("report.js"),
         page=page,
         columns=COLUMNS,
@@ -97,11 +97,11 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _style() -> str:
-    """Return the style sheet, with the colours that figures and hotspots have in QuPath."""
+def page_style(name: str) -> str:
+    """Return a style sheet, with the colours that figures and hotspots have in QuPath."""
     colours = {**qupath.FIGURE_COLOURS, qupath.HOTSPOT_CLASS.casefold(): qupath.HOTSPOT_COLOUR}
-    named = "".join(f"--{name}:rgb({r} {g} {b});" for name, (r, g, b) in colours.items())
-    return f":root{{{named}}}\n{template_text('report.css')}"
+    named = "".join(f"--{label}:rgb({r} {g} {b});" for label, (r, g, b) in colours.items())
+    return f":root{{{named}}}\n{template_text(name)}"
 
 
 def template_text(name: str) -> str:
