@@ -3,8 +3,8 @@
     python examples/laboratory.py DATA laboratory
 
 DATA is a folder with `patches/AMi-Br` (github.com/DeepMicroscopy/AMi-Br_Benchmark) and `labels/AMI-BR.csv`
-(github.com/DeepMicroscopy/AMi-Br). Slides are made of these real figures, as many on each as it says below. The
-three reviewers are scripts: they know the published label of each figure and err at a stated rate.
+(github.com/DeepMicroscopy/AMi-Br). Slides are made of these real figures. The three reviewers are scripts:
+they know the published label of each figure and err at a stated rate.
 
 The shipped bundles were trained on these figures. No number that this script prints is an accuracy.
 `docs/how-to/laboratory.md` shows its output.
@@ -43,18 +43,79 @@ def main(data: Path, folder: Path, model: str, recipe: str) -> None:
     slides = sorted((folder / "slides").glob("*.tiff"))
     results = folder / "results"
 
-    step("Classify", "classify", *slides, "--detections", folder / "candidates.csv", "--out", results, "--model", model)
+    step(
+        "Classify",
+        "classify",
+        *slides,
+        "--detections",
+        folder / "candidates.csv",
+        "--out",
+        results,
+        "--model",
+        model,
+    )
     step("Make a blind page", "review", results, "--blind", "--seed", "1")
-    reviews = [write_review(results / "review.html", folder, name, error, truth) for name, error in REVIEWERS.items()]
+    reviews = [
+        write_review(results / "review.html", folder, name, error, truth) for name, error in REVIEWERS.items()
+    ]
     given = [argument for path in reviews for argument in ("--reviewed", path)]
     step("Count with three reviewers", "recount", results, *given)
-    step("Make the page of the consensus round", "review", results, "--disagreements", "--reviewer", "all three")
+    step(
+        "Make the page of the consensus round",
+        "review",
+        results,
+        "--disagreements",
+        "--reviewer",
+        "all three",
+    )
 
     own = folder / "own.zarr"
-    step("Make a data set", "dataset", "build", results, "--source", "reviews", "--domain", "our laboratory", "--out", own)
-    step("Measure", "evaluate", "--model", model, "--dataset", own, "--out", folder / "evaluation", "--allow-overlap")
-    step("Calibrate", "models", "calibrate", model, "--dataset", own, "--out", folder / "calibrated", fails=True)
-    step("Train further", "train", recipe, "--from", model, "--dataset", own, "--out", folder / "further", fails=True)
+    step(
+        "Make a data set",
+        "dataset",
+        "build",
+        results,
+        "--source",
+        "reviews",
+        "--domain",
+        "our laboratory",
+        "--out",
+        own,
+    )
+    step(
+        "Measure",
+        "evaluate",
+        "--model",
+        model,
+        "--dataset",
+        own,
+        "--out",
+        folder / "evaluation",
+        "--allow-overlap",
+    )
+    step(
+        "Calibrate",
+        "models",
+        "calibrate",
+        model,
+        "--dataset",
+        own,
+        "--out",
+        folder / "calibrated",
+        fails=True,
+    )
+    step(
+        "Train further",
+        "train",
+        recipe,
+        "--from",
+        model,
+        "--dataset",
+        own,
+        "--out",
+        folder / "further",
+        fails=True,
+    )
 
 
 def write_slides(data: Path, folder: Path) -> dict[tuple[str, float, float], str]:

@@ -97,9 +97,7 @@ def review(geojson: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [first, *others]}), encoding="utf-8")
 
 
-def picture_of(
-    page: Path, picture: Path, window_px: tuple[int, int], box: tuple[int, int, int, int]
-) -> None:
+def picture_of(page: Path, picture: Path, window_px: tuple[int, int], box: tuple[int, int, int, int]) -> None:
     """Save a picture of a part of a page, if a browser is installed."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:

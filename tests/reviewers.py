@@ -16,6 +16,7 @@ from wsi_mitosis.core.review_files import (
     PageSlide,
     ReviewedFigure,
     ReviewFile,
+    Selection,
     Verdict,
     run_digest,
 )
@@ -86,6 +87,7 @@ def page(
     blind: bool = False,
     part: tuple[int, int] = (1, 1),
     note: str = "",
+    selection: Selection = "all",
 ) -> ReviewFile:
     """What a reviewer saves from a page of results.
 
@@ -97,6 +99,7 @@ def page(
         blind: Whether labels were hidden.
         part: The part of the pages.
         note: Written on each figure with a verdict.
+        selection: Which figures the page shows.
     """
     folder = ResultFiles(results)
     records = folder.records()
@@ -123,7 +126,7 @@ def page(
         program=__version__,
         run=run_digest(slides),
         reviewer=reviewer,
-        design=Design(blind=blind),
+        design=Design(blind=blind, order="random", selection=selection),
         part=part,
         slides=slides,
         figures=tuple(figures),

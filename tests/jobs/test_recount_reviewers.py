@@ -430,3 +430,28 @@ def test_a_recount_without_verdicts_has_empty_tables(results: Path, tmp_path: Pa
     assert (result.exit_status, result.agreement["not_reviewed"]) == (0, [A, B])
     assert tuple(read_consensus(results)) == CONSENSUS_COLUMNS
     assert disagreements(results).empty
+
+
+# The consensus round
+
+
+def test_a_round_decides_what_its_reviewers_disagreed_about(
+    results: Path, three: list[Path], tmp_path: Path
+) -> None:
+    """One against two, a tie, and three who agree, about which the round cannot tell."""
+    recount(results, given(*three))
+    before = read_consensus(results)["consensus"].tolist()
+    assert before == ["atypical", "typical", "tie", "none", "unsure"]
+    decided = page(results, "all three", {A: "tntu.."}, selection="disagreements")
+    result = recount(results, given(*three, save(tmp_path, decided)))
+    assert read_consensus(results)["consensus"].tolist() == ["typical", "none", "typical", "none", "unsure"]
+    assert [one["name"] for one in result.agreement["reviewers"]] == ["anna", "ben", "cleo"]
+    assert len(result.agreement["pairs"]) == 3
+    assert set(read_verdicts(results)["reviewer"]) == {*SAID, "all three"}
+
+
+def test_a_round_alone_is_counted(results: Path, tmp_path: Path) -> None:
+    decided = page(results, "all three", {A: "t....."}, selection="disagreements")
+    result = recount(results, save(tmp_path, decided))
+    assert numbers(results) == "2 4; 1 0 0 5 0"
+    assert result.agreement["reviewers"] == []

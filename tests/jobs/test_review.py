@@ -20,9 +20,9 @@ from tests.slide_files import tiff_slide
 from wsi_mitosis.core.hotspots import HotspotShape
 from wsi_mitosis.core.review_files import Design, ReviewFile
 from wsi_mitosis.errors import InputError, SlideError
+from wsi_mitosis.io.pages.pictures import squares
 from wsi_mitosis.io.pages.review_page import CLOSE_CHARS, MOST_BYTES, MOST_FIGURES, WIDE, WIDE_CHARS
 from wsi_mitosis.io.pages.review_page import embedded as as_embedded
-from wsi_mitosis.io.pages.pictures import squares
 from wsi_mitosis.io.results.folder import ResultFiles
 from wsi_mitosis.io.slides import open_native
 from wsi_mitosis.jobs import review as job
@@ -170,7 +170,11 @@ def test_many_figures_are_shared_among_parts(results: Path, monkeypatch: pytest.
     made = review(results, RANDOM)
     assert [path.name for path in made.paths] == ["review.html", "review-2.html", "review-3.html"]
     parts = [data_of(path)["file"] for path in made.paths]
-    assert [(part["part"], len(part["figures"])) for part in parts] == [([1, 3], 25), ([2, 3], 25), ([3, 3], 10)]
+    assert [(part["part"], len(part["figures"])) for part in parts] == [
+        ([1, 3], 25),
+        ([2, 3], 25),
+        ([3, 3], 10),
+    ]
     assert len({figure for path in made.paths for figure in listed(path)}) == 60
     whole = [figure for path in made.paths for figure in listed(path)]
     (results / "review-notes.html").write_text("mine")

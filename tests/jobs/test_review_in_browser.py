@@ -270,7 +270,11 @@ def test_every_control_is_reached_by_the_keyboard_and_shows_it(reader: Reader) -
     driver = reader.driver
     wanted = driver.find_elements("css selector", "button:enabled, input, textarea, summary")
     wanted = [control for control in wanted if control.size["width"] and control.is_enabled()]
-    wanted = [control for control in wanted if driver.execute_script("return !arguments[0].closest('[hidden]')", control)]
+    wanted = [
+        control
+        for control in wanted
+        if driver.execute_script("return !arguments[0].closest('[hidden]')", control)
+    ]
     reached = set()
     for _ in range(len(wanted) + 5):
         reader.press(Keys.TAB)

@@ -35,7 +35,8 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 def _reviewed(ctx: click.Context, param: click.Parameter, values: tuple[Path, ...]) -> list[Reviewed]:
     """Return paths, of which each may have the name of a reviewer before it: `NAME=FOLDER`."""
-    from wsi_mitosis.jobs.reviewers import Reviewed, is_name
+    from wsi_mitosis.core.review_files import is_name
+    from wsi_mitosis.jobs.reviewers import Reviewed
 
     found = []
     for value in values:
@@ -115,6 +116,7 @@ def command(
 
     Of several reviewers, a figure has the label that more than half of their votes have: atypical, typical or
     none. Without such a majority it keeps the machine's label. A reviewer who could not tell has no vote.
+    A verdict on a page of `review --disagreements` decides in place of the votes.
 
     The results are in DIR/reviewed/: summary.csv (the reviewed counts and the machine's), changes.csv,
     verdicts.csv (what each reviewer said), consensus.csv, agreement.json (confusions and kappas of ensemble

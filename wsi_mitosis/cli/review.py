@@ -32,7 +32,9 @@ ORDERS = ("rank", "random", "slide")
     help="rank: the figures first whose correction could change the counts most; random; or slide: by slide "
     "and place.  [default: rank; random for --blind and --sample]",
 )
-@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Show the first N figures of the order only.")
+@click.option(
+    "--first", type=click.IntRange(min=1), metavar="N", help="Show the first N figures of the order only."
+)
 @click.option("--blind", is_flag=True, help="Hide everything that the ensemble and other reviewers said.")
 @click.option(
     "--reviewer",
@@ -47,7 +49,9 @@ ORDERS = ("rank", "random", "slide")
     help="Show a stratified random sample of N figures, from which `recount` estimates the counts.",
 )
 @click.option(
-    "--disagreements", is_flag=True, help="Show the figures on which the reviewers of the last recount disagree."
+    "--disagreements",
+    is_flag=True,
+    help="Show the figures on which the reviewers of the last recount disagree.",
 )
 @click.option(
     "--seed",
@@ -155,7 +159,8 @@ def _as_lines(result: ReviewResult, *, verbose: bool) -> list[str]:
     blind = ", blind" if result.design.blind else ""
     return [
         *(f"  {path}" for path in result.paths if verbose),
-        f"{several(result.figures, 'figure')} of {several(len(result.slides), 'slide')}{blind}: {result.paths[0]}"
+        f"{several(result.figures, 'figure')} of {several(len(result.slides), 'slide')}{blind}: "
+        f"{result.paths[0]}"
         + (f" and {several(len(result.paths) - 1, 'further part')}" if len(result.paths) > 1 else "")
         + f" ({result.size_bytes / 1e6:.1f} MB). Research use only.",
     ]

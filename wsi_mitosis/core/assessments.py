@@ -144,9 +144,7 @@ def assess(
     return assessment.model_copy(update={"review": review_list(classified, held)})
 
 
-def expected_changes(
-    figures: pd.DataFrame, assessment: Assessment, scale: SlideScale
-) -> NDArray[np.float64]:
+def expected_changes(figures: pd.DataFrame, assessment: Assessment, scale: SlideScale) -> NDArray[np.float64]:
     """Return (N,) by how much correcting each figure could change the slide's numbers, as in `review_list`.
 
     Args:

@@ -1,7 +1,8 @@
 """The consensus of the reviewers of one slide.
 
 Atypical, typical and none are votes; a reviewer who could not tell has no vote. The label of a figure is the
-one that more than half of the votes have. Without such a label it is a tie.
+one that more than half of the votes have. Without such a label it is a tie. A verdict that was given on a
+page of disagreements decides: the figure's label is then the majority of such verdicts alone.
 
 A reviewer in QuPath may add figures. Those of several reviewers are one figure if they lie within the
 distance of each other, all of them, and are of different reviewers; the nearest ones are joined first. Every
@@ -45,7 +46,7 @@ class SlideReview:
         reviewer: Name of the reviewer.
         table: As `core.recount.Comparison.table`, in which each added figure has an id, and these columns:
             `verdict` (atypical, typical, none or unsure; None if the reviewer said nothing), `blind`, `note`,
-            `seconds` (NaN if unknown).
+            `seconds` (NaN if unknown), `decides`.
         adds: Whether the reviewer could add figures.
     """
 
@@ -106,6 +107,7 @@ def review_in_qupath(reviewer: str, table: pd.DataFrame, digest: str) -> SlideRe
         blind=False,
         note=pd.Series("", table.index, dtype=object),
         seconds=np.nan,
+        decides=False,
     )
     return SlideReview(reviewer, named, adds=True)
 
@@ -130,6 +132,7 @@ def review_on_page(reviewer: str, machine: pd.DataFrame, given: Mapping[str, Giv
         blind=np.array(blind, dtype=bool),
         note=pd.Series(["" if one is None else one.note for one in found], dtype=object),
         seconds=np.array([np.nan if one is None else one.seconds for one in found], dtype=np.float64),
+        decides=np.array([one is not None and one.decides for one in found], dtype=bool),
     )
     return SlideReview(reviewer, table, adds=False)
 
@@ -150,13 +153,11 @@ def consensus_of(
     groups = _added(reviews, np.array(mpp), distance_um)
     figures = _all_figures(reviews, machine, groups, digest)
     ballots = _ballots(reviews, len(machine), groups)
-    counts = np.zeros((len(figures), len(_VERDICTS)), dtype=np.int64)
-    codes = [_VERDICTS.index(label) for label in ballots["label"]]
-    np.add.at(counts, (ballots["row"].to_numpy(np.intp), np.array(codes, dtype=np.intp)), 1)
+    counts = _counts(ballots, len(figures))
     able = sum(one.adds for one in reviews)
     counts[len(machine) :, _NONE] += np.array([able - len(group) for group in groups], dtype=np.int64)
     figures = figures.assign(
-        consensus=_majorities(counts),
+        consensus=_decided(counts, _counts(ballots[ballots["decides"]], len(figures))),
         **{label: counts[:, code] for code, label in enumerate(_VERDICTS)},
         blind=ballots.groupby("row")["blind"].all().reindex(figures.index, fill_value=False).astype(bool),
     )
@@ -167,6 +168,20 @@ def consensus_of(
         verdicts=_verdicts(ballots, figures),
         moved=moved,
     )
+
+
+def _counts(ballots: pd.DataFrame, figures: int) -> NDArray[np.int64]:
+    """(n, 4) how many reviewers gave each verdict on each of n figures, by _VERDICTS."""
+    counts = np.zeros((figures, len(_VERDICTS)), dtype=np.int64)
+    codes = np.array([_VERDICTS.index(label) for label in ballots["label"]], dtype=np.intp)
+    np.add.at(counts, (ballots["row"].to_numpy(np.intp), codes), 1)
+    return counts
+
+
+def _decided(counts: NDArray[np.int64], deciding: NDArray[np.int64]) -> NDArray[np.object_]:
+    """(n,) the consensus of all verdicts, or of those that decide where one of these is a vote."""
+    is_decided = deciding[:, :_UNSURE].sum(axis=1, keepdims=True) > 0
+    return _majorities(np.where(is_decided, deciding, counts))
 
 
 def _majorities(counts: NDArray[np.int64]) -> NDArray[np.object_]:
@@ -320,6 +335,7 @@ def _ballots(
                 "blind": table["blind"].to_numpy(bool),
                 "note": table["note"].to_numpy(object),
                 "seconds": table["seconds"].to_numpy(np.float64),
+                "decides": table["decides"].to_numpy(bool),
             }
         )
         parts.append(part[part["label"].notna()])

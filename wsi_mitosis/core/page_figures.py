@@ -21,8 +21,9 @@ MOST_NEIGHBOURS = 100
 def ordered(figures: pd.DataFrame, order: Order, seed: int) -> pd.DataFrame:
     """Return figures in the order of a page, whatever order they come in.
 
-    `rank` begins with the figure whose correction could change the counts of its slide most. `slide` goes from
-    slide to slide, by rows of the slide as one reads. `random` is the same for the same figures and seed.
+    `rank` begins with the figure whose correction could change the counts of its slide most. `slide` goes
+    from slide to slide, by rows of the slide as one reads. `random` is the same for the same figures and
+    seed.
 
     Args:
         figures: `slide`, `figure_id`, `x_px0`, `y_px0` (level-0 px, slide frame) and, for `rank`,
@@ -67,4 +68,5 @@ def neighbours(
 def _nearest(centres_um: NDArray[np.float64], row: int, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     others = rows[rows != row]
     away = np.hypot(*(centres_um[others] - centres_um[row]).T)
-    return others[np.lexsort((others, away))][:MOST_NEIGHBOURS]
+    nearest: NDArray[np.intp] = others[np.lexsort((others, away))]
+    return nearest[:MOST_NEIGHBOURS]

@@ -1,7 +1,7 @@
 """`review-<reviewer>.json`: what a reviewer decided about the figures of a page that `review` made.
 
-The page writes the file, and `recount` reads it. It has no label of the ensemble, so that a blind reviewer can
-pass it on. Which figures were drawn into a sample follows from the design, and can be drawn again.
+The page writes the file, and `recount` reads it. It has no label of the ensemble, so that a blind reviewer
+can pass it on. Which figures were drawn into a sample follows from the design, and can be drawn again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Order = Literal["rank", "random", "slide"]
 Selection = Literal["all", "sample", "disagreements"]
 """Which figures a page shows: all (or the first of the order), a random sample, or those on which reviewers
 disagree."""
-NAME = r"^[\p{L}\p{N}][\p{L}\p{N}_ .@+-]{0,63}$"
+NAME = r"^[\p{L}\p{N}][\p{L}\p{N}_ .,@+-]{0,63}$"
 """The names that a reviewer can have: letters, digits and a few signs. They are a part of file names."""
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 MOST_NOTE = 500
@@ -70,6 +70,11 @@ class Design(Spec):
         if self.blind and self.order == "rank":
             raise ValueError("the order by rank shows which labels are doubtful, so it is not blind")
         return self
+
+    @property
+    def decides(self) -> bool:
+        """Whether a verdict on the page decides what its figure is, in place of a vote."""
+        return self.selection == "disagreements"
 
 
 class PageSlide(Spec):
@@ -177,20 +182,27 @@ class ReviewFile(Spec):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text may be the name of a reviewer."""
+    try:
+        TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
 def check_reviewer(name: str) -> None:
     """Check the name of a reviewer.
 
     Raises:
         InputError: if it cannot be one.
     """
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as error:
+    if not is_name(name):
         raise InputError(
             f"'{name}' cannot be the name of a reviewer",
             subject="--reviewer",
-            remedy="Use letters, digits, spaces and . @ + - _ only, at most 64, and begin with a letter or digit",
-        ) from error
+            remedy="Use at most 64 letters, digits, spaces and . , @ + - _, and begin with a letter or digit",
+        )
 
 
 def run_digest(slides: Iterable[PageSlide]) -> str:

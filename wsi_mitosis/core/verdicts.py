@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_mitosis.core.records import SlideRecord
-    from wsi_mitosis.core.review_files import PageSlide, ReviewedFigure, ReviewFile, Verdict
+    from wsi_mitosis.core.review_files import Design, PageSlide, ReviewedFigure, ReviewFile, Verdict
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 """In place of the moment of a verdict that states none."""
@@ -35,6 +35,7 @@ class GivenVerdict(NamedTuple):
         note: What the reviewer wrote.
         seconds: How long the figure was on the screen, s; NaN if unknown.
         by: Whether the figure has the same id as in the file, or only lies there.
+        decides: Whether it was given on a page of the figures on which reviewers disagree.
     """
 
     label: Verdict
@@ -43,6 +44,7 @@ class GivenVerdict(NamedTuple):
     note: str
     seconds: float
     by: Literal["id", "distance"]
+    decides: bool = False
 
 
 class SlideVerdicts(NamedTuple):
@@ -96,7 +98,7 @@ def verdicts_on_slide(
         page = next(one for one in file.slides if one.slide == record.name)
         figures = [one for one in file.figures if one.slide == record.name]
         fits = _fits(name, page, figures, record, machine, distance_um)
-        for figure_id, given in _given(figures, fits, machine, blind=file.design.blind):
+        for figure_id, given in _given(figures, fits, machine, file.design):
             found.setdefault(figure_id, []).append(given)
         if page.key != record.key:
             notes.append(_note(name, page, figures, fits, record.name, distance_um))
@@ -167,7 +169,7 @@ def _places(machine: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _given(
-    figures: Sequence[ReviewedFigure], fits: _Fits, machine: pd.DataFrame, *, blind: bool
+    figures: Sequence[ReviewedFigure], fits: _Fits, machine: pd.DataFrame, design: Design
 ) -> Iterator[tuple[str, GivenVerdict]]:
     """Yield the verdicts of a file by the figure id of the present result."""
     ids = machine["figure_id"].tolist()
@@ -176,10 +178,8 @@ def _given(
         if one.label is not None:
             at = _LONG_AGO if one.at is None else datetime.fromisoformat(one.at)
             seconds = np.nan if one.seconds is None else one.seconds
-            yield (
-                ids[row],
-                GivenVerdict(one.label, at, blind, one.note, seconds, "id" if by_id else "distance"),
-            )
+            by: Literal["id", "distance"] = "id" if by_id else "distance"
+            yield ids[row], GivenVerdict(one.label, at, design.blind, one.note, seconds, by, design.decides)
 
 
 def _note(
@@ -213,4 +213,7 @@ def _latest(figure_id: str, verdicts: Sequence[GivenVerdict], slide: str) -> Giv
             remedy="Leave out the earlier file",
         )
     # of equal labels any one will do; this one does not depend on the order of the files
-    return max(last, key=lambda one: (one.by, not one.blind, one.note, float(np.nan_to_num(one.seconds))))
+    return max(
+        last,
+        key=lambda one: (one.decides, one.by, not one.blind, one.note, float(np.nan_to_num(one.seconds))),
+    )

@@ -308,7 +308,10 @@ def _write(
     ]
     consensus = _joined({name: done[name].consensus for name in sorted(done)}, CONSENSUS_COLUMNS)
     verdicts = _joined({name: done[name].verdicts for name in sorted(done)}, VERDICT_COLUMNS)
-    among = reviewers_agreement(_with_files(reviewers, done), verdicts, consensus)
+    independent = _with_files(reviewers, done)
+    among = reviewers_agreement(
+        independent, verdicts[verdicts["reviewer"].isin([one.name for one in independent])], consensus
+    )
     result.agreement = {
         **_agreement(done, options.distance_um, among),
         **among.model_dump(mode="json"),
@@ -328,7 +331,10 @@ def _joined(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.Da
 
 
 def _with_files(reviewers: Reviewers, done: Mapping[str, SlideRecount]) -> list[Reviewer]:
-    """Return the reviewers with the files of theirs that were counted."""
+    """Return the reviewers with the files of theirs that were counted.
+
+    Those who only decided where others disagreed are left out: they saw what the others said.
+    """
     used = {(one.reviewer, one.name, one.sha256) for slide in done.values() for one in slide.files}
     return [
         Reviewer(
@@ -340,6 +346,7 @@ def _with_files(reviewers: Reviewers, done: Mapping[str, SlideRecount]) -> list[
             ),
         )
         for reader in reviewers.all
+        if not reader.only_decides
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ from wsi_mitosis.io.results.recounts import disagreements
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from wsi_mitosis.core.assessments import AssessedSlide
@@ -53,6 +53,12 @@ PART = re.compile(r"review-\d+\.html")
 """Names of the pages after the first."""
 PLACEHOLDER = "reviewer"
 """Name in the data of a page that asks for the name."""
+VERDICT_WORDS = {
+    "atypical": "atypical",
+    "typical": "typical",
+    "none": "not a mitosis",
+    "unsure": "cannot tell",
+}
 COLUMNS = ("slide", "figure_id", "x_px0", "y_px0", "label", "p_atypical", "votes_atypical", "votes_cast")
 
 
@@ -206,9 +212,6 @@ def _disputed(folder: ResultFolder, figures: pd.DataFrame) -> pd.DataFrame:
     return found.assign(said=[votes[figure] for figure in _ids(found)])
 
 
-VERDICT_WORDS = {"atypical": "atypical", "typical": "typical", "none": "not a mitosis", "unsure": "cannot tell"}
-
-
 def _nothing_to_show(folder: ResultFolder, design: Design, errors: Mapping[str, str]) -> InputError:
     if errors:
         return InputError(
@@ -260,7 +263,8 @@ class _Pages:
 
     def _page(self, rows: pd.DataFrame, part: tuple[int, int]) -> ReviewPage:
         slides = tuple(PageSlide.of(one.record) for one in self.assessed)
-        listed_figures = rows[["slide", "figure_id", "x_px0", "y_px0"]].to_dict("records")
+        names = ("slide", "figure_id", "x_px0", "y_px0")
+        figures = [dict(zip(names, row, strict=True)) for row in rows[list(names)].to_numpy(object).tolist()]
         return ReviewPage(
             title=self.folder.folder.resolve().name,
             file=ReviewFile(
@@ -270,7 +274,7 @@ class _Pages:
                 design=self.design,
                 part=part,
                 slides=slides,
-                figures=tuple(ReviewedFigure(**{str(k): v for k, v in row.items()}) for row in listed_figures),
+                figures=tuple(ReviewedFigure(**figure) for figure in figures),
             ),
             asks_name=self.reviewer is None,
             shown=self._shown(rows),
@@ -327,12 +331,12 @@ class _Pages:
             for of, others in zip(places.tolist(), found, strict=True)
         ]
 
-    def _says(self, row: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    def _says(self, row: Mapping[Hashable, Any]) -> tuple[tuple[str, str], ...]:
         """Return what the ensemble and earlier reviewers say of a figure; nothing in a blind page."""
         if self.design.blind:
             return ()
         machine = (
-            f"{row['label']}, {row['votes_atypical']} of {several(int(str(row['votes_cast'])), 'vote')} "
+            f"{row['label']}, {row['votes_atypical']} of {several(row['votes_cast'], 'vote')} "
             f"for atypical, P(atypical) {row['p_atypical']:.2f}"
         )
         said = [("Reviewers", str(row["said"]))] if row["said"] else []

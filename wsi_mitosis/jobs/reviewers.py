@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
-from wsi_mitosis.core.review_files import Name
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections.review_files import VerdictFile, read_verdicts_of, verdict_files_in
 from wsi_mitosis.io.detections.reviews import STAGE, find_reviews, strangers
@@ -56,6 +53,7 @@ class QuPathReviewer:
     name: str
     folder: Path
     found: FoundFiles
+    only_decides = False
 
     def has(self, slide: SlideSource) -> bool:
         """Return whether a file may be this reviewer's review of a slide."""
@@ -105,6 +103,11 @@ class PageReviewer:
         files = [file for file in self.files if any(one.slide == name for one in file.content.decided)]
         return review_of_files(slide, self.name, files, options)
 
+    @property
+    def only_decides(self) -> bool:
+        """Whether all verdicts are on figures on which others disagreed."""
+        return all(file.content.design.decides for file in self.files)
+
     @cached_property
     def slides(self) -> frozenset[str]:
         """The slides that the reviewer decided something about."""
@@ -136,15 +139,6 @@ class Reviewers:
     def notes(self) -> tuple[str, ...]:
         """Return notes about files that are not read."""
         return tuple(note for one in self.in_qupath for note in strangers(one.folder, one.found))
-
-
-def is_name(text: str) -> bool:
-    """Return whether a text may be the name of a reviewer."""
-    try:
-        TypeAdapter(Name).validate_python(text)
-    except ValidationError:
-        return False
-    return True
 
 
 def find_reviewers(reviewed: Sequence[Reviewed], sources: Sequence[SlideSource]) -> Reviewers:

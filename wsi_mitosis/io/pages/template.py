@@ -1,7 +1,7 @@
-"""Pages such as `report.html`: one file that can be opened without a network and can neither load nor send anything.
+"""Pages such as `report.html`: one file each, which needs no network and can neither load nor send anything.
 
-Its content security policy allows pictures inside the file, and the one style sheet and the one script whose
-hashes it names. The browser refuses everything else, whatever the name of a slide or a class contains.
+A page's content security policy allows pictures inside the file, and the one style sheet and the one script
+whose hashes it names. The browser refuses everything else, whatever the name of a slide or a class contains.
 """
 
 from __future__ import annotations

@@ -376,7 +376,7 @@
     event.preventDefault();
     const name = find("name-text").value.trim();
     if (!new RegExp(page.name, "u").test(name)) {
-      return alarm("Use letters, digits, spaces and . @ + - _ only, at most 64.");
+      return alarm("Use letters, digits, spaces and . , @ + - _ only, at most 64.");
     }
     alarm("");
     reviewer = name;
