@@ -36,6 +36,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The page of a named reviewer, one that asks for the name, and a blind one."""
+    folder, made = tmp_path_factory.mktemp("pages"), {}
+    designs = {"named": Design(), "asking": Design(), "blind": Design(order="random", blind=True)}
+    for name, design in designs.items():
+        (page,) = review(results, design, reviewer=None if name == "asking" else "anna").paths
+        made[name] = page.rename(folder / f"{name}.html")
+    return made
+
+
+@pytest.fixture(scope="module")
 def chromium(results: Path) -> Iterator[Any]:
     yield from browser.opened()
 
@@ -85,18 +96,16 @@ class Reader:
 
 
 @pytest.fixture
-def reader(chromium: Any, results: Path, tmp_path: Path) -> Iterator[Reader]:
+def reader(chromium: Any, pages: dict[str, Path], tmp_path: Path) -> Iterator[Reader]:
     """A fresh browser; whatever a test does, its console stays silent and nothing is asked of anyone."""
-    review(results, Design(), reviewer="anna")
-    page = results / "review.html"
-    chromium.get(page.as_uri())
+    chromium.get(pages["named"].as_uri())
     chromium.execute_script("localStorage.clear()")
     browser.requests(chromium)
     chromium.get_log("browser")
-    yield Reader(chromium, page, tmp_path)
+    yield Reader(chromium, pages["named"], tmp_path)
     assert [entry["message"] for entry in chromium.get_log("browser")] == []
     asked = {url for url in browser.requests(chromium) if not url.startswith(("data:", "blob:"))}
-    assert asked <= {page.as_uri()}
+    assert asked <= {page.as_uri() for page in pages.values()}
 
 
 def test_forty_figures_are_reviewed_by_keys_and_counted(reader: Reader, results: Path) -> None:
@@ -120,7 +129,7 @@ def test_forty_figures_are_reviewed_by_keys_and_counted(reader: Reader, results:
     assert [figure.label for figure in file.figures] == given
     assert all(figure.at and figure.seconds is not None for figure in file.figures)
 
-    counted = recount(results, [reader.downloads / "review-anna.json"])
+    counted = recount(results, reader.downloads / "review-anna.json")
     machine = pd.read_csv(results / "review.csv").set_index(["slide", "figure_id"])["label"]
     final = [
         machine[figure.slide, figure.figure_id] if figure.label == "unsure" else figure.label
@@ -225,10 +234,10 @@ def test_buttons_do_what_keys_do(reader: Reader) -> None:
     assert (reader.position, reader.pressed) == ("Figure 1 of 40; 0 decided", [])
 
 
-def test_the_page_asks_for_a_name_and_keeps_readers_apart(reader: Reader, results: Path) -> None:
+def test_the_page_asks_for_a_name_and_keeps_readers_apart(reader: Reader, pages: dict[str, Path]) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    review(results, Design())
+    reader.page = pages["asking"]
     reader.open()
     reader.press("a")  # goes into the field, where the name is typed
     reader.press(Keys.BACKSPACE, *"bert", Keys.ENTER)
@@ -240,8 +249,8 @@ def test_the_page_asks_for_a_name_and_keeps_readers_apart(reader: Reader, result
     assert reader.position == "Figure 1 of 40; 0 decided"
 
 
-def test_a_blind_page_shows_no_label(reader: Reader, results: Path) -> None:
-    review(results, Design(order="random", blind=True), reviewer="anna")
+def test_a_blind_page_shows_no_label(reader: Reader, pages: dict[str, Path]) -> None:
+    reader.page = pages["blind"]
     reader.open()
     assert "Ensemble" not in reader.text("says")
     reader.press("w")
