@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.records import assessed_slide, slide_record
+from tests.records import NO_HOTSPOTS, assessed_slide, slide_record
 from tests.report_files import Done, figures_of
 from wsi_mitosis.core.review_files import (
     Design,
@@ -23,6 +23,7 @@ from wsi_mitosis.core.review_files import (
 from wsi_mitosis.core.states import SlideState
 from wsi_mitosis.core.summary import count
 from wsi_mitosis.io.results.folder import Drawing, ResultFiles, ResultFolder
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.version import __version__
 
 LABELS: dict[str, Verdict | None] = {
@@ -50,6 +51,7 @@ def classify(
     key: str = "k" * 64,
     digest: str = "i" * 62,
     bundle: str = "nano",
+    options: AssessmentOptions = NO_HOTSPOTS,
 ) -> Path:
     """Write results of slides at 0.25 um/px.
 
@@ -60,6 +62,7 @@ def classify(
         key: Key of the results.
         digest: First 62 letters of the slides' digests.
         bundle: Name of the bundle.
+        options: Options of the assessments.
     """
     with ResultFolder(folder) as held:
         states = []
@@ -71,7 +74,7 @@ def classify(
             record = slide_record(
                 name, identity=identity, counts=count(figures), key=key, bundle=bundle, bundle_digest=key
             )
-            assessed = assessed_slide(record, figures)
+            assessed = assessed_slide(record, figures, options)
             held.write_slide(figures, assessed, Drawing("detection", "slide"))
             states.append(SlideState(name, "done", record, assessed))
         held.write_summary(states)
@@ -148,13 +151,15 @@ def export(folder: Path, results: Path, slide: str, letters: str, *added: tuple[
         folder: The folder of exports.
         results: The output folder.
         slide: The slide.
-        letters: What became of each figure: "a" or "t", or "n" for one that was deleted.
+        letters: What became of each figure: "a" or "t", "n" if it was deleted; "-" leaves an object as it is.
         added: Place and letter of figures that were added.
     """
     features = json.loads((results / f"geojson/{slide}.geojson").read_text())["features"]
     kept = []
     for feature, letter in zip(features, letters, strict=True):
-        if letter != "n":
+        if letter == "-":
+            kept.append(feature)
+        elif letter != "n":
             name = f"Mitosis: {str(LABELS[letter]).capitalize()}"
             feature["properties"]["classification"] = {"name": name, "color": [1, 2, 3]}
             kept.append(feature)

@@ -20,6 +20,7 @@ from wsi_mitosis.io.results.recounts import disagreements, read_consensus, read_
 from wsi_mitosis.jobs.recount import BLIND, NOT_BLIND, recount
 from wsi_mitosis.jobs.reviewers import Reviewed
 from wsi_mitosis.jobs.verify import Finding, verify
+from wsi_mitosis.specs import AssessmentOptions
 from wsi_mitosis.tables import CONSENSUS_COLUMNS, VERDICT_COLUMNS
 
 A, B = "a.svs", "b.svs"
@@ -204,6 +205,19 @@ def test_three_reviewers_counted_by_hand(results: Path, three: list[Path]) -> No
         (name, f"review-{name}.json") for name in SAID
     ]
     assert "file" not in one
+
+
+def test_the_hotspot_is_that_of_the_consensus(tmp_path: Path) -> None:
+    """All figures lie in the window. Two reviewers remove three of six, and the third one adds two."""
+    options = AssessmentOptions(hotspot_area=0.04, hotspots=1)
+    out = classify(tmp_path / "out", {A: "aattat"}, options=options)
+    paths = [save(tmp_path, page(out, name, {A: "nnnaat"})) for name in "ab"]
+    export(tmp_path / "c", out, A, "aattat-", (300, 260, "a"), (400, 260, "t"))
+    recount(out, given(*paths, tmp_path / "c"))
+    found = row(out)
+    assert (found["hotspot_mitoses"], found["hotspot_atypical"]) == ("5", "3")
+    assert (found["machine_hotspot_mitoses"], found["machine_hotspot_atypical"]) == ("6", "3")
+    assert (found["atypical"], found["typical"]) == ("3", "2")
 
 
 def test_a_folder_of_review_files_is_their_reviewers(results: Path, three: list[Path]) -> None:

@@ -276,8 +276,9 @@ def _near_pairs(
 def _with_ids(table: pd.DataFrame, digest: str) -> list[str]:
     """Ids of all figures of a table. One without an id gets one by its place."""
     taken = set(table["figure_id"].dropna())
-    names = table["figure_id"].to_numpy(object)
-    return [_free_id(name, *_place(table, row), digest, taken) for row, name in enumerate(names)]
+    names = table["figure_id"].to_numpy(object).tolist()
+    places = table[["x_px0", "y_px0"]].to_numpy(np.float64).tolist()
+    return [_free_id(name, x, y, digest, taken) for name, (x, y) in zip(names, places, strict=True)]
 
 
 def _free_id(name: str | None, x_px0: float, y_px0: float, digest: str, taken: set[str]) -> str:
