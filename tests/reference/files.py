@@ -52,6 +52,11 @@ REVIEWED = {
     "unseen": "figures that were classified after the reviewed export",
 }
 
+ESTIMATES_TEXT = (
+    "If reviewers labelled a random sample: estimates for all figures that it was drawn from, and for each slide with enough "
+    "labels. [Estimates from few labels](../explanation/estimates.md) explains them."
+)
+
 
 def page() -> str:
     """Return the page."""
@@ -125,7 +130,7 @@ The columns of `summary.csv` as reviewed, then the machine's values as `machine_
 {table(("column", "meaning"), beside)}
 `reviewed/regions.csv` has the columns of `regions.csv`, then {machine} and `reviewed`. `reviewed/agreement.json` has Cohen's
 kappa and the confusion of ensemble and reviewer, per slide and in all.
-{section("reviewed/changes.csv", "One row per change that the reviewer made.", tables.CHANGES)}"""
+{section("reviewed/changes.csv", "One row per change that the reviewer made.", tables.CHANGES)}{section("reviewed/estimates.csv", ESTIMATES_TEXT, tables.ESTIMATES)}"""
 
 
 def run_json() -> str:
