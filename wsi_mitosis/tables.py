@@ -269,6 +269,29 @@ TREND = (
 
 TREND_COLUMNS = tuple(column.name for column in TREND)
 
+ESTIMATES = (
+    Column("slide", "text", "name of the slide in the output folder; `all slides` for the whole sample"),
+    Column("quantity", "text", "atypical_fraction, atypical or mitoses"),
+    Column("method", "text", "prediction-powered (labels and P(atypical)) or stratified (labels alone)"),
+    Column("value", "number", "the estimate: a fraction, or a number of figures"),
+    Column("low", "number", "lower end of the interval, 95 %"),
+    Column("high", "number", "upper end of the interval, 95 %"),
+    Column("width", "number", "high - low"),
+    Column(
+        "machine", "number", "the value by the machine's labels, which call every figure a mitotic figure"
+    ),
+    Column("labels", "integer", "figures of the sample with a label, from which the estimate is computed"),
+    Column("drawn", "integer", "figures of the sample"),
+    Column("undecided", "integer", "figures of the sample that are unsure or on which reviewers tie"),
+    Column("missing", "integer", "figures of the sample that nobody reviewed"),
+    Column("figures", "integer", "figures that the sample was drawn from"),
+)
+"""The columns of `reviewed/estimates.csv`: what the labels of a random sample say of all figures."""
+
+ESTIMATE_COLUMNS = tuple(column.name for column in ESTIMATES)
+ALL_SLIDES = "all slides"
+"""The slide of the rows of `reviewed/estimates.csv` that are of the whole sample."""
+
 MOST_HOTSPOTS = 100
 """Hotspots that a slide can have."""
 MATCH_UM = 6.25

@@ -81,14 +81,16 @@ def test_a_sample_has_its_size_and_enough_of_each_stratum(
 
 @settings(max_examples=25)
 @given(st.integers(10, 120), st.integers(1, 5), st.integers(0, 2**70), st.randoms(use_true_random=False))
-def test_the_order_of_rows_and_further_columns_have_no_effect(
+def test_the_order_of_rows_their_types_and_further_columns_have_no_effect(
     number: int, slides: int, seed: int, random: object
 ) -> None:
     table = random_figures(number, slides, 0)
     order = list(range(number))
     random.shuffle(order)  # type: ignore[attr-defined]
     other = table.iloc[order].assign(detector_score=1.0)
-    other["slide"] = other["slide"].astype("category")
+    other = other.astype(
+        {"slide": "category", "label": "object", "votes_cast": "Int16", "votes_atypical": float}
+    )
     pd.testing.assert_frame_equal(draw(table, 10, seed), draw(other, 10, seed))
 
 

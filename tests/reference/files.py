@@ -64,6 +64,11 @@ CONSENSUS_TEXT = (
     "`reviewed/agreement.json` has the SHA-256 of this table, of `verdicts.csv` and of `summary.csv`: an edited one is refused."
 )
 
+ESTIMATES_TEXT = (
+    "If reviewers labelled a random sample: estimates for all figures that it was drawn from, and for each slide with enough "
+    "labels. [Estimates from few labels](../explanation/estimates.md) explains them."
+)
+
 
 def page() -> str:
     """Return the page."""
@@ -144,7 +149,7 @@ The columns of `summary.csv` as reviewed, then the machine's values as `machine_
 `reviewed/regions.csv` has the columns of `regions.csv`, then {machine} and `reviewed`. `reviewed/agreement.json` has the numbers
 of changes, Cohen's kappa and the confusion of the ensemble and the reviewer (or the consensus of several), per slide and in
 all, and [how far reviewers agree](#reviewedagreementjson); figures that reviewers added are in none of those kappas.
-{section("reviewed/changes.csv", "One row per change that the reviewers made.", tables.CHANGES)}{section("reviewed/verdicts.csv", VERDICTS_TEXT, tables.VERDICTS)}{section("reviewed/consensus.csv", CONSENSUS_TEXT, tables.CONSENSUS)}"""
+{section("reviewed/changes.csv", "One row per change that the reviewers made.", tables.CHANGES)}{section("reviewed/verdicts.csv", VERDICTS_TEXT, tables.VERDICTS)}{section("reviewed/consensus.csv", CONSENSUS_TEXT, tables.CONSENSUS)}{section("reviewed/estimates.csv", ESTIMATES_TEXT, tables.ESTIMATES)}"""
 
 
 def run_json() -> str:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 STAGE = "drawing the sample"
 COLUMNS = ("slide", "figure_id", "label", "p_atypical", "votes_atypical", "votes_cast")
 """What a sample is drawn from: columns of a figures table."""
+_TYPES = {
+    **dict.fromkeys(("slide", "figure_id", "label"), "str"),
+    "p_atypical": "float64",
+    **dict.fromkeys(("votes_atypical", "votes_cast"), "int64"),
+}
+"""Their types, however a table was read, so that equal values give equal samples."""
 LEAST_SIZE = 10
 """Figures of the smallest sample. From fewer labels no useful interval can be computed."""
 LEAST_DRAWN = 5
@@ -51,7 +57,7 @@ def draw(figures: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
             not cover all figures.
     """
     _check(len(figures), size)
-    table = figures.loc[:, list(COLUMNS)].astype({"slide": str, "figure_id": str})
+    table = figures.loc[:, list(COLUMNS)].astype(_TYPES)
     table = table.sort_values(["slide", "figure_id"], ignore_index=True)
     strata = stratify(table, size)
     return table.assign(stratum=strata, drawn=choose(strata, size, _seed_for(table, seed)))
