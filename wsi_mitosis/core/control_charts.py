@@ -119,7 +119,7 @@ class Fit:
         return np.maximum(np.minimum(low, least), 0.0), np.minimum(np.maximum(high, most), 1.0)
 
     def sides(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
-        """Return 1 for points above the centre line, -1 below it, 0 for those on neither side.
+        """Return (N,) 1 for points above the centre line, -1 below it, 0 for those on neither side.
 
         A share has to be beyond the median of the binomial distribution too: that of a rare event is 0 most
         of the time, which is below the mean and says nothing.
@@ -205,7 +205,11 @@ def judge(fitted: Fit, samples: Sequence[Sample]) -> list[Verdict]:
 
 
 def runs(sides: Sequence[int] | NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield first and one past the last point of each run of at least RUN points on one side."""
+    """Yield first and one past the last point of each run of at least RUN points on one side.
+
+    Args:
+        sides: (N,) 1, -1 or 0, as from `Fit.sides`.
+    """
     start = 0
     for side, points in groupby(sides):
         stop = start + len(list(points))

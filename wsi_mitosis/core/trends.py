@@ -105,12 +105,12 @@ QUANTITIES = (
 """What is watched.
 
 Counts of figures are skewed, and vary far more than Poisson's. Their chart is one of individuals of
-ln(count + 1), the transformation of a negative binomial count whose variance grows with the square of its
-mean (Anscombe 1948, The transformation of Poisson, binomial and negative-binomial data, Biometrika 35:246,
-with k = 2). In simulations with limits of 20 points, 0.4 % to 1.7 % of negative binomial and log-normal
-counts are beyond them, as 1.0 % of a normal distribution are; without the logarithm 1.9 % to 4.9 % are. The
-limits are those of a count again, and never below 0. A u chart, and Laney's u', would need the area of the
-tissue, which no result states."""
+ln(count + 1), the transformation of a negative binomial count whose variance grows with its mean's square
+(Anscombe 1948, The transformation of Poisson, binomial and negative-binomial data, Biometrika 35:246, with
+k = 2). In simulations with limits of 20 points, 0.4 % to 1.7 % of negative binomial and log-normal counts are
+beyond them, as 1.0 % of a normal distribution are; without the logarithm 1.9 % to 4.9 % are. The limits are
+those of a count again, and never below 0. A u chart, and Laney's u', would need the area of the tissue, which
+no result states."""
 
 
 class Bundle(NamedTuple):
