@@ -13,7 +13,7 @@ from wsi_mitosis.errors import MppError, UnreadableSlideError
 from wsi_mitosis.io.slides.dicom import DICOM_ENDING, is_deflated, is_dicom
 from wsi_mitosis.io.slides.finding import OTHER_KIND_REMEDY, other_kind
 from wsi_mitosis.io.slides.identity import slide_identity
-from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend, centre_offset
+from wsi_mitosis.io.slides.openslide_backend import OpenSlideBackend, centre_offset, stated_scanner
 from wsi_mitosis.io.slides.pixels import (
     check_dicom,
     check_dicom_file,
@@ -50,13 +50,14 @@ RGB_SAMPLES = 3
 
 @dataclass(frozen=True)
 class _Opened:
-    """A slide's library, the um/px that its file states, notes for the user, and where it is on the glass."""
+    """A slide's library, and what `Slide` has of its file: um/px, notes, place on the glass, scanner."""
 
     backend: Backend
     stated_mpp: Mpp | None
     notes: tuple[str, ...] = ()
     scanned_in_areas: bool = False
     centre_offset_um: tuple[float, float] | None = None
+    scanner: str | None = None
 
 
 def open_slide(path: Path, *, given_mpp: float | None = None, list_mpp: float | None = None) -> Slide:
@@ -117,6 +118,7 @@ def _slide(path: Path, choose_mpp: Callable[[Mpp | None], tuple[Mpp, MppSource, 
         (*opened.notes, *warnings),
         opened.scanned_in_areas,
         opened.centre_offset_um,
+        opened.scanner,
     )
 
 
@@ -230,10 +232,12 @@ def _opened_by_openslide(
         backend.close()
         raise
     stated, notes = taken_mpp(path.name, _statements(tiff, size, vendor, backend.stated_mpp))
+    scanner = stated_scanner(backend.properties)
     if composition is None:
-        return _Opened(backend, stated, notes, vendor in SCANNED_IN_AREAS, centre_offset(backend.properties))
+        in_areas, offset = vendor in SCANNED_IN_AREAS, centre_offset(backend.properties)
+        return _Opened(backend, stated, notes, in_areas, offset, scanner)
     backend.close()
-    return _Opened(TifffileBackend(path, size, composition), stated, notes)
+    return _Opened(TifffileBackend(path, size, composition), stated, notes, scanner=scanner)
 
 
 def _opened_otherwise(path: Path, tiff: Tiff | None, tags_error: str | None) -> _Opened:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openslide
 
+from wsi_mitosis.errors import printable
 from wsi_mitosis.io.slides.slide import Level, PixelRegion, blended, cache_bytes, check_overview, undecodable
 from wsi_mitosis.units import Bounds, Mpp
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 NM_PER_UM = 1000.0
 ASSUMED_TILE_PX = (256, 256)
 """Size of tiles in formats that do not report it. It only affects the order of reading."""
+
+SCANNERS = (
+    ("dicom.Manufacturer", "dicom.ManufacturerModelName"),
+    ("aperio.ScanScope ID",),
+    ("leica.device-model",),
+    ("hamamatsu.Product",),
+    ("ventana.ScannerModel",),
+    ("mirax.GENERAL.SCANNER_HARDWARE_ID",),
+    ("philips.DICOM_MANUFACTURER", "philips.DICOM_DEVICE_SERIAL_NUMBER"),
+    ("tiff.Make", "tiff.Model"),
+)
+"""Properties that together name a scanner; the first that a slide has all of are taken. Source: the pages of
+the formats at openslide.org/formats. A manufacturer alone is no scanner."""
 
 
 class OpenSlideBackend:
@@ -119,6 +133,19 @@ def centre_offset(properties: Mapping[str, str]) -> tuple[float, float] | None:
     except (KeyError, ValueError):
         return None
     return (x_nm / NM_PER_UM, y_nm / NM_PER_UM) if math.isfinite(x_nm + y_nm) else None
+
+
+def stated_scanner(properties: Mapping[str, str]) -> str | None:
+    """Return the scanner that a slide states, on one line; None if it states none.
+
+    Args:
+        properties: OpenSlide's properties of the slide.
+    """
+    for names in SCANNERS:
+        parts = [" ".join(properties.get(name, "").split()) for name in names]
+        if all(parts):
+            return printable(" ".join(parts))
+    return None
 
 
 def _objective_power(properties: Mapping[str, str]) -> float | None:

@@ -198,6 +198,7 @@ class Slide:
         scanned_in_areas: Whether its format usually has no pixels between the scanned areas.
         centre_offset_um: Where the middle of level 0 lies from the middle of the glass slide, (x, y) um; None
             if the file does not state it.
+        scanner: The scanner that the file states, as it names it; None if it states none.
     """
 
     path: Path
@@ -210,6 +211,7 @@ class Slide:
     warnings: tuple[str, ...] = ()
     scanned_in_areas: bool = False
     centre_offset_um: tuple[float, float] | None = None
+    scanner: str | None = None
 
     @property
     def size_px0(self) -> tuple[int, int]:
