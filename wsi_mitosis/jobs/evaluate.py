@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_mitosis.core.blinding import blinding_note
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.metrics import RESAMPLES, SEED
@@ -327,6 +328,8 @@ def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
             "those of its own test domain, which it has not seen; the ensemble only on those that no member "
             "has seen."
         )
+    if (not_blind := blinding_note(store.samples)) is not None:
+        yield not_blind
     if manifest.trained:
         yield from _unchecked(bundle.read_samples(), store, scorer.scope)
     if store.attributes.mpp is None:

@@ -10,11 +10,16 @@ from wsi_mitosis.errors import OutputError
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.csv_files import read_rows, write_rows
 from wsi_mitosis.io.digests import file_sha256
-from wsi_mitosis.tables import CHANGE_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
+from wsi_mitosis.io.limits import parse_json
+from wsi_mitosis.tables import CHANGE_COLUMNS, CONSENSUS, REGION_COLUMNS, SUMMARY_COLUMNS, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    import pandas as pd
+
+    from wsi_mitosis.tables import Column, ColumnKind
 
 FOLDER = "reviewed"
 """Where a recount is written, inside the folder of results."""
@@ -71,6 +76,60 @@ def read_recount(results: Path) -> dict[str, Recounted]:
         stage="reading the recount",
         remedy="Run `wsi-mitosis recount` again",
     )
+
+
+def read_verdicts(results: Path) -> pd.DataFrame:
+    """Read `reviewed/verdicts.csv`, the columns VERDICTS with their types: text as str, flags as bool.
+
+    Raises:
+        OutputError: if there is none, or it was edited or damaged.
+    """
+    return _read_sealed(results, "verdicts", VERDICTS)
+
+
+def read_consensus(results: Path) -> pd.DataFrame:
+    """Read `reviewed/consensus.csv`, as `read_verdicts`; `label_machine` of an added figure is None.
+
+    Raises:
+        OutputError: if there is none, or it was edited or damaged.
+    """
+    import pandas as pd
+
+    table = _read_sealed(results, "consensus", CONSENSUS)
+    machine = pd.Series([text or None for text in table["label_machine"]], dtype=object)
+    return table.assign(label_machine=machine)
+
+
+def _read_sealed(results: Path, name: str, columns: Sequence[Column]) -> pd.DataFrame:
+    """Read a table of `reviewed/` whose SHA-256 `agreement.json` states."""
+    import pandas as pd
+
+    path = results / FOLDER / f"{name}.csv"
+    try:
+        stated = parse_json((results / FOLDER / "agreement.json").read_bytes())
+        if stated[f"{name}_sha256"] == file_sha256(path):
+            rows = read_rows(path)
+            return pd.DataFrame({c.name: _typed([row[c.name] for row in rows], c.kind) for c in columns})
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):
+        pass  # the message is the same
+    raise OutputError(
+        "there is no whole recount with this table, or it was edited or damaged",
+        subject=path,
+        stage="reading the recount",
+        remedy="Run `wsi-mitosis recount` with the reviews first",
+    )
+
+
+def _typed(texts: list[str], kind: ColumnKind) -> pd.Series[Any]:
+    import pandas as pd
+
+    if kind == "flag":
+        return pd.Series([text == "true" for text in texts], dtype="bool")
+    if kind == "integer":
+        return pd.Series([int(text) for text in texts], dtype="int64")
+    if kind == "number":
+        return pd.Series([float(text) if text else float("nan") for text in texts], dtype="float64")
+    return pd.Series(texts, dtype=object)
 
 
 def write_recount(
