@@ -130,6 +130,7 @@ class OriginSpec(Spec):
 
     Attributes:
         dataset_digest: Digest of the store of samples.
+        beside_digest: Digest of a second store that was trained on as well; None for none.
         dataset_licence: Licence of the samples.
         mask_provider: Who segmented the figures for the auxiliary decoders.
         recipe: Name and digest of the recipe.
@@ -141,6 +142,7 @@ class OriginSpec(Spec):
     """
 
     dataset_digest: str | None = None
+    beside_digest: str | None = None
     dataset_licence: str | None = None
     mask_provider: str | None = None
     recipe: str | None = None
@@ -153,7 +155,7 @@ class OriginSpec(Spec):
     @property
     def missing(self) -> list[str]:
         """Names of the absent keys that every origin must state."""
-        optional = {"encoder_source", "encoder_sha256", "encoder_licence"}
+        optional = {"beside_digest", "encoder_source", "encoder_sha256", "encoder_licence"}
         return [
             name for name in OriginSpec.model_fields if name not in optional and getattr(self, name) is None
         ]
@@ -282,7 +284,7 @@ class SharpnessSpec(Spec):
 
 
 class ParentSpec(Spec):
-    """The bundle that a bundle was derived from, with the same weights.
+    """The bundle that a bundle was derived from: its weights are the same, or were trained further.
 
     Attributes:
         name: Its name.
@@ -966,6 +968,28 @@ class TrainSpec(Spec):
             default="the next domain",
         ),
     ]
+    parent: Annotated[
+        str | None,
+        _result(
+            flag="--from",
+            help="Bundle whose members are trained further on the dataset, which has figures of your own. "
+            "RECIPE is the one that it was trained by.",
+            metavar="BUNDLE",
+            default="members start anew",
+        ),
+    ] = None
+    beside: Annotated[
+        str | None,
+        _result(
+            help="With --from: store to learn from as well, such as the one that the bundle was trained on.",
+            metavar="STORE.zarr",
+            default="the dataset alone",
+        ),
+    ] = None
+    allow_few: Annotated[
+        bool,
+        _run(help="With --from: train on too few figures to tell whether the bundle becomes better."),
+    ] = False
     encoder_weights: Annotated[
         str | None, _result(help="Checkpoint, for a recipe that starts from one.", metavar="PATH")
     ] = None
@@ -981,3 +1005,13 @@ class TrainSpec(Spec):
     placement: Annotated[
         PlacementOptions, Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"])
     ] = PlacementOptions()
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.parent is None and (self.beside is not None or self.allow_few):
+            raise ValueError("--beside and --allow-few belong to --from")
+        if self.parent is not None and (self.encoder_weights is not None or self.encoder_licence is not None):
+            raise ValueError("members start from the bundle of --from; leave out --encoder-weights")
+        if self.parent is not None and self.validation:
+            raise ValueError("with --from slides are left out, not domains; leave out --validation")
+        return self

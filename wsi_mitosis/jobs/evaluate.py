@@ -196,6 +196,33 @@ def classify_samples(
     return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device, resolved)
 
 
+def member_probabilities(
+    bundle: Bundle, store: Store, included: NDArray[np.bool_], *, device: str = "auto"
+) -> Probabilities:
+    """Compute what members give for chosen samples, with the bundle's views and temperature.
+
+    Args:
+        bundle: The bundle.
+        store: The samples.
+        included: (N, M) bool, which member classifies which sample.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        (N, M) P(atypical); NaN for samples that are not included.
+
+    Raises:
+        InputError: If the bundle, the dataset or the device cannot be used.
+    """
+    from wsi_mitosis.nets.compiled import resolve_backend
+    from wsi_mitosis.nets.devices import resolve_device
+
+    device = resolve_device(device)
+    computed_by = device, resolve_backend("auto", device)
+    views = _Views(bundle.manifest, bundle.manifest.ensemble.tta)
+    (found,) = _predict(bundle, store, included, (views,), computed_by, lambda *_: None)
+    return found
+
+
 def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evaluation:
     """Score what `classify_samples` computed.
 
