@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tests.dataset_files import built, figure, write_csv
+from tests.evaluations import bundle
 from tests.slide_files import tiff_slide
+from wsi_mitosis.io.bundles import Bundle
 from wsi_mitosis.io.training.runs import read_recipe
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs.train import FoldProgress, TrainResult
@@ -86,6 +91,31 @@ def tiny_store(folder: Path, masks: str = "haematoxylin") -> Store:
     labels = labelled_slides(folder / "slides")
     built("csv", labels, folder / "store.zarr", masks=masks, patch_px=CROP_PX)
     return open_store(folder / "store.zarr")
+
+
+def tiny_bundle(folder: Path, members: int = 3, samples: list[str] | None = None, **fields: Any) -> Bundle:
+    """A bundle of members of `tiny_recipe`, one per domain, that is called trained."""
+    from wsi_mitosis.nets.members import member_state
+    from wsi_mitosis.nets.training import build_network
+
+    recipe = tiny_recipe()
+    states = [
+        member_state(build_network(recipe.model_copy(update={"seed": seed})).member)
+        for seed in range(members)
+    ]
+    domains = tuple((*DOMAINS, *[None] * members)[:members])
+    given = {"input": recipe.input.model_dump(), "network": recipe.network.model_dump(), **fields}
+    return bundle(folder, domains, samples or [f"{'f' * 64} alpha"], states=states, **given)
+
+
+@contextmanager
+def with_torch() -> Iterator[None]:
+    """Compute with torch what would be compiled: networks that are used once are ready sooner."""
+    from wsi_mitosis.nets import compiled
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compiled, "resolve_backend", lambda *_: "torch")
+        yield
 
 
 class Silent:

@@ -138,23 +138,43 @@ class SelectionSpec(Spec):
         return self
 
 
+class FurtherSpec(Spec):
+    """How the members of a bundle are trained further on a laboratory's figures, with `--from`.
+
+    The defaults are ours and careful rather than tuned: weights should stay near those that were evaluated.
+    There were no figures of a laboratory to tune them on.
+
+    Attributes:
+        rate: Factor of the optimiser's learning rate. A tenth: steps that are small beside those that made
+            the weights.
+        epochs: Epochs. Few, because some dozens of figures are learnt by heart in more.
+        batch: Samples per step, of which the fewest figures that are accepted still fill two.
+    """
+
+    rate: float = Field(default=0.1, gt=0, le=1)
+    epochs: int = Field(default=5, ge=1)
+    batch: int = Field(default=16, ge=2)
+
+
 class RecipeSpec(Spec):
     """A training recipe, `train/*.toml`.
 
     Attributes:
+        initial_weights: `random`; `given`: training needs the checkpoint of an encoder; `package`: a package
+            of the Python package index has it (`io.training.encoders.PACKAGES`); or `bundle`, which only
+            `further_from` sets.
         decoders: None trains the classification alone.
         dropout: Dropout in the head's hidden layers.
         drop_path: Share of the samples for which a residual branch of timm's encoder is skipped, at the
             deepest one; shallower ones are skipped less often.
         precision: `auto`: bf16 on a GPU that has it, and on a CPU if it is faster in a measurement at the
             start; fp32 otherwise.
-        initial_weights: `random`; `given`: training needs the checkpoint of an encoder; or `package`: a
-            package of the Python package index has it (`io.training.encoders.PACKAGES`).
+        further: How the members of a bundle of this recipe are trained further.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(ge=0)
-    initial_weights: Literal["random", "given", "package"]
+    initial_weights: Literal["random", "given", "package", "bundle"]
     precision: Literal["auto", "fp32", "bf16"]
     dropout: float = Field(ge=0, lt=1)
     input: InputSpec
@@ -166,6 +186,7 @@ class RecipeSpec(Spec):
     augmentation: AugmentationSpec
     selection: SelectionSpec
     ensemble: EnsembleSpec
+    further: FurtherSpec = FurtherSpec()
 
     @model_validator(mode="after")
     def _fits_the_encoder(self) -> Self:
@@ -181,10 +202,34 @@ class RecipeSpec(Spec):
             )
         return self
 
+    def further_from(self, ensemble: EnsembleSpec) -> RecipeSpec:
+        """Return the recipe by which the members of a bundle are trained further.
+
+        The decoders are left out: a bundle has none, and new ones would pull at the encoder while they learn.
+        The last epoch is kept, because nothing may be selected on the slides that are left out for the test.
+
+        Args:
+            ensemble: How the bundle votes.
+        """
+        optimiser = {
+            "learning_rate": self.optimiser.learning_rate * self.further.rate,
+            "epochs": self.further.epochs,
+            "batch": self.further.batch,
+        }
+        return self.model_copy(
+            update={
+                "initial_weights": "bundle",
+                "decoders": None,
+                "optimiser": self.optimiser.model_copy(update=optimiser),
+                "selection": SelectionSpec(epoch="last", every=1, members=self.selection.members),
+                "ensemble": ensemble,
+            }
+        )
+
     @property
     def digest(self) -> str:
         """SHA-256 of what the weights depend on: everything except how members are selected and vote."""
-        left_out: Any = {"name": True, "selection": {"members"}, "ensemble": True}
+        left_out: Any = {"name": True, "selection": {"members"}, "ensemble": True, "further": True}
         # Without defaults: a key that a later version adds leaves the digests of older recipes as they are.
         content = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

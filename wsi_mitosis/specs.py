@@ -130,6 +130,7 @@ class OriginSpec(Spec):
 
     Attributes:
         dataset_digest: Digest of the store of samples.
+        beside_digest: Digest of a second store that was trained on as well; None for none.
         dataset_licence: Licence of the samples.
         mask_provider: Who segmented the figures for the auxiliary decoders.
         recipe: Name and digest of the recipe.
@@ -141,6 +142,7 @@ class OriginSpec(Spec):
     """
 
     dataset_digest: str | None = None
+    beside_digest: str | None = None
     dataset_licence: str | None = None
     mask_provider: str | None = None
     recipe: str | None = None
@@ -153,7 +155,7 @@ class OriginSpec(Spec):
     @property
     def missing(self) -> list[str]:
         """Names of the absent keys that every origin must state."""
-        optional = {"encoder_source", "encoder_sha256", "encoder_licence"}
+        optional = {"beside_digest", "encoder_source", "encoder_sha256", "encoder_licence"}
         return [
             name for name in OriginSpec.model_fields if name not in optional and getattr(self, name) is None
         ]
@@ -282,7 +284,7 @@ class SharpnessSpec(Spec):
 
 
 class ParentSpec(Spec):
-    """The bundle that a bundle was derived from, with the same weights.
+    """The bundle that a bundle was derived from: its weights are the same, or were trained further.
 
     Attributes:
         name: Its name.
@@ -354,6 +356,30 @@ class BundleManifest(Spec):
         return dict(Counter(map(self.network_of, self.member)))
 
 
+class ReviewsSpec(Spec):
+    """The reviews that the labels of a store come from. No reviewer is named.
+
+    Attributes:
+        run: Digest of the slides and results that were reviewed, by `core.review_files.run_digest`.
+        consensus_sha256: SHA-256 of `reviewed/consensus.csv`.
+        reviewers: Number of reviewers.
+        slides: Number of slides with a sample.
+        blind: Number of samples whose reviewers did not see the machine's labels.
+        none: Number of figures left out because they are no mitotic figures.
+        tie: Number of figures left out because the reviewers disagree evenly.
+        unsure: Number of figures left out because no reviewer could tell.
+    """
+
+    run: str = Field(pattern="^[0-9a-f]{64}$")
+    consensus_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    reviewers: int = Field(ge=1)
+    slides: int = Field(ge=1)
+    blind: int = Field(ge=0)
+    none: int = Field(ge=0)
+    tie: int = Field(ge=0)
+    unsure: int = Field(ge=0)
+
+
 class StoreAttributes(Spec):
     """The attributes of a store of samples.
 
@@ -366,6 +392,7 @@ class StoreAttributes(Spec):
         domains: Sorted.
         digest: SHA-256 over um/px, images, masks and samples, whatever the layout of the files.
         code_version: Version of the program that wrote it.
+        reviews: Where the labels come from, for a store of reviews.
     """
 
     error: ClassVar[type[InputError]] = DatasetError
@@ -381,6 +408,12 @@ class StoreAttributes(Spec):
     domains: tuple[str, ...] = Field(min_length=1)
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     code_version: str
+    reviews: ReviewsSpec | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return them as plain data, as the store has them."""
+        left_out = {"reviews"} if self.reviews is None else set()
+        return self.model_dump(mode="json", by_alias=True, exclude=left_out)
 
 
 _candidates = partial(Option, changes="result", known_by="candidates")
@@ -854,7 +887,10 @@ class DatasetSpec(Spec):
     path: Annotated[
         str,
         _result(
-            help="Table of labels, or the folder above the folders of crops.", positional=True, metavar="PATH"
+            help="Table of labels, the folder above the folders of crops, or a folder of results with "
+            "reviews.",
+            positional=True,
+            metavar="PATH",
         ),
     ]
     source: Annotated[LabelSource, _result(help="How PATH states the labels.")]
@@ -873,8 +909,8 @@ class DatasetSpec(Spec):
         str | None,
         Field(min_length=1),
         _result(
-            help="Domain of the samples of a folder, or of a csv without that column.",
-            default="the folder's or table's name",
+            help="Domain of the samples of a folder, of a csv without that column, or of reviews.",
+            default="the folder's or table's name; of reviews, the scanner that each slide states",
         ),
     ] = None
     patch_px: Annotated[
@@ -894,9 +930,11 @@ class DatasetSpec(Spec):
                 "--masks nuclick needs --nuclick-weights, a file or hub, and only it has a use for them"
             )
         if self.domain is not None and self.source in {"midog25", "amibr"}:
-            raise ValueError(f"{self.source} has its own domains; --domain is for folder and csv")
+            raise ValueError(f"{self.source} has its own domains; --domain is for folder, csv and reviews")
         if self.images is not None and self.source == "folder":
             raise ValueError("a folder's crops are in it; --images is for the sources with a table")
+        if self.images is not None and self.source == "reviews":
+            raise ValueError("the results say where the slides are; --images is for the sources with a table")
         return self
 
 
@@ -930,6 +968,28 @@ class TrainSpec(Spec):
             default="the next domain",
         ),
     ]
+    parent: Annotated[
+        str | None,
+        _result(
+            flag="--from",
+            help="Bundle whose members are trained further on the dataset, which has figures of your own. "
+            "RECIPE is the one that it was trained by.",
+            metavar="BUNDLE",
+            default="members start anew",
+        ),
+    ] = None
+    beside: Annotated[
+        str | None,
+        _result(
+            help="With --from: store to learn from as well, such as the one that the bundle was trained on.",
+            metavar="STORE.zarr",
+            default="the dataset alone",
+        ),
+    ] = None
+    allow_few: Annotated[
+        bool,
+        _run(help="With --from: train on too few figures to tell whether the bundle becomes better."),
+    ] = False
     encoder_weights: Annotated[
         str | None, _result(help="Checkpoint, for a recipe that starts from one.", metavar="PATH")
     ] = None
@@ -945,3 +1005,13 @@ class TrainSpec(Spec):
     placement: Annotated[
         PlacementOptions, Only(["workers", "gpus_per_worker", "cpus_per_worker", "address", "device"])
     ] = PlacementOptions()
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.parent is None and (self.beside is not None or self.allow_few):
+            raise ValueError("--beside and --allow-few belong to --from")
+        if self.parent is not None and (self.encoder_weights is not None or self.encoder_licence is not None):
+            raise ValueError("members start from the bundle of --from; leave out --encoder-weights")
+        if self.parent is not None and self.validation:
+            raise ValueError("with --from slides are left out, not domains; leave out --validation")
+        return self

@@ -303,9 +303,14 @@ SAMPLES = (
     Column("slide", "text", "such as MIDOG21/002.tiff, the same in every store; empty if unknown"),
     Column("domain", "text", "what a leave-one-domain-out fold holds out"),
     Column("label", "integer", "0 typical, 1 atypical"),
-    Column("label_source", "text", "majority (of experts), folder or csv"),
+    Column(
+        "label_source",
+        "text",
+        "majority (of experts), folder, csv, or of reviews: review-blind if no deciding reviewer saw the "
+        "machine's labels, else review",
+    ),
     Column("experts_atypical", "integer", "how many experts labelled it as atypical"),
-    Column("experts_asked", "integer", "how many experts labelled it; 0 if unknown"),
+    Column("experts_asked", "integer", "how many experts labelled it as either; 0 if unknown"),
     Column("x_px0", "number", "centre, to the right; NaN if unknown", "level-0 px", "slide"),
     Column("y_px0", "number", "centre, downwards; NaN if unknown", "level-0 px", "slide"),
     Column("mask_flag", "text", "ok, or why there is no mask: none (no provider), empty, border, ..."),
@@ -341,7 +346,7 @@ ExportFormat = Literal[
 """What `export` writes: the names of `--to`."""
 DecimalSign = Literal["point", "comma"]
 """The sign before the fraction of a number in a table. The other sign then separates thousands."""
-LabelSource = Literal["midog25", "amibr", "folder", "csv"]
+LabelSource = Literal["midog25", "amibr", "folder", "csv", "reviews"]
 MaskProviderName = Literal["haematoxylin", "nuclick", "none"]
 Tta = Literal["none", "flips", "d4"]
 Vote = Literal["all", "early"]

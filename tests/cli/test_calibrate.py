@@ -187,7 +187,7 @@ def test_refusals_give_2_and_leave_nothing(own: Store, parent: Path, tmp_path: P
         (
             *("untrained-tiny", own.folder),
             "untrained-tiny: calibrating: it is untrained: there is no threshold at which its labels mean "
-            "something. Calibrate a trained bundle; `wsi-mitosis models list` shows those that are shipped",
+            "something. Take a trained bundle; `wsi-mitosis models list` shows those that are shipped",
         ),
     ):
         found = call("models", "calibrate", model, "--dataset", dataset, "--out", out)

@@ -8,7 +8,6 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from wsi_mitosis.core import calibration as calibration_module
 from wsi_mitosis.core.calibration import (
     PRIOR_FIGURES,
     TEMPERATURES,
@@ -21,6 +20,7 @@ from wsi_mitosis.core.calibration import (
     fit_to_figures,
     held_out_calls,
 )
+from wsi_mitosis.core.folds import slide_parts
 from wsi_mitosis.core.metrics import calibration
 from wsi_mitosis.core.voting import tally
 
@@ -182,7 +182,7 @@ def test_held_out_figures_are_labelled_by_a_fit_to_other_slides() -> None:
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdefgh")), min_size=1, max_size=60))
 def test_no_slide_is_in_two_parts(drawn: list[tuple[int, str]]) -> None:
     labels, slides = np.array([label for label, _ in drawn]), [slide for _, slide in drawn]
-    parts = calibration_module._parts(labels, slides, 5)
+    parts = slide_parts(labels, slides, 5)
     assert len(set(zip(slides, parts.tolist(), strict=True))) == len(set(slides))
     assert len(set(parts.tolist())) == min(5, len(set(slides)))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
+from wsi_mitosis.core.folds import Fold, plan_folds, plan_further, plan_table, plan_warnings
 from wsi_mitosis.errors import SpecError
 
 AMIBR = (
@@ -243,3 +243,74 @@ def test_the_validation_domain_can_join_the_training_domains() -> None:
         assert fold.training_rows.tolist() == sorted(both)
         assert fold.validation_rows.tolist() == without.validation_rows.tolist()
         assert not both & set(fold.test_rows.tolist())
+
+
+# --- members that are trained further
+
+
+def of_slides(*slides: tuple[int, int]) -> pd.DataFrame:
+    """Slides of so many typical and atypical figures, all different."""
+    return table(
+        [
+            (f"{number}.tiff", "lab", label, f"{number} {label} {index}")
+            for number, counts in enumerate(slides)
+            for label, count in enumerate(counts)
+            for index in range(count)
+        ]
+    )
+
+
+def test_the_plan_of_members_by_hand() -> None:
+    """Slides with the most atypical figures first, each to the part that has the fewest."""
+    samples = of_slides((1, 5), (2, 4), (1, 3), (2, 2), (3, 1), (1, 1))
+    folds = plan_further(samples, 7, 5)
+    assert [fold.name for fold in folds] == [f"member-{member}" for member in range(7)]
+    tested = [sorted(set(samples["slide"].iloc[fold.test_rows])) for fold in folds]
+    assert tested == [
+        ["0.tiff"], ["1.tiff"], ["2.tiff"], ["3.tiff"], ["4.tiff", "5.tiff"], ["0.tiff"], ["1.tiff"],
+    ]  # fmt: skip
+    assert folds[0].test_domain == folds[0].validation_domain == "part 1 of 5"
+    assert folds[0].training_rows.tolist() == list(range(6, 26))
+    assert folds[0].validation_rows.tolist() == folds[0].test_rows.tolist() == list(range(6))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=3, max_size=9),
+    st.integers(1, 7),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_slide_and_no_figure_of_a_member_is_on_both_sides(
+    slides: list[tuple[int, int]], members: int, seed: int
+) -> None:
+    samples = of_slides(*slides)
+    generator = np.random.default_rng(seed)
+    samples["digest"] = generator.integers(0, 2 * len(samples), len(samples)).astype(str)  # some are the same
+    try:
+        folds = plan_further(samples, members, 5)
+    except SpecError:
+        assume(False)
+    for fold in folds:
+        training, test = samples.iloc[fold.training_rows], samples.iloc[fold.test_rows]
+        assert not set(training["slide"]) & set(test["slide"])
+        assert not set(training["digest"]) & set(test["digest"])
+        assert set(training["label"]) == {0, 1}
+        assert len(test) > 0
+        assert len(training) + len(test) + fold.dropped == len(samples)
+    parts = min(5, len(slides))
+    left_out = [row for fold in folds[:parts] for row in fold.test_rows.tolist()]
+    assert len(left_out) == len(set(left_out))
+    if members >= parts:
+        assert sorted(left_out) == list(range(len(samples)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (of_slides((2, 2)), "it has a single slide"),
+        (of_slides((2, 2), (2, 2)).replace("0.tiff", ""), "the slide of 4 figures is unknown"),
+        (of_slides((2, 0), (0, 2)), "fold member-0: .* of one class only remain for training"),
+    ],
+)
+def test_figures_that_cannot_be_left_out_are_refused(samples: pd.DataFrame, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        plan_further(samples, 2, 5)

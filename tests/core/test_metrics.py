@@ -232,3 +232,22 @@ def test_a_gain_has_the_interval_of_the_paired_difference() -> None:
 def test_draws_without_a_class_are_left_out_of_a_gain() -> None:
     labels, called = np.array([0, 1, 1]), np.array([True, True, False])
     assert metrics.gain_interval(labels, called, ~called, ["a", "b", "b"]) == (0.5, 0.5)
+
+
+def test_the_gain_of_an_auroc_is_that_of_another_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scikit-learn's AUROC of the samples of each draw, drawn by hand with the same generator."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 60)
+    labels, before = made(60, seed=3)
+    after = np.round(before + 0.2 * labels, 2)
+    slides = [f"s{row % 7}" for row in range(60)]
+    of_slide = [[row for row in range(60) if row % 7 == number] for number in range(7)]
+    drawn = np.random.default_rng(metrics.SEED).integers(0, 7, (60, 7))
+    gains = []
+    for draw in drawn:
+        rows = [row for number in draw for row in of_slide[number]]
+        areas = [oracle.roc_auc_score(labels[rows], p[rows]) for p in (before, after)]
+        gains.append(areas[1] - areas[0])
+    found = metrics.auroc_gain_interval(labels, before, after, slides)
+    assert found == pytest.approx(tuple(np.quantile(gains, (0.025, 0.975))))
+    assert found[0] > 0
+    assert metrics.auroc_gain_interval(labels, before, before, slides) == (0, 0)

@@ -178,7 +178,7 @@ def test_what_it_was_calibrated_on_is_known_later(
     with pytest.raises(
         InputError,
         match=r"own\.zarr: calibrating: 200 of 200 samples were used to train or calibrate 'mine', such as "
-        r"sample \d+\. Build the dataset without them, or calibrate 'known' on all of your figures instead",
+        r"sample \d+\. Build the dataset without them, or take 'known' and all of your figures instead",
     ):
         calibrate(derived, own, tmp_path / "again", device="cpu")
     assert known == []
@@ -311,7 +311,7 @@ def test_figures_of_a_domain_that_all_members_left_out_are_taken_once(tmp_path: 
 
 def test_an_untrained_bundle_is_refused(tmp_path: Path, own: Store) -> None:
     untrained = bundle(tmp_path / "u", DOMAINS, trained=False)
-    with pytest.raises(InputError, match=r"known: calibrating: it is untrained.*Calibrate a trained bundle"):
+    with pytest.raises(InputError, match=r"known: calibrating: it is untrained.*Take a trained bundle"):
         calibrate(untrained, own, tmp_path / "out", device="cpu")
 
 

@@ -41,6 +41,7 @@ def build(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
       amibr    AMI-BR.csv; --images: its crops
       folder   a folder that holds Atypical/ and Normal/ (or Typical/) with crops
       csv      a table slide,x,y,label[,domain][,id] in level-0 px; --images: the slides
+      reviews  a folder of results in which `recount` wrote reviewed/consensus.csv
 
     Crops are used whole and at their own scale, and all must be of one size; from slides, level-0 pixels
     around each centre are cut. A build that was killed continues when it is run again.
@@ -83,9 +84,9 @@ def show(store: Path, sheet: Path | None, *, as_json: bool) -> int:
     if as_json:
         click.echo(json_text({**_described(contents), "sheet": str(sheet)}))
         return 0
-    for name, value in contents.attributes.model_dump(mode="json", by_alias=True).items():
+    for name, value in contents.attributes.as_data().items():
         if name != "domains":
-            click.echo(f"{name.replace('_', ' ') + ':':23} {'unknown' if value is None else value}")
+            click.echo(f"{name.replace('_', ' ') + ':':23} {_shown(value)}")
     _print(_table(contents))
     click.echo(f"Some of them in {sheet}" + (f" ({omitted} domains omitted)" if omitted else ""))
     return 0
@@ -114,6 +115,13 @@ def verify(store: Path, against: Path | None, *, as_json: bool) -> int:
     return found.exit_status
 
 
+def _shown(value: Any) -> str:
+    """An attribute of a store in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_shown(one)}" for name, one in value.items())
+    return "unknown" if value is None else str(value)
+
+
 def _as_lines(result: BuildResult, spec: DatasetSpec) -> list[str]:
     typical = result.samples - result.atypical
     flags = ", ".join(f"{number} {flag}" for flag, number in result.flags.items())
@@ -128,7 +136,7 @@ def _as_lines(result: BuildResult, spec: DatasetSpec) -> list[str]:
 def _built(result: BuildResult) -> dict[str, Any]:
     return {
         "store": str(result.folder),
-        **result.attributes.model_dump(mode="json", by_alias=True),
+        **result.attributes.as_data(),
         "samples": result.samples,
         "atypical": result.atypical,
         "typical": result.samples - result.atypical,
@@ -145,7 +153,7 @@ def _described(contents: Contents) -> dict[str, Any]:
     domains = {domain.domain: asdict(domain) for domain in contents.domains}
     for counts in (*domains.values(), total := asdict(contents.total)):
         del counts["domain"]
-    attributes = contents.attributes.model_dump(mode="json", by_alias=True)
+    attributes = contents.attributes.as_data()
     return {"store": str(contents.folder), **attributes, "domains": domains, "total": total}
 
 

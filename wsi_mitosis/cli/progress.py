@@ -219,9 +219,10 @@ class TrainReporter:
         for row in plan.to_dict("records"):
             sides = (f"{row[f'{side}_n']} ({row[f'{side}_atypical']} atypical)" for side in SIDES)
             training, validation, test = sides
+            selects = f"selects on {validation} of {row['validation']}; "
             self._print(
                 f"fold {row['fold']}: trains on {training} of {row['training']}; "
-                f"selects on {validation} of {row['validation']}; tests on {test} of {row['test']}"
+                f"{'' if row['validation'] == row['test'] else selects}tests on {test} of {row['test']}"
             )
 
     def progress(self, progress: FoldProgress) -> None:

@@ -32,8 +32,13 @@ def command(*, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     killed continues from its last epochs when it is run again, and finished folds are not trained again. The
     bundle is written when all folds are finished.
 
+    With --from, the members of a bundle are trained further on figures of your own, in small steps. Each
+    member leaves out some slides, on which it is compared with the one that it started from. That takes at
+    least 25 figures of each class, from at least 5 slides.
+
     \b
     Example:  wsi-mitosis train nano --dataset amibr.zarr --out my-bundle
+              wsi-mitosis train lite2 --from amibr-lite2 --dataset own.zarr --out mine
 
     Exit status: 0 all selected folds are trained, 1 some folds failed, 2 nothing was started,
     130 interrupted.
@@ -58,15 +63,18 @@ def _as_data(result: TrainResult) -> dict[str, Any]:
         "waiting": list(result.waiting),
         "bundle": None if result.bundle is None else str(result.bundle.folder),
         "bundle_digest": None if result.bundle is None else result.bundle.digest,
+        "gain": None if result.gain is None else result.gain.as_json(),
     }
 
 
 def _as_lines(result: TrainResult) -> list[str]:
     lines = []
-    for record in result.records:
+    for record in () if result.gain is not None else result.records:
         accuracy = record.validation_balanced_accuracy
         text = "undefined" if accuracy is None else f"{accuracy:.3f}"
         lines.append(f"{record.fold}: balanced accuracy {text} on {record.validation_domain} (validation)")
+    if result.gain is not None:
+        lines += result.gain.lines()
     if result.bundle is not None:
         folder, members = result.bundle.folder, len(result.bundle.manifest.member)
         lines.append(f"{folder}: {members} members. Research use only.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import expit, logit
 
+from wsi_mitosis.core.folds import slide_parts
 from wsi_mitosis.core.metrics import bin_numbers
 from wsi_mitosis.core.voting import tally
 
@@ -117,25 +118,13 @@ def held_out_calls(
     Returns:
         (N,) bool, whether the vote is for atypical.
     """
-    parts = _parts(labels, slides, folds)
+    parts = slide_parts(labels, slides, folds)
     called = np.zeros(len(labels), dtype=np.bool_)
     for part in range(folds):
         out = parts == part
         fit = fit_to_figures(labels[~out], probabilities[~out], before)
         called[out] = tally(calibrated(probabilities[out], fit.temperature), fit.threshold).is_atypical
     return called
-
-
-def _parts(labels: Labels, slides: Sequence[str], folds: int) -> NDArray[np.intp]:
-    """Deal out whole slides, those with the most atypical figures first, each to the part with the fewest."""
-    units = np.unique([slide or f"\0{row}" for row, slide in enumerate(slides)], return_inverse=True)[1]
-    atypical, figures = np.bincount(units, labels), np.bincount(units)
-    part_of = np.zeros(len(figures), dtype=np.intp)
-    has = np.zeros((folds, 2))  # atypical figures, all figures
-    for unit in np.lexsort((-figures, -atypical)):
-        part_of[unit] = np.lexsort((has[:, 1], has[:, 0]))[0]
-        has[part_of[unit]] += atypical[unit], figures[unit]
-    return part_of[units]
 
 
 def decision_scores(probabilities: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Leave one domain out: the samples that train, select and test each member."""
+"""The samples that train, select and test each member: by domain, or by slide for further training."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 STAGE = "planning folds"
 LEAST_DOMAINS = 3
 """One domain to test, one to select the epoch, one to train."""
+LEAST_SLIDES = 2
+"""One to train further on, one to test."""
 SLUG_LENGTH = 60
 CLASSES = ("typical", "atypical")
 """Names of the labels 0 and 1."""
@@ -96,6 +98,88 @@ def _joined(fold: Fold) -> Fold:
         training_domains=tuple(sorted({*fold.training_domains, fold.validation_domain})),
         training_rows=np.union1d(fold.training_rows, fold.validation_rows),
     )
+
+
+def plan_further(samples: pd.DataFrame, members: int, parts: int) -> tuple[Fold, ...]:
+    """Plan a fold for each member of a bundle that is trained further on a laboratory's figures.
+
+    Whole slides are dealt into parts. Member k leaves out part k, and the first part follows the last one. A
+    fold has no validation of its own: its validation rows are its test rows, on which nothing is selected.
+
+    Args:
+        samples: As for `plan_folds`; the slide of each is known.
+        members: Number of members.
+        parts: Number of parts; fewer if there are fewer slides.
+
+    Returns:
+        Folds `member-0`, `member-1`, ...
+
+    Raises:
+        SpecError: If the slide of a sample is unknown, there is a single slide, or a member would learn from
+            one class only.
+    """
+    labels, slides = samples["label"].to_numpy(np.int64), samples["slide"].tolist()
+    cause = None
+    if "" in slides:
+        cause = f"the slide of {slides.count('')} figures is unknown"
+    elif len(set(slides)) < LEAST_SLIDES:
+        cause = "it has a single slide"
+    if cause is not None:
+        raise SpecError(
+            f"{cause}, so that no figures of other slides can be left out for the test",
+            subject="dataset",
+            stage=STAGE,
+            remedy="Train on figures of several slides, all of which are named",
+        )
+    parts = min(parts, len(set(slides)))
+    part_of = slide_parts(labels, slides, parts)
+    return tuple(_left_out(samples, part_of, member, parts) for member in range(members))
+
+
+def _left_out(samples: pd.DataFrame, part_of: NDArray[np.intp], member: int, parts: int) -> Fold:
+    """The fold of a member: its part is the test, and no figure of it is in the training as well."""
+    part = member % parts
+    tested = part_of == part
+    copies = samples["digest"].isin(samples["digest"][tested]).to_numpy() & ~tested
+    training = np.flatnonzero(~tested & ~copies)
+    if len(set(samples["label"].iloc[training])) < len(CLASSES):
+        raise SpecError(
+            "without the slides that it leaves out, figures of one class only remain for training",
+            subject=f"fold member-{member}",
+            stage=STAGE,
+            remedy="Label figures of both classes on more slides",
+        )
+    return Fold(
+        name=f"member-{member}",
+        test_domain=f"part {part + 1} of {parts}",
+        validation_domain=f"part {part + 1} of {parts}",
+        training_domains=("the other slides",),
+        training_rows=training,
+        validation_rows=np.flatnonzero(tested),
+        test_rows=np.flatnonzero(tested),
+        dropped=int(copies.sum()),
+    )
+
+
+def slide_parts(labels: NDArray[np.int64], slides: Sequence[str], folds: int) -> NDArray[np.intp]:
+    """Deal out whole slides, those with the most atypical figures first, each to the part with the fewest.
+
+    Args:
+        labels: (N,) 0 typical, 1 atypical.
+        slides: (N,) the figures' slides, "" where unknown: such a figure is a slide of its own.
+        folds: Number of parts. None is empty unless there are fewer slides.
+
+    Returns:
+        (N,) the part of each figure, from 0.
+    """
+    units = np.unique([slide or f"\0{row}" for row, slide in enumerate(slides)], return_inverse=True)[1]
+    atypical, figures = np.bincount(units, labels), np.bincount(units)
+    part_of = np.zeros(len(figures), dtype=np.intp)
+    has = np.zeros((folds, 2))  # atypical figures, all figures
+    for unit in np.lexsort((-figures, -atypical)):
+        part_of[unit] = np.lexsort((has[:, 1], has[:, 0]))[0]
+        has[part_of[unit]] += atypical[unit], figures[unit]
+    return part_of[units]
 
 
 def plan_table(folds: Sequence[Fold], samples: pd.DataFrame) -> pd.DataFrame:

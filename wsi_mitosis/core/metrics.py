@@ -178,13 +178,40 @@ def gain_interval(
         (low, high), 95 %. Draws that lack a class are left out.
     """
     _, cluster = _clusters(slides)
-    units = int(cluster.max()) + 1
-    by_unit = np.zeros((2, units, 4))
+    by_unit = np.zeros((2, int(cluster.max()) + 1, 4))
     for way, called in enumerate((before, after)):
         np.add.at(by_unit[way], cluster, _counts(labels, called))
-    draws = _draws(units, len(labels), RESAMPLES, np.random.default_rng(SEED))
+    draws = _paired_draws(cluster)
     gains = np.concatenate([_rates(w @ by_unit[1])[0] - _rates(w @ by_unit[0])[0] for w in draws])
     return _bounds(gains[~np.isnan(gains)])
+
+
+def auroc_gain_interval(
+    labels: NDArray[np.int64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    slides: Sequence[str],
+) -> tuple[float, float]:
+    """Compute the interval of what `after` has more AUROC than `before`, from the draws of `gain_interval`.
+
+    Args:
+        labels: As for `score`, of both classes.
+        before: (N,) P(atypical) of a first ensemble.
+        after: The same of a second one.
+        slides: As for `intervals`.
+
+    Returns:
+        (low, high), 95 %. Draws that lack a class are left out.
+    """
+    _, cluster = _clusters(slides)
+    first, second = (_Ranks(labels, p_atypical, cluster) for p_atypical in (before, after))
+    gains = np.concatenate([second.auroc(w) - first.auroc(w) for w in _paired_draws(cluster)])
+    return _bounds(gains[~np.isnan(gains)])
+
+
+def _paired_draws(cluster: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
+    """The draws of units that compare two ways of labelling the same samples."""
+    return _draws(int(cluster.max()) + 1, len(cluster), RESAMPLES, np.random.default_rng(SEED))
 
 
 def roc_points(

@@ -190,10 +190,10 @@ def calibrate(
     check_unused(out)
     name = name or out.name
     BundleManifest.parse({**parent.manifest.model_dump(by_alias=True), "name": name}, "--name")
-    _check_trained(parent)
+    check_trained(parent, STAGE)
     store = at_scale(store, parent.manifest.input, parent.manifest.name, STAGE)
-    _check_unknown(parent, store)
-    _check_enough(store)
+    check_unknown(parent, store, STAGE)
+    check_enough(store, STAGE)
     found = classify_samples(
         parent, store, device=device, backend=backend, single_view=False, on_progress=on_progress
     )
@@ -262,31 +262,51 @@ def _rates(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> Rates:
     return Rates((sensitivity + specificity) / 2, sensitivity, specificity)
 
 
-def _check_trained(parent: Bundle) -> None:
+def check_trained(parent: Bundle, stage: str) -> None:
+    """Check that a bundle that another one is to be derived from is trained.
+
+    Raises:
+        InputError: If it is not.
+    """
     if not parent.manifest.trained:
         raise InputError(
             "it is untrained: there is no threshold at which its labels mean something",
             subject=parent.manifest.name,
-            stage=STAGE,
-            remedy="Calibrate a trained bundle; `wsi-mitosis models list` shows those that are shipped",
+            stage=stage,
+            remedy="Take a trained bundle; `wsi-mitosis models list` shows those that are shipped",
         )
 
 
-def _check_unknown(parent: Bundle, store: Store) -> None:
+def check_unknown(parent: Bundle, store: Store, stage: str) -> None:
+    """Check that a bundle was neither trained nor calibrated on figures of a store.
+
+    Raises:
+        InputError: If it was.
+    """
     known, manifest = overlap_of(parent, store).seen, parent.manifest
     if known.any():
         origin = manifest.parent
-        again = "" if origin is None else f", or calibrate '{origin.name}' on all of your figures instead"
+        again = "" if origin is None else f", or take '{origin.name}' and all of your figures instead"
         raise InputError(
             f"{known.sum()} of {len(known)} samples were used to train or calibrate '{manifest.name}', "
             f"such as {store.samples['source_id'][known].iloc[0]}",
             subject=store.folder,
-            stage=STAGE,
+            stage=stage,
             remedy=f"Build the dataset without them{again}",
         )
 
 
-def _check_enough(store: Store) -> None:
+def check_enough(store: Store, stage: str, otherwise: str = "") -> None:
+    """Check that a laboratory's figures can tell whether a derived bundle is better than its parent.
+
+    Args:
+        store: The figures.
+        stage: What is being done, for the message.
+        otherwise: What else the user can do, after the remedy.
+
+    Raises:
+        InputError: If there are fewer than OF_EACH_CLASS of a class, or fewer than FOLDS slides.
+    """
     labels = store.samples["label"]
     atypical, typical = int((labels == 1).sum()), int((labels == 0).sum())
     slides = _units(store.samples["slide"].tolist())
@@ -295,8 +315,9 @@ def _check_enough(store: Store) -> None:
         raise InputError(
             f"{atypical} atypical and {typical} typical figures {on}are too few to tell what is gained",
             subject=store.folder,
-            stage=STAGE,
-            remedy=f"Label at least {OF_EACH_CLASS} figures of each class, from at least {FOLDS} slides",
+            stage=stage,
+            remedy=f"Label at least {OF_EACH_CLASS} figures of each class, from at least {FOLDS} slides"
+            f"{otherwise}",
         )
 
 

@@ -200,6 +200,55 @@ def derived_card(
     return "\n".join(lines) + "\n" + re.sub(r"^(?=#{1,5} )", "#", parent.read_card(), flags=re.MULTILINE)
 
 
+def further_card(
+    parent: Bundle, bundle: Bundle, recipe: RecipeSpec, stores: Sequence[Store], gain: Sequence[str]
+) -> str:
+    """Return the card of a bundle whose members were trained further, with the card of its parent below.
+
+    Args:
+        parent: The bundle that its members started from.
+        bundle: The new bundle.
+        recipe: What its members were trained further by.
+        stores: What they were trained further on: a laboratory's figures, then perhaps others.
+        gain: Sentences about what is gained.
+    """
+    before, manifest, optimiser = parent.manifest, bundle.manifest, recipe.optimiser
+    rows = {
+        "started from": f"{before.name} {before.version}, digest `{parent.digest[:16]}`",
+        "trained further on": "; ".join(map(_described, stores)),
+        "recipe": f"{recipe.name} `{recipe.digest[:16]}`: {optimiser.name}, "
+        f"rate {optimiser.learning_rate:g}, {optimiser.epochs} epochs, batches of {optimiser.batch}",
+        "not trained": "decoders, which no bundle has; statistics of batch norm, which are the parent's",
+        "vote": f"{_vote(manifest.ensemble)}, as before",
+        "temperature": f"{manifest.temperature:.3f}, which was fitted to the parent's members",
+        "licence": manifest.licence,
+    }
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"**Research use only.** {manifest.intended_use}",
+        "",
+        *table(["", ""], rows.items()),
+        "## Gain",
+        "",
+        *(f"- {sentence}" for sentence in gain),
+        "",
+        "No score of the whole ensemble on these figures can be given, because each of them was seen by some",
+        "member. What follows is the card of the bundle that members started from, with its own scores.",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + re.sub(r"^(?=#{1,5} )", "#", parent.read_card(), flags=re.MULTILINE)
+
+
+def _described(store: Store) -> str:
+    """A store in a few words."""
+    about, labels, slides = store.attributes, store.samples["label"], set(store.samples["slide"]) - {""}
+    return (
+        f"{about.name}: {several(len(labels), 'figure')}, {int((labels == 1).sum())} atypical, of "
+        f"{several(len(slides), 'slide')}, digest `{about.digest[:16]}`"
+    )
+
+
 def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:
     """Write the figures of an evaluation into the bundle's card.
 

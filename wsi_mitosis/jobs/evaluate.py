@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_mitosis.core.blinding import blinding_note
 from wsi_mitosis.core.calibration import calibrated
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.core.metrics import RESAMPLES, SEED
@@ -195,6 +196,33 @@ def classify_samples(
     return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device, resolved)
 
 
+def member_probabilities(
+    bundle: Bundle, store: Store, included: NDArray[np.bool_], *, device: str = "auto"
+) -> Probabilities:
+    """Compute what members give for chosen samples, with the bundle's views and temperature.
+
+    Args:
+        bundle: The bundle.
+        store: The samples.
+        included: (N, M) bool, which member classifies which sample.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        (N, M) P(atypical); NaN for samples that are not included.
+
+    Raises:
+        InputError: If the bundle, the dataset or the device cannot be used.
+    """
+    from wsi_mitosis.nets.compiled import resolve_backend
+    from wsi_mitosis.nets.devices import resolve_device
+
+    device = resolve_device(device)
+    computed_by = device, resolve_backend("auto", device)
+    views = _Views(bundle.manifest, bundle.manifest.ensemble.tta)
+    (found,) = _predict(bundle, store, included, (views,), computed_by, lambda *_: None)
+    return found
+
+
 def score_samples(bundle: Bundle, store: Store, classified: Classified) -> Evaluation:
     """Score what `classify_samples` computed.
 
@@ -327,6 +355,8 @@ def _notes(bundle: Bundle, store: Store, scorer: Scorer) -> Iterator[str]:
             "those of its own test domain, which it has not seen; the ensemble only on those that no member "
             "has seen."
         )
+    if (not_blind := blinding_note(store.samples)) is not None:
+        yield not_blind
     if manifest.trained:
         yield from _unchecked(bundle.read_samples(), store, scorer.scope)
     if store.attributes.mpp is None:

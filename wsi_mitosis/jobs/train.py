@@ -5,6 +5,7 @@ This module does not know Ray: it hands folds to an executor and takes their pro
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -13,14 +14,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
-from wsi_mitosis.errors import UNWRITABLE, InputError, OutputError, SpecError, WsiMitosisError
+from wsi_mitosis.errors import UNWRITABLE, BundleError, InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from wsi_mitosis.jobs.further import FurtherGain
     from wsi_mitosis.nets.batches import Figures
     from wsi_mitosis.specs import TrainSpec
 
@@ -49,6 +51,39 @@ ALGORITHM = 2
 """Changes when the same recipe on the same data would give other weights."""
 INTENDED_USE = "Research: telling atypical from typical mitotic figures in H&E. Not for diagnosis."
 EMPTY_HASH = "0" * 64
+STAGE = "training"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Samples of a second store that a member learns from as well.
+
+    Attributes:
+        store: Its folder.
+        digest: Its digest.
+        rows: (N,) ascending positions of the samples.
+    """
+
+    store: Path
+    digest: str
+    rows: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The member of a bundle that a fold starts from.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        digest: Its digest.
+        member: Position of the member, from 0.
+        beside: What it learns from beside the dataset; None for nothing.
+    """
+
+    bundle: Path
+    digest: str
+    member: int
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +95,7 @@ class FoldTask:
         digest: The dataset's digest.
         folder: The fold's own.
         encoder: Weights that its encoder starts from; None for random ones.
+        start: The member that it starts from; None for none.
     """
 
     fold: Fold
@@ -70,6 +106,7 @@ class FoldTask:
     key: str
     device: str
     encoder: StartingWeights | None = None
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +171,7 @@ class TrainResult:
         failed: Why the others are not, by fold.
         waiting: Folds that were not requested and are not done.
         bundle: None while a fold is missing.
+        gain: What the bundle gains on slides that its members left out, if they were trained further.
     """
 
     work: Path
@@ -142,6 +180,7 @@ class TrainResult:
     failed: dict[str, str]
     waiting: tuple[str, ...]
     bundle: Bundle | None
+    gain: FurtherGain | None = None
 
     @property
     def exit_status(self) -> int:
@@ -161,9 +200,8 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
         InputError: if the recipe, the dataset, the weights to start from or the output cannot be used.
     """
     recipe = read_recipe(spec.recipe)
-    store = _opened(Path(spec.dataset), recipe)
-    out = Path(spec.out).absolute()
-    work = Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
+    store = opened(Path(spec.dataset), recipe)
+    out, work = folders(spec)
     _check(spec, recipe, store, out)
     tell_doubts(doubts(store.samples), store.folder, strict=spec.strict, warn=reporter.warn)
     encoder = _starting_weights(spec, recipe)
@@ -173,41 +211,67 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     reporter.planned(plan)
     for warning in plan_warnings(folds, store.samples):
         reporter.warn(warning)
-    _check_batches(recipe, folds, store)
+    check_batches(recipe, folds, store)
     tasks = _tasks(spec, recipe, store, folds, work, encoder)
-    requested = _requested(spec, tasks)
-    prepare_folder(work, plan)
-    with _held(work) if not spec.folds else nullcontext():
-        return _train(
-            spec, execute, reporter, _Training(recipe, store, out, work, encoder, plan, tasks, requested)
-        )
+
+    def finish(records: Sequence[FoldRecord]) -> Finished:
+        return Finished(_finished(spec, recipe, store, records, encoder))
+
+    return train_folds(spec, execute, reporter, Training(work, plan, tasks, finish))
+
+
+class Finished(NamedTuple):
+    """What a training ends with: its bundle, and what it gains if members were trained further."""
+
+    bundle: Bundle
+    gain: FurtherGain | None = None
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """A training whose folds may begin.
 
     Attributes:
-        out: The folder of the bundle.
-        work: That of the folds.
+        work: The folder of the folds.
+        plan: `core.folds.plan_table`.
         tasks: All folds.
-        requested: Those to train now.
+        finish: Writes the bundle of the records of all folds.
     """
 
-    recipe: RecipeSpec
-    store: Store
-    out: Path
     work: Path
-    encoder: StartingWeights | None
     plan: pd.DataFrame
     tasks: Sequence[FoldTask]
-    requested: Sequence[FoldTask]
+    finish: Callable[[Sequence[FoldRecord]], Finished]
 
 
-def _train(spec: TrainSpec, execute: Executor, reporter: Reporter, training: _Training) -> TrainResult:
+def folders(spec: TrainSpec) -> tuple[Path, Path]:
+    """Return the folder of the bundle and that of its folds."""
+    out = Path(spec.out).absolute()
+    return out, Path(spec.work).absolute() if spec.work else out.with_name(f"{out.name}.training")
+
+
+def train_folds(spec: TrainSpec, execute: Executor, reporter: Reporter, training: Training) -> TrainResult:
+    """Train the folds that are requested, and write the bundle once all are done.
+
+    Raises:
+        InputError: if there is no such fold, or a folder cannot be used.
+    """
+    requested = _requested(spec, training.tasks)
+    prepare_folder(training.work, training.plan)
+    with _held(training.work) if not spec.folds else nullcontext():
+        return _train(spec, execute, reporter, training, requested)
+
+
+def _train(
+    spec: TrainSpec,
+    execute: Executor,
+    reporter: Reporter,
+    training: Training,
+    requested: Sequence[FoldTask],
+) -> TrainResult:
     work, tasks = training.work, training.tasks
     failed = {}
-    with closing(execute(training.requested, spec, reporter)) as ends:
+    with closing(execute(requested, spec, reporter)) as ends:
         for end in ends:
             reporter.progress(end)
             if end.error is not None:
@@ -219,31 +283,49 @@ def _train(spec: TrainSpec, execute: Executor, reporter: Reporter, training: _Tr
         for task, record in zip(tasks, records, strict=True)
         if record is None and task.fold.name not in failed
     )
-    bundle = None
-    if len(done) == len(tasks):
-        with _held(work) if spec.folds else nullcontext():  # another machine may have trained the other folds
-            bundle = _finished(spec, training, done)
-    return TrainResult(work, training.plan, done, failed, waiting, bundle)
+    if len(done) < len(tasks):
+        return TrainResult(work, training.plan, done, failed, waiting, None)
+    with _held(work) if spec.folds else nullcontext():  # another machine may have trained the other folds
+        finished = training.finish(done)
+    return TrainResult(work, training.plan, done, failed, waiting, *finished)
 
 
-def _finished(spec: TrainSpec, training: _Training, records: Sequence[FoldRecord]) -> Bundle:
+def _finished(
+    spec: TrainSpec,
+    recipe: RecipeSpec,
+    store: Store,
+    records: Sequence[FoldRecord],
+    encoder: StartingWeights | None,
+) -> Bundle:
     """Write the bundle with its calibration and its scores: all of it or nothing."""
-    out, recipe, store = training.out, training.recipe, training.store
-    store = _opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
-    try:
+    store = opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
+    out, work = folders(spec)
+    with drafted(out) as draft:
         bundle = export(
             draft,
             recipe,
             store,
             records,
-            training.work,
+            work,
             licence=spec.licence,
             name=spec.name or out.name,
-            encoder=training.encoder,
+            encoder=encoder,
         )
         calibrate_and_score(bundle, store, device=spec.placement.device)
+    return open_bundle(out)
+
+
+@contextmanager
+def drafted(out: Path) -> Iterator[Path]:
+    """Yield a folder for a bundle that gets the name `out` at the end of the block, or goes if it fails.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+    try:
+        yield draft
         draft.replace(out)
     except OSError as error:
         raise OutputError(
@@ -251,7 +333,6 @@ def _finished(spec: TrainSpec, training: _Training, records: Sequence[FoldRecord
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return open_bundle(out)
 
 
 @contextmanager
@@ -407,24 +488,54 @@ def manifest_fields(
     }
 
 
-def _opened(folder: Path, recipe: RecipeSpec, digest: str | None = None) -> Store:
+def opened(folder: Path, recipe: RecipeSpec, digest: str | None = None) -> Store:
     """Open a store at a recipe's scale; see `open_checked_store` and `at_scale`."""
     return at_scale(open_checked_store(folder, digest), recipe.input, recipe.name, "training")
 
 
-def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None:
-    """Whatever can be said before the first epoch, which may be hours before the bundle is written."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "exists already", subject=out, stage="training", remedy="Choose another --out, or remove it"
-        )
-    if store.attributes.patch_px < recipe.input.cut_px:
+def check_store(recipe: RecipeSpec, store: Store, least_px: int = 0) -> None:
+    """Check that the crops of a store are large enough.
+
+    Args:
+        recipe: What is to be trained by.
+        store: The crops.
+        least_px: Side that they must have beside that of the recipe, px.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if store.attributes.patch_px < (least_px := max(least_px, recipe.input.cut_px)):
         raise InputError(
-            f"its crops of {store.attributes.patch_px} px are smaller than the {recipe.input.cut_px} px "
+            f"its crops of {store.attributes.patch_px} px are smaller than the {least_px} px "
             f"of recipe '{recipe.name}'",
             subject=store.folder,
             stage="training",
             remedy="Build it from larger crops, or lower the recipe's input.field_px or input.patch_px",
+        )
+
+
+def check_out(out: Path) -> None:
+    """Check that a bundle can be written, which may be hours before it is.
+
+    Raises:
+        OutputError: if something is there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            "exists already", subject=out, stage="training", remedy="Choose another --out, or remove it"
+        )
+
+
+def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None:
+    """Whatever can be said before the first epoch, which may be hours before the bundle is written."""
+    check_out(out)
+    check_store(recipe, store)
+    if recipe.initial_weights == "bundle":
+        raise SpecError(
+            f"recipe '{recipe.name}' starts from a bundle",
+            subject="--from",
+            stage="training",
+            remedy="Name the bundle, and a recipe with initial_weights of another kind",
         )
     if recipe.decoders is not None and not (store.samples["mask_flag"] == "ok").any():
         raise InputError(
@@ -449,8 +560,12 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
         )
 
 
-def _check_batches(recipe: RecipeSpec, folds: Sequence[Fold], store: Store) -> None:
-    """Check that each fold has a batch to learn from, before the first one is trained."""
+def check_batches(recipe: RecipeSpec, folds: Sequence[Fold], store: Store) -> None:
+    """Check that each fold has a batch to learn from, before the first one is trained.
+
+    Raises:
+        InputError: if one has not.
+    """
     batch = recipe.optimiser.batch
     for fold in folds:
         if (number := len(fold.training_rows)) < batch:
@@ -525,29 +640,33 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
     epochs = task.recipe.optimiser.epochs
     if (record := folder.read_record()) is not None:
         if record.ensemble != task.recipe.ensemble:
-            store = _opened(task.store, task.recipe, task.digest)
+            store = opened(task.store, task.recipe, task.digest)
             record = record.model_copy(update=_stored_scores(task, folder, store, threads))
             folder.write_record(record)
         return FoldProgress(task.fold.name, epochs, epochs, record=record, kept=True)
     from wsi_mitosis.nets.checkpoints import load_encoder
-    from wsi_mitosis.nets.members import cpu_threads
+    from wsi_mitosis.nets.members import cpu_threads, load_member
     from wsi_mitosis.nets.training import is_checkpoint
     from wsi_mitosis.nets.training import train as train_member
 
-    store = _opened(task.store, task.recipe, task.digest)
+    store = opened(task.store, task.recipe, task.digest)
     checkpoint = folder.read_checkpoint()
     if checkpoint is not None and not is_checkpoint(checkpoint):
         note = f"{task.fold.name}: {folder.checkpoint} is damaged or cut short, so that the fold begins anew"
         on_epoch(FoldProgress(task.fold.name, 0, epochs, note=note))
         checkpoint = None
     done = 0 if checkpoint is None else len(folder.read_metrics())
+    member = None if task.start is None else _starting_member(task.start)
+    if member is not None:
+        load_member(member, task.recipe.network, task.fold.name)  # raises an error if they do not fit
     with cpu_threads(threads), TensorBoard(task.folder, done) as board:
         for epoch in train_member(
-            figures(store, task.fold.training_rows),
+            _training_figures(task, store),
             figures(store, task.fold.validation_rows),
             task.recipe,
             device=task.device,
             encoder=load_encoder(task.encoder.path, task.recipe.network) if task.encoder else None,
+            member=member,
             checkpoint=checkpoint,
         ):
             choice = {
@@ -559,9 +678,52 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
             folder.write_epoch(row, epoch.chosen, epoch.checkpoint)
             board.write(epoch.number, epoch.metrics)
             on_epoch(FoldProgress(task.fold.name, epoch.number, epochs, metrics=row))
-    record = _recorded(task, folder, _opened(task.store, task.recipe, task.digest), threads)
+    record = _recorded(task, folder, opened(task.store, task.recipe, task.digest), threads)
     folder.write_record(record)
     return FoldProgress(task.fold.name, epochs, epochs, record=record)
+
+
+def _starting_member(start: Start) -> dict[str, NDArray[np.floating]]:
+    """Read the weights that a fold starts from.
+
+    Raises:
+        BundleError: if another bundle is there now.
+    """
+    bundle = open_bundle(start.bundle)
+    if bundle.digest != start.digest:
+        raise BundleError(
+            f"it was replaced meanwhile: its digest is {bundle.digest[:12]}, and was {start.digest[:12]}",
+            subject=start.bundle,
+            stage=STAGE,
+            remedy="Put the bundle back, or run again to start from the new one",
+        )
+    return bundle.read_members()[start.member]
+
+
+def _training_figures(task: FoldTask, store: Store) -> Figures:
+    """Return what a fold learns from: samples of its dataset, then those of the store beside it."""
+    own, beside = figures(store, task.fold.training_rows), None if task.start is None else task.start.beside
+    if beside is None:
+        return own
+    other = figures(opened(beside.store, task.recipe, beside.digest), beside.rows)
+    return _joined(own, other)
+
+
+def _joined(first: Figures, second: Figures) -> Figures:
+    """Return the figures of two stores; larger crops are cut to the centre of the others' size."""
+    from wsi_mitosis.nets.batches import Figures
+
+    side = min(first.images.shape[1], second.images.shape[1])
+    parts = [_centres(first, side), _centres(second, side)]
+    fields = (field.name for field in dataclasses.fields(Figures))
+    return Figures(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
+
+
+def _centres(of: Figures, side_px: int) -> Figures:
+    start = of.images.shape[1] // 2 - side_px // 2
+    window = slice(start, start + side_px)
+    images, masks = of.images[:, window, window], of.masks[:, window, window]
+    return dataclasses.replace(of, images=images, masks=masks)
 
 
 def _recorded(task: FoldTask, folder: FoldFolder, store: Store, threads: int) -> FoldRecord:

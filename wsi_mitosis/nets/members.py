@@ -101,6 +101,12 @@ def load_member(state: Mapping[str, NDArray[np.floating]], spec: NetworkSpec, su
     return member
 
 
+def load_weights(member: Member, state: Mapping[str, NDArray[np.floating]]) -> None:
+    """Give a member stored weights: arrays by name, of its own shapes, which `load_member` accepts."""
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
+    member.load_state_dict(tensors, strict=False)  # all but batch norm's counters
+
+
 def _faults(state: Mapping[str, NDArray[np.floating]], member: Member) -> Iterator[str]:
     """Yield what is wrong with stored weights."""
     shapes = {k: tuple(t.shape) for k, t in member.state_dict().items() if t.is_floating_point()}

@@ -25,7 +25,7 @@ from wsi_mitosis.nets.batches import Batches, Figures, moved, whole_crops
 from wsi_mitosis.nets.decoders import TrainedNetwork
 from wsi_mitosis.nets.devices import resolve_device
 from wsi_mitosis.nets.losses import Losses, balanced_weights, compute_losses
-from wsi_mitosis.nets.members import Member, member_state
+from wsi_mitosis.nets.members import Member, load_weights, member_state
 from wsi_mitosis.nets.optimisers import build_optimiser
 from wsi_mitosis.nets.steps import Precision, Trainer, autocast, scaled, total_loss
 from wsi_mitosis.nets.views import zoomed
@@ -76,6 +76,7 @@ def train(
     *,
     device: str = "auto",
     encoder: Mapping[str, Tensor] | None = None,
+    member: Mapping[str, NDArray[np.floating]] | None = None,
     checkpoint: bytes | None = None,
     checkpoints: bool = True,
 ) -> Iterator[Epoch]:
@@ -87,6 +88,8 @@ def train(
         recipe: The training recipe.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         encoder: Initial weights of the encoder, by name and of its shapes, if the recipe starts from them.
+        member: Initial weights of the whole member, as a bundle stores them, if the recipe starts from a
+            bundle. The statistics of batch norm then stay as they are.
         checkpoint: The checkpoint of an earlier epoch of the same training, to continue from.
         checkpoints: Whether each epoch has a checkpoint, which takes time and three times the weights' bytes.
 
@@ -98,9 +101,9 @@ def train(
             device does not exist.
         FloatingPointError: If the loss is not a finite number.
     """
-    _check(training, recipe, encoder)
+    _check(training, recipe, encoder, member)
     device = resolve_device(device)
-    state = _start(training, recipe, device, encoder)
+    state = _start(training, recipe, device, encoder, member)
     weights = balanced_weights(torch.from_numpy(training.labels)).to(device)
     if checkpoint is None:
         state.precision = choose_precision(state.network, recipe, training, device)
@@ -189,9 +192,16 @@ class _State:
 
 
 def _start(
-    training: Figures, recipe: RecipeSpec, device: str, encoder: Mapping[str, Tensor] | None
+    training: Figures,
+    recipe: RecipeSpec,
+    device: str,
+    encoder: Mapping[str, Tensor] | None,
+    member: Mapping[str, NDArray[np.floating]] | None,
 ) -> _State:
-    network = build_network(recipe, encoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    built = build_network(recipe, encoder)
+    if member is not None:
+        load_weights(built.member, member)
+    network = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = build_optimiser(network, recipe.optimiser)
     steps = len(training) // recipe.optimiser.batch
     schedule = _schedule(optimiser, recipe, steps * recipe.optimiser.epochs)
@@ -203,6 +213,8 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Train for one epoch; return its `learning_rate` and mean losses, `training_<name>`."""
     state.network.train()
+    if recipe.initial_weights == "bundle":
+        _keep_statistics(state.network)
     with _seeded(recipe.seed, epoch, device):
         for batch in batches.epoch():
             trainer.step(batch)
@@ -212,6 +224,18 @@ def _train_epoch(
         raise FloatingPointError(f"epoch {epoch}: the training loss is not a finite number")
     learning_rate = float(state.schedule.get_last_lr()[0])
     return {"learning_rate": learning_rate, **_named("training", losses)}
+
+
+def _keep_statistics(network: nn.Module) -> None:
+    """Let batch norm use its statistics as it does outside training, and not change them.
+
+    Those of a few batches of one laboratory would replace what thousands of figures gave. Source: Keras's
+    guide "Transfer learning & fine-tuning" (keras.io/guides/transfer_learning), which keeps batch norm in
+    inference mode during fine-tuning.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None) -> TrainedNetwork:
@@ -307,7 +331,12 @@ def _step_seconds(network: TrainedNetwork, images: Tensor, precision: Precision)
     return perf_counter() - started
 
 
-def _check(training: Figures, recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None) -> None:
+def _check(
+    training: Figures,
+    recipe: RecipeSpec,
+    encoder: Mapping[str, Tensor] | None,
+    member: Mapping[str, NDArray[np.floating]] | None,
+) -> None:
     if len(training) < recipe.optimiser.batch:
         raise InputError(
             f"{len(training)} training samples are fewer than a batch of {recipe.optimiser.batch}",
@@ -315,7 +344,14 @@ def _check(training: Figures, recipe: RecipeSpec, encoder: Mapping[str, Tensor] 
             stage="training",
             remedy="Lower optimiser.batch in the recipe, or train on more figures",
         )
-    if (encoder is None) != (recipe.initial_weights == "random"):
+    if (member is None) == (recipe.initial_weights == "bundle"):
+        raise InputError(
+            "a recipe starts from a bundle's member if, and only if, there is one",
+            subject=recipe.name,
+            stage="training",
+            remedy="Pass --from, and leave out initial_weights = 'bundle'",
+        )
+    if (encoder is None) != (recipe.initial_weights in {"random", "bundle"}):
         raise InputError(
             f"the recipe starts from {recipe.initial_weights} weights, but there are none"
             if encoder is None

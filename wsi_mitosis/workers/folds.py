@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsi_mitosis.jobs.further import train_further
 from wsi_mitosis.jobs.train import FoldProgress, run_fold, train
 from wsi_mitosis.nets.memory import LARGE_BLOCKS_ENVIRONMENT
 from wsi_mitosis.workers.pool import Hooks, Work, granted_threads, ignore, run_tasks
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def train_ensemble(spec: TrainSpec, reporter: Reporter) -> TrainResult:
-    """Train the folds of a recipe; see `jobs.train.train`."""
-    return train(spec, _do_folds, reporter)
+    """Train the folds of a recipe, anew or from a bundle; see `jobs.train.train` and `jobs.further`."""
+    return (train if spec.parent is None else train_further)(spec, _do_folds, reporter)
 
 
 def _do_folds(

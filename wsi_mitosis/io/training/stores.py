@@ -373,7 +373,7 @@ def _write_group(
         "digest": digest.hexdigest(),
         "code_version": __version__,
     }
-    group.attrs.put(StoreAttributes.parse(attributes, folder).model_dump(mode="json", by_alias=True))
+    group.attrs.put(StoreAttributes.parse(attributes, folder).as_data())
 
 
 def _in_blocks(pixels: Iterable[Pixels], size: int) -> Iterator[Pixels]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsi_mitosis.io.training.crops import crops_side, unusable
 from wsi_mitosis.io.training.labels import read_listing
 from wsi_mitosis.io.training.stores import check_free, sample_digests, write_store
 from wsi_mitosis.jobs.dataset.parts import MaskOptions, Part, PartOutcome, cut_parts, provider_version
+from wsi_mitosis.jobs.dataset.reviewed import reviewed_listing
 from wsi_mitosis.jobs.doubts import tell_doubts
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
     check_free(out, overwrite=spec.overwrite)
     masks = MaskOptions(spec.masks, spec.nuclick_weights, spec.placement.device)
     version = provider_version(masks)
-    listing = read_listing(spec)
+    listing = reviewed_listing(spec) if spec.source == "reviews" else read_listing(spec)
     for note in listing.notes:
         reporter.warn(note)
     patch_px = spec.patch_px if listing.on_slides else crops_side(listing.files, spec.patch_px)
@@ -107,11 +108,12 @@ def build(spec: DatasetSpec, execute: Executor, reporter: Reporter) -> BuildResu
         fields = {
             "name": out.stem,
             "patch_px": patch_px,
-            "mpp": _common_mpp(parts, files, reporter),
+            "mpp": _common_mpp(parts, files, listing.mpp, reporter),
             "licence": spec.licence,
             "source": spec.source,
             "mask_provider": spec.masks,
             "mask_provider_version": version,
+            "reviews": listing.reviews,
         }
         digests = [digest for file in files for digest in sample_digests(file.pixels()[0])]
         tell_doubts(
@@ -175,13 +177,21 @@ def _same_slides(parts: Sequence[Part], files: Sequence[PartFile]) -> Iterator[s
     return same_slides({path: identity for path, identity in identities.items() if identity})
 
 
-def _common_mpp(parts: Sequence[Part], files: Sequence[PartFile], reporter: Reporter) -> float | None:
+def _common_mpp(
+    parts: Sequence[Part], files: Sequence[PartFile], classified: Mapping[Path, float], reporter: Reporter
+) -> float | None:
     """Return the um/px of all slides; None if one states none, and for crops.
+
+    Args:
+        parts: All parts.
+        files: Their files.
+        classified: um/px that replaces the one that a slide states, by the slide's path.
+        reporter: Displays which slides state none.
 
     Raises:
         DatasetError: if slides differ by more than MPP_TOLERANCE.
     """
-    stated = {part.files[0]: file.mpp() for part, file in zip(parts, files, strict=True)}
+    stated = {part.files[0]: file.mpp() for part, file in zip(parts, files, strict=True)} | dict(classified)
     known = {path: mpp for path, mpp in stated.items() if not math.isnan(mpp)}
     if not known:
         return None

@@ -56,6 +56,7 @@ class Part:
         others: For each sample the other figures in its window, (K, 2) float64 x, y in px of the crop.
         on_slides: Whether the files are slides.
         folder: Where its file goes.
+        identity: Identity that the content of its slide must have; None for any.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Part:
     patch_px: int
     masks: MaskOptions
     folder: Path
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def cut_parts(listing: Listing, patch_px: int, masks: MaskOptions, folder: Path)
             patch_px,
             masks,
             folder,
+            listing.identities.get(listing.files[start]),
         )
         for index, (start, stop) in enumerate(zip([0, *changes], [*changes, len(samples)], strict=True))
     ]
@@ -173,6 +176,8 @@ def run_part(part: Part, threads: int) -> PartOutcome:
         file = PartFile(part.folder / f"{_key(part)}.npz")
         kept = file.is_whole()
         faults = [] if kept else _make(part, file.path, threads)
+        if not faults and part.identity not in {None, file.identity()}:
+            faults = [f"{part.files[0].name}: it has changed since it was classified. Classify it again"]
     except SlideError as error:
         faults = [str(error)]
     if faults:

@@ -34,3 +34,5 @@ def read_listing(spec: DatasetSpec) -> Listing:
             return read_table(path, images, spec.domain)
         case "folder":
             return read_folder(path, spec.domain)
+        case "reviews":
+            raise ValueError("reviews are read by jobs.dataset.reviewed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from wsi_mitosis.io.training.stores import sample_table
 from wsi_mitosis.tables import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
+
+    from wsi_mitosis.specs import ReviewsSpec
 
 STAGE = "reading labels"
 IMAGE_ENDINGS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -33,12 +35,18 @@ class Listing:
         files: The image of each sample: its crop, or the slide that it lies on.
         on_slides: Whether the files are slides.
         notes: What the user should know about them, a sentence each.
+        identities: Identity that the content of a slide must have, by its path.
+        mpp: um/px at which a slide was classified, by its path; other slides are taken as they state it.
+        reviews: Where the labels come from, if it is reviews.
     """
 
     samples: pd.DataFrame
     files: tuple[Path, ...]
     on_slides: bool
     notes: tuple[str, ...] = ()
+    identities: Mapping[Path, str] = field(default_factory=dict)
+    mpp: Mapping[Path, float] = field(default_factory=dict)
+    reviews: ReviewsSpec | None = None
 
 
 def listing(
