@@ -120,7 +120,8 @@ def command(
 
     The results are in DIR/reviewed/: summary.csv (the reviewed counts and the machine's), changes.csv,
     verdicts.csv (what each reviewer said), consensus.csv, agreement.json (confusions and kappas of ensemble
-    and reviewers, with intervals) and, if slides have regions, regions.csv. No other file is written.
+    and reviewers, with intervals), regions.csv if slides have regions, and estimates.csv if the reviews are
+    of a random sample. No other file is written.
 
     \b
     Example:  wsi-mitosis recount results --reviewed exported
@@ -146,6 +147,8 @@ def command(
         failure(error)
         if verbose and name in result.details:
             click.echo(result.details[name], err=True)
+    if result.not_estimated:
+        failure(result.not_estimated)
     show(lambda: _as_data(result), lambda: _as_lines(result, verbose=verbose), as_json=as_json, quiet=quiet)
     return result.exit_status
 
@@ -155,6 +158,8 @@ def _as_data(result: RecountResult) -> dict[str, Any]:
     return {
         "out": str(result.folder),
         "summary": result.rows,
+        "estimates": [] if result.estimates is None else list(result.estimates.rows),
+        "not_estimated": result.not_estimated,
         **{name: getattr(result, name) for name in names},
     }
 
@@ -179,6 +184,7 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
         ),
         f"Cohen's kappa of ensemble and {_second(agreement)}: {_kappa(agreement)}",
         *_among_reviewers(agreement),
+        *(result.estimates.lines if result.estimates is not None else ()),
         *agreement["notes"],
         f"Results in {result.folder}; `wsi-mitosis report {result.folder.parent}` shows them.",
         "Research use only.",

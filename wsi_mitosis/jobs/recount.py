@@ -23,6 +23,7 @@ from wsi_mitosis.io.results.recounts import (
     RecountTables,
     write_recount,
 )
+from wsi_mitosis.jobs.estimating import estimate
 from wsi_mitosis.jobs.reviewers import Reviewed, find_reviewers
 from wsi_mitosis.jobs.reviewing import (
     STAGE,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.review_files import ReviewFile
     from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.results.folder import ResultFolder
+    from wsi_mitosis.jobs.estimating import SampleEstimates
     from wsi_mitosis.jobs.reviewers import PageReviewer, QuPathReviewer, Reviewers
     from wsi_mitosis.jobs.reviewing import OneReview, UnreviewedSlide
     from wsi_mitosis.tables import ReviewLabel
@@ -68,6 +70,8 @@ class RecountResult:
             with the reviewer, if not all of its reviews failed, or more than one.
         details: Tracebacks of errors that no input explains, by slide.
         warnings: All warnings.
+        estimates: What the reviews of a random sample say of all figures; None if they are of none.
+        not_estimated: Why a sample gave no estimate; empty otherwise.
     """
 
     folder: Path
@@ -79,11 +83,13 @@ class RecountResult:
     errors: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    estimates: SampleEstimates | None = None
+    not_estimated: str = ""
 
     @property
     def exit_status(self) -> int:
-        """0 if every review was counted, 1 if some could not be used."""
-        return int(bool(self.errors))
+        """0 if every review was counted, 1 if some could not be used, or a sample gave no estimate."""
+        return int(bool(self.errors or self.not_estimated))
 
 
 class _Refusal(NamedTuple):
@@ -176,11 +182,13 @@ def recount(
         _check_regions(reviewers, options)
         counted = _counted(folder, states, reviewers, sources, options)
         result = RecountResult(folder.folder / FOLDER, files=reviewers.contents)
+        _estimate(result, folder, counted)
         result.warnings = [
             *lost_results(folder.earlier_states().values(), states),
             *reviewers.notes(),
             *counted.notes,
             *(note for one in counted.done.values() for note in one.notes),
+            *(result.estimates.warnings if result.estimates is not None else ()),
         ]
         for warning in result.warnings:
             warn(warning)
@@ -283,6 +291,18 @@ def _refusing(counted: _Counted, slide: str, reviewer: str = "") -> Iterator[Non
     counted.refusals.append(_Refusal(slide, reviewer, text, details))
 
 
+def _estimate(result: RecountResult, folder: ResultFolder, counted: _Counted) -> None:
+    """Estimate the numbers of all figures if reviews are of a random sample; a failure costs no count."""
+    slides = {slide.slide for file in result.files for slide in file.slides if file.design.sample}
+    figures = {name: folder.figures(name) for name in folder.records() if name in slides}
+    consensus = _joined({name: one.consensus for name, one in counted.done.items()}, CONSENSUS_COLUMNS)
+    try:
+        rows = [{str(name): value for name, value in row.items()} for row in consensus.to_dict("records")]
+        result.estimates = estimate(figures, result.files, rows)
+    except InputError as error:
+        result.not_estimated = str(error)
+
+
 # The files
 
 
@@ -320,7 +340,8 @@ def _write(
         "failed": dict(sorted(result.errors.items())),
         "warnings": result.warnings,
     }
-    tables = RecountTables(result.rows, result.changes, result.regions, verdicts, consensus)
+    estimates = () if result.estimates is None else result.estimates.rows
+    tables = RecountTables(result.rows, result.changes, result.regions, verdicts, consensus, estimates)
     write_recount(result.folder, tables, result.agreement)
 
 

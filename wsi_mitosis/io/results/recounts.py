@@ -17,6 +17,7 @@ from wsi_mitosis.tables import (
     CHANGE_COLUMNS,
     CONSENSUS,
     CONSENSUS_COLUMNS,
+    ESTIMATE_COLUMNS,
     REGION_COLUMNS,
     SUMMARY_COLUMNS,
     VERDICT_COLUMNS,
@@ -33,7 +34,7 @@ FOLDER = "reviewed"
 """Where a recount is written, inside the folder of results."""
 DIGEST = "summary_sha256"
 """Member of `agreement.json`: the SHA-256 of `summary.csv`, from which the report takes its numbers."""
-VERDICTS_FILE, CONSENSUS_FILE = "verdicts.csv", "consensus.csv"
+VERDICTS_FILE, CONSENSUS_FILE, ESTIMATES_FILE = "verdicts.csv", "consensus.csv", "estimates.csv"
 DIGESTS = {VERDICTS_FILE: "verdicts_sha256", CONSENSUS_FILE: "consensus_sha256"}
 """Members of `agreement.json`: the SHA-256 of the tables that others read again."""
 ASSESSMENT_KEY = "assessment_key"
@@ -175,6 +176,7 @@ class RecountTables(NamedTuple):
         regions: By RECOUNT_REGION_COLUMNS; without any there is no `regions.csv`.
         verdicts: VERDICT_COLUMNS.
         consensus: CONSENSUS_COLUMNS.
+        estimates: By ESTIMATE_COLUMNS; without any there is no `estimates.csv`.
     """
 
     rows: Iterable[Mapping[str, Any]]
@@ -182,6 +184,7 @@ class RecountTables(NamedTuple):
     regions: Sequence[Mapping[str, Any]]
     verdicts: pd.DataFrame
     consensus: pd.DataFrame
+    estimates: Sequence[Mapping[str, Any]] = ()
 
 
 def write_recount(folder: Path, tables: RecountTables, agreement: Mapping[str, Any]) -> None:
@@ -203,6 +206,10 @@ def write_recount(folder: Path, tables: RecountTables, agreement: Mapping[str, A
             write_rows(folder / "regions.csv", RECOUNT_REGION_COLUMNS, tables.regions)
         else:
             (folder / "regions.csv").unlink(missing_ok=True)
+        if tables.estimates:
+            write_rows(folder / ESTIMATES_FILE, ESTIMATE_COLUMNS, tables.estimates)
+        else:
+            (folder / ESTIMATES_FILE).unlink(missing_ok=True)
         _write_table(folder / VERDICTS_FILE, tables.verdicts, VERDICT_COLUMNS)
         _write_table(folder / CONSENSUS_FILE, tables.consensus, CONSENSUS_COLUMNS)
         digests = {member: file_sha256(folder / name) for name, member in DIGESTS.items()}
