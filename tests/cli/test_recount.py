@@ -115,6 +115,16 @@ def test_several_reviewers_are_told_apart(reviewed: Path) -> None:
     assert "figures without a majority, which keep the ensemble's label: 1" in told.stderr
 
 
+def test_the_pairs_of_many_reviewers_are_printed_on_request(reviewed: Path) -> None:
+    arguments = ("recount", "out", "--reviewed", "saved", "--reviewed", "a/exported")
+    told = call(*arguments).stdout
+    assert "  kappas of 6 pairs of reviewers: see -v, or agreement.json\n" in told
+    assert "kappa of anna and ben" not in told
+    assert "kappa of ensemble and ben" in told
+    told = call(*arguments, "-v").stdout
+    assert told.count("  kappa of ") == 10  # of 4 reviewers with the ensemble, and of 6 pairs
+
+
 def test_json_has_the_agreement_of_reviewers(reviewed: Path) -> None:
     told = json.loads(call("recount", "out", "--reviewed", "saved", "--json").stdout)
     assert [one["name"] for one in told["agreement"]["reviewers"]] == ["anna", "ben", "cleo"]

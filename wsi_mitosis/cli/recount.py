@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from wsi_mitosis.jobs.recount import RecountResult
     from wsi_mitosis.jobs.reviewers import Reviewed
 
+_MOST_PAIRS = 3
+"""Pairs of reviewers whose kappas are printed without -v: those of three reviewers."""
+
 
 def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """Return several `NAME=LABEL` as a dictionary."""
@@ -183,7 +186,7 @@ def _as_lines(result: RecountResult, *, verbose: bool) -> list[str]:
             for label in ("atypical", "typical")
         ),
         f"Cohen's kappa of ensemble and {_second(agreement)}: {_kappa(agreement)}",
-        *_among_reviewers(agreement),
+        *_among_reviewers(agreement, verbose=verbose),
         *(result.estimates.lines if result.estimates is not None else ()),
         *agreement["notes"],
         f"Results in {result.folder}; `wsi-mitosis report {result.folder.parent}` shows them.",
@@ -206,7 +209,7 @@ def _second(agreement: dict[str, Any]) -> str:
     return "reviewer" if len(agreement["reviewers"]) == 1 else "consensus"
 
 
-def _among_reviewers(agreement: dict[str, Any]) -> Iterator[str]:
+def _among_reviewers(agreement: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     """Yield what is known of several reviewers; of a single one the other lines say it."""
     reviewers = agreement["reviewers"]
     if len(reviewers) == 1:
@@ -214,7 +217,10 @@ def _among_reviewers(agreement: dict[str, Any]) -> Iterator[str]:
     yield f"{len(reviewers)} reviewers: {', '.join(map(_reviewer, reviewers))}"
     for one in reviewers:
         yield f"  kappa of ensemble and {one['name']}: {_with_interval(one['ensemble'])}"
-    for pair in agreement["pairs"]:
+    are_shown = verbose or len(agreement["pairs"]) <= _MOST_PAIRS
+    if not are_shown:
+        yield f"  kappas of {len(agreement['pairs'])} pairs of reviewers: see -v, or agreement.json"
+    for pair in agreement["pairs"] if are_shown else ():
         yield f"  kappa of {pair['first']} and {pair['second']}: {_with_interval(pair)}"
     if agreement["fleiss"] is not None:
         yield f"  Fleiss' kappa of all reviewers: {_with_interval(agreement['fleiss'])}"
