@@ -97,6 +97,9 @@ def test_a_mean_of_many_values_has_narrower_limits_than_one_of_few() -> None:
     assert (found.centre, found.within, found.between) == (5, pytest.approx(4 / 3), 0)
     assert limits(found, 100) == pytest.approx((5 - 3 * math.sqrt(4 / 300), 5 + 3 * math.sqrt(4 / 300)))
     assert limits(found, 4) == pytest.approx((5 - math.sqrt(3), 5 + math.sqrt(3)))
+    wide = 3 * math.sqrt(4 / 3)
+    assert found.limits(np.array([1, 4, 100]))[1] == pytest.approx([5 + wide, 5 + wide / 2, 5 + wide / 10])
+    assert judge(found, [Sample(4, 26.0, 0.0), Sample(100, 650.0, 0.0)]) == ["inside", "above"]  # both 6.5
 
 
 def test_a_share_without_an_event_has_limits_by_jeffreys_prior() -> None:
