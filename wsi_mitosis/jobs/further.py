@@ -287,10 +287,9 @@ def _tasks(spec: TrainSpec, inputs: _Inputs, folds: Sequence[Fold], work: Path) 
 
 def _beside(store: Store, member: MemberSpec) -> Beside:
     """Choose what a member learns from beside: nothing of the domain that it was trained without."""
-    samples = store.samples
-    own = (samples["domain"] == member.test_domain).to_numpy()
-    left_out = own | samples["digest"].isin(samples["digest"][own]).to_numpy()
-    return Beside(store.folder.absolute(), store.attributes.digest, np.flatnonzero(~left_out))
+    digests = store.samples["digest"]
+    left_out = digests.isin(digests[store.samples["domain"] == member.test_domain])
+    return Beside(store.folder.absolute(), store.attributes.digest, np.flatnonzero(~left_out.to_numpy()))
 
 
 def _key(fold: Fold, recipe: RecipeSpec, store: Store, start: Start) -> str:
