@@ -15,9 +15,11 @@ import tifffile
 from PIL import Image
 
 from tests.shell_blocks import commands, run_in_order
+from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
 from wsi_mitosis.io.training.runs import read_recipe
+from wsi_mitosis.specs import BundleManifest
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(shipped("train").glob("*.toml"))
@@ -188,3 +190,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(shipped("models").glob("*/manifest.toml")), ids=lambda path: path.parent.name
+)
+def test_a_shipped_manifest_survives_as_data(folder: Path) -> None:
+    """A derived bundle is checked as the data of its parent's manifest with another name."""
+    manifest = open_bundle(folder.parent).manifest
+    assert BundleManifest.parse(manifest.model_dump(by_alias=True), "a copy") == manifest

@@ -234,7 +234,8 @@ class TrainingSpec(OriginSpec):
 
     @model_validator(mode="after")
     def _is_whole_or_absent(self) -> Self:
-        if self.missing and self.model_fields_set - {"samples", "samples_sha256"}:
+        stated = [name for name in OriginSpec.model_fields if getattr(self, name) is not None]
+        if self.missing and stated:
             raise ValueError(f"missing {', '.join(self.missing)}")
         return self
 

@@ -149,8 +149,8 @@ def test_what_is_left_out_and_not_blind_is_told(results: Path, tmp_path: Path) -
     told = Told()
     build_dataset(spec("reviews", results, tmp_path / "o.zarr", patch_px=32), told)
     assert told.warnings == [
-        "10 reviewed figures left out: 5 no mitotic figure; 1 reviewers disagree evenly; "
-        "4 no reviewer could tell",
+        "10 reviewed figures left out: 5 no mitotic figure by the majority, 1 without a majority, "
+        "4 of which no reviewer could tell",
         "20 of 51 labels are not blind: reviewers saw the machine's label before they decided. Their "
         "`label_source` is 'review', that of the others 'review-blind'",
     ]

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 STAGE = "reading reviews"
 LABELS = {"typical": 0, "atypical": 1}
 LEFT_OUT = {
-    "none": "no mitotic figure",
-    "tie": "reviewers disagree evenly",
-    "unsure": "no reviewer could tell",
+    "none": "no mitotic figure by the majority",
+    "tie": "without a majority",
+    "unsure": "of which no reviewer could tell",
 }
 """Why a figure is no sample, by its consensus."""
 
@@ -187,7 +187,7 @@ def _domain(record: SlideRecord, given: str | None) -> str:
 
 def _notes(decided: pd.DataFrame, left_out: Mapping[str, int]) -> Iterator[str]:
     if number := sum(left_out.values()):
-        reasons = "; ".join(f"{left_out[name]} {why}" for name, why in LEFT_OUT.items() if left_out[name])
+        reasons = ", ".join(f"{left_out[name]} {why}" for name, why in LEFT_OUT.items() if left_out[name])
         yield f"{several(number, 'reviewed figure')} left out: {reasons}"
     if seen := int((~decided["blind"]).sum()):
         yield (
