@@ -30,7 +30,8 @@ from tests.training_files import (
 )
 from wsi_mitosis.core.geometry import cut_centres
 from wsi_mitosis.errors import BundleError, InputError, SpecError
-from wsi_mitosis.io.bundles import Bundle, open_bundle
+from wsi_mitosis.io.bundles import Bundle, find_bundle, open_bundle
+from wsi_mitosis.io.training.runs import read_recipe
 from wsi_mitosis.io.training.stores import Store, open_store
 from wsi_mitosis.jobs import further, train
 from wsi_mitosis.jobs.evaluate import evaluate
@@ -435,3 +436,14 @@ def test_a_recipe_cannot_say_that_it_starts_from_a_bundle(lab: Store, tmp_path: 
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TrainSpec.parse({"recipe": "r", "dataset": "s.zarr", "out": "o", **options}, "test")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bundle"), [("lite0", "amibr-lite0"), ("lite2", "amibr-lite2"), ("nano", "amibr-nano")]
+)
+def test_the_shipped_recipes_fit_the_bundles_that_they_made(recipe: str, bundle: str) -> None:
+    parent = open_bundle(find_bundle(bundle))
+    further._check_recipe(read_recipe(recipe), parent)
+    effective = read_recipe(recipe).further_from(parent.manifest.ensemble)
+    assert effective.ensemble == parent.manifest.ensemble
+    assert (effective.optimiser.epochs, effective.optimiser.batch) == (5, 16)
