@@ -33,7 +33,7 @@ ACROSS = 8
 """Patches in a row of a slide."""
 DOMAIN, LAST_SLIDE = "TUPAC16 01-23", 23
 """The slides of one scanner, which are numbered, and the last of them."""
-SLIDES, FIGURES = 8, 48
+SLIDES, FIGURES = 10, 24
 """Number of slides, and of figures on each."""
 REVIEWERS = {"ada": 0.05, "ben": 0.10, "cleo": 0.15}
 """Name of each reviewer, and the share of figures that gets the wrong label."""
@@ -107,7 +107,7 @@ def crop(data: Path, figure: Any) -> np.ndarray:
 
 def canvas(placed: list[tuple[np.ndarray, tuple[float, float]]]) -> np.ndarray:
     """Return the slide's pixels, on which each crop lies around its place."""
-    rows = -(-FIGURES // ACROSS)
+    rows = -(-len(placed) // ACROSS)
     pixels = np.full((rows * PATCH_PX, ACROSS * PATCH_PX, 3), 240, dtype=np.uint8)
     for image, (x, y) in placed:
         left, top = round(x - PATCH_PX / 2), round(y - PATCH_PX / 2)

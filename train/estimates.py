@@ -5,7 +5,8 @@
 prints the tables and writes them into docs/explanation/estimates.md.
 
 The figures are those of AMi-Br with the votes of members that have not seen their domain
-(`runs/amibr-lite2/unseen.csv`). `AMI-BR.csv` is the published table of labels, which knows their slides.
+(`runs/amibr-lite2/unseen.csv`), and those of AtNorM-Br with the votes of all members, of which none has seen
+any (`runs/amibr-lite2/outside.csv`). `AMI-BR.csv` is the published table of labels, which knows the slides.
 Draws have the seeds 0 to 999. What is made worse on purpose has another seed.
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.core.estimation import Estimate
 
 UNSEEN = Path(__file__).parent / "runs" / "amibr-lite2" / "unseen.csv"
+OUTSIDE = UNSEEN.with_name("outside.csv")
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "estimates.md"
 END = "<!-- end -->"
 """The end of a block of the page that this script writes. A block begins with `begin` of its name."""
@@ -141,6 +143,14 @@ def population(figures: pd.DataFrame, name: str, members: Sequence[str]) -> Popu
     return Population(name, answers.reset_index(drop=True), truth, np.ones(len(figures)))
 
 
+def outside() -> Population:
+    """Return the figures of AtNorM-Br, whose slides are not known."""
+    figures = pd.read_csv(OUTSIDE).assign(slide="unknown")
+    return population(
+        figures, "AtNorM-Br", [name for name in map(str, figures.columns) if name.startswith("member")]
+    )
+
+
 def populations(figures: pd.DataFrame) -> Iterator[Population]:
     """Yield the populations of the table."""
     members = ["member", "pair_1", "pair_2", "pair_3"]
@@ -151,6 +161,7 @@ def populations(figures: pd.DataFrame) -> Iterator[Population]:
         yield whole.where((figures["domain"] == domain).to_numpy(bool), domain)
     worst = figures[figures["domain"] == "TUPAC16 24-48"]
     yield population(worst, "TUPAC16 24-48, one member", ["member"])
+    yield outside()
     yield whole.flipped(chance < 0.2, "All, a fifth of the machine's answers inverted")
     yield whole.flipped(chance < 0.5, "All, half of them inverted")
     yield whole.flipped(chance < 1, "All, all of them inverted")

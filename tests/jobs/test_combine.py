@@ -398,6 +398,8 @@ def test_one_member_and_the_same_member_twice_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"'wide': combining bundles: 1 member selected, .*two or more"):
         combine([Selection(wide, (1,))], tmp_path / "out")
+    alone = combine([Selection(wide, (1,))], tmp_path / "alone", least=1)
+    assert [member.sha256 for member in alone.manifest.member] == [wide.manifest.member[1].sha256]
     copy = tmp_path / "copy"
     shutil.copytree(narrow.folder, copy)
     with pytest.raises(InputError, match=r"copy:1: .*same weights as .*narrow:1 \(SHA-256 [0-9a-f]{12}\)"):

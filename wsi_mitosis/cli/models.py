@@ -207,8 +207,9 @@ def combine(
     them list. The calibrations and the scores of the bundles do not hold for the new one: --dataset gives it
     its own. It keeps their limit of sharpness if that is the same in all of them.
 
-    Any number of members above one is legal. The majority decides; where an even number of members is divided
-    into halves, their mean P(atypical) decides at the threshold of the bundle.
+    Any number of members above one is legal; with --test-domain one is enough. The majority decides; where an
+    even number of members is divided into halves, their mean P(atypical) decides at the threshold of the
+    bundle.
 
     \b
     Example:  wsi-mitosis models combine lite2:0,2,4 lite0 --out mixed
@@ -222,7 +223,7 @@ def combine(
     else:
         selections = [job.select_without(bundle, test_domain) for bundle in bundles]
     store = None if dataset is None else open_checked_store(dataset)
-    combined = job.combine(selections, out, name)
+    combined = job.combine(selections, out, name, least=2 if test_domain is None else 1)
     if store is not None:
         combined = calibrate_and_score(combined, store)
     if as_json:

@@ -127,7 +127,7 @@ def select_without(text: str, test_domain: str) -> Selection:
     return Selection(bundle, positions)
 
 
-def combine(selections: Sequence[Selection], out: Path, name: str | None = None) -> Bundle:
+def combine(selections: Sequence[Selection], out: Path, name: str | None = None, *, least: int = 2) -> Bundle:
     """Write a bundle of the selected members. Their files are copied byte for byte.
 
     Calibrations of the bundles are not taken over: a temperature is that of an ensemble as a whole.
@@ -138,6 +138,7 @@ def combine(selections: Sequence[Selection], out: Path, name: str | None = None)
         selections: Members of one or more bundles, in the order in which they are written.
         out: The folder of the new bundle. It must not exist, or be empty.
         name: The name of the new bundle; the folder's if None.
+        least: The fewest members that are accepted. The member that has not seen a domain may stand alone.
 
     Returns:
         The bundle, as read back from disk.
@@ -157,7 +158,7 @@ def combine(selections: Sequence[Selection], out: Path, name: str | None = None)
             stage=STAGE,
             remedy="Use letters, digits, '.', '_' and '-' only, in the folder's name or in --name",
         )
-    _check_members(selections)
+    _check_members(selections, least)
     _check_rules(selections)
     samples, fields = _samples(selections), _fields(selections, name)
     taken = [(one.bundle, position) for one in selections for position in one.positions]
@@ -171,14 +172,14 @@ def combine(selections: Sequence[Selection], out: Path, name: str | None = None)
     )
 
 
-def _check_members(selections: Sequence[Selection]) -> None:
-    """Check that there are several members, and each once."""
+def _check_members(selections: Sequence[Selection], least: int) -> None:
+    """Check that there are enough members, and each once."""
     members = [
         (f"{one.bundle.folder}:{position}", one.bundle.manifest.member[position])
         for one in selections
         for position in one.positions
     ]
-    if len(members) < 2:
+    if len(members) < least:
         raise InputError(
             f"{several(len(members), 'member')} selected, but an ensemble needs two or more",
             subject=listed(one.bundle.manifest.name for one in selections),

@@ -22,7 +22,7 @@ from wsi_mitosis.core.folds import Fold, plan_further, plan_table
 from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.core.metrics import auroc_gain_interval, gain_interval, score
 from wsi_mitosis.core.voting import tally
-from wsi_mitosis.errors import InputError
+from wsi_mitosis.errors import InputError, several
 from wsi_mitosis.io.atomic import write_text
 from wsi_mitosis.io.bundles import find_bundle, open_bundle, write_bundle, write_card
 from wsi_mitosis.io.training.runs import FoldFolder, read_recipe
@@ -64,6 +64,9 @@ if TYPE_CHECKING:
 GAIN = "gain.json"
 """File in the folder of the folds: what the new bundle gains."""
 FEW = ", or pass --allow-few to train all the same"
+
+PARTS_OF_ONE = 3
+"""Parts of the slides for a single member, which leaves one out. A fifth would be too few figures."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,8 @@ def train_further(spec: TrainSpec, execute: Executor, reporter: Reporter) -> Tra
     _check(spec, inputs, out)
     store = inputs.store
     tell_doubts(doubts(store.samples), store.folder, strict=spec.strict, warn=reporter.warn)
-    folds = plan_further(store.samples, len(inputs.parent.manifest.member), FOLDS)
+    members = len(inputs.parent.manifest.member)
+    folds = plan_further(store.samples, members, FOLDS if members > 1 else PARTS_OF_ONE)
     _check_left_out(store, folds)
     check_batches(inputs.recipe, folds, store)
     plan = plan_table(folds, store.samples)
@@ -256,8 +260,8 @@ def _check_left_out(store: Store, folds: Sequence[Fold]) -> None:
     samples = store.samples.iloc[rows]
     if samples["label"].nunique() < 2 or samples["slide"].nunique() < 2:
         raise InputError(
-            f"the {len(rows)} figures that {len(folds)} members leave out are of one class or of one slide, "
-            "so that they do not tell what is gained",
+            f"the {len(rows)} figures that {several(len(folds), 'member')} left out are of one class or of "
+            "one slide, so that they do not tell what is gained",
             subject=store.folder,
             stage=STAGE,
             remedy="Label figures of both classes on more slides",
