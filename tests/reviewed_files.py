@@ -19,7 +19,7 @@ from wsi_mitosis.io.results.folder import ResultFiles
 from wsi_mitosis.tables import CONSENSUS_COLUMNS, VERDICT_COLUMNS
 
 SIZE_PX = (400, 150)
-SCANNER = "SS77"
+SCANNER_ID, SCANNER = "SS77", "Aperio #072bad"
 """What the slides state as their scanner."""
 NAMES = ("a.svs", "b.svs", "c.svs", "d.svs", "e.svs")
 CENTRES = (*((20.0 + 32 * i, 75.0) for i in range(10)), (33.5, 30.49), (3.0, 4.0))
@@ -39,7 +39,9 @@ def reviewed_results(folder: Path, bundle: Path) -> Path:
     """Five slides in `folder`/slides with twelve figures each, classified into `folder`/out and reviewed."""
     slides = folder / "slides"
     slides.mkdir(parents=True)
-    paths = [aperio_slide(slides / name, image_of(name), f"0.25|ScanScope ID = {SCANNER}") for name in NAMES]
+    paths = [
+        aperio_slide(slides / name, image_of(name), f"0.25|ScanScope ID = {SCANNER_ID}") for name in NAMES
+    ]
     detections = candidates_csv(folder / "d.csv", NAMES, CENTRES)
     assert run(paths, detections, folder / "out", bundle).exit_status == 0
     recounted(folder / "out", folder / "reviews")

@@ -139,7 +139,8 @@ def test_the_reports_template_is_installed_with_the_package() -> None:
     assert wheel["packages"] == ["wsi_mitosis"]
     assert set(wheel) == {"packages", "force-include"}
     templates = sorted((ROOT / "wsi_mitosis/io/pages/templates").iterdir())
-    names = ["report.css", "report.html.j2", "report.js", "trend.css", "trend.html.j2"]
+    names = [f"report.{kind}" for kind in ("css", "html.j2", "js")]
+    names += [f"review.{kind}" for kind in ("css", "html.j2", "js")] + ["trend.css", "trend.html.j2"]
     assert [path.name for path in templates] == names
     ignored = subprocess.run(["git", "check-ignore", *templates], cwd=ROOT, capture_output=True, check=False)
     assert ignored.stdout == b""

@@ -95,7 +95,11 @@ def test_rows_and_lines(results: dict[str, pd.DataFrame]) -> None:
 def test_other_files_and_the_order_of_files_have_no_effect(results: dict[str, pd.DataFrame]) -> None:
     drawn = drawn_of(results)
     labels = consensus(drawn)
-    files = [review(drawn), review(drawn, "Ben"), review(drawn, "Cleo", design={"selection": "all"})]
+    files = [
+        review(drawn),
+        review(drawn, "Ben"),
+        review(drawn, "Cleo", design={"selection": "all", "sample": None}),
+    ]
     first = estimate(results, files, labels)
     assert first == estimate(dict(reversed(results.items())), files[::-1], labels[::-1])
 
@@ -168,8 +172,3 @@ def test_a_sampled_slide_without_figures_is_no_error(results: dict[str, pd.DataF
     found = estimate(empty, [review(drawn, slides=("a.svs", "b.svs", "c.svs"))], consensus(drawn))
     assert found is not None
     assert found.rows[0]["figures"] == 100
-
-
-def test_a_file_without_a_size_is_refused(results: dict[str, pd.DataFrame]) -> None:
-    with pytest.raises(InputError, match=r"review of Anna: .* does not state its size"):
-        estimate(results, [review([], design={"sample": None})], [])

@@ -86,9 +86,9 @@ def command(
     A page has at most 600 figures and 40 MB; further ones are in review-2.html, review-3.html and so on.
 
     \b
-    Examples:  wsi-mitosis review results --first 100
-               wsi-mitosis review results --blind --reviewer anna
-               wsi-mitosis review results --sample 100 --seed 7
+    Example:  wsi-mitosis review results --first 100
+              wsi-mitosis review results --blind --reviewer anna
+              wsi-mitosis review results --sample 100 --seed 7
 
     Exit status: 0 written, 1 some slides could not be read, 2 not written.
     """

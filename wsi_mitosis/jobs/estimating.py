@@ -113,7 +113,7 @@ def _drawn_again(figures_by_slide: Mapping[str, pd.DataFrame], files: Sequence[R
             stage=STAGE,
             remedy=f"Run `classify` for it again. If its result was removed on purpose: {AGAIN}",
         )
-    assert first.design.sample is not None  # noqa: S101 - _sample_of refuses a file without
+    assert first.design.sample is not None  # noqa: S101 - the schema holds it
     return draw(_figures(figures_by_slide, slides), first.design.sample, first.design.seed)
 
 
@@ -124,15 +124,8 @@ def _figures(figures_by_slide: Mapping[str, pd.DataFrame], slides: Sequence[str]
     return pd.concat([table for table in labelled if len(table)] or labelled[:1])
 
 
-def _sample_of(file: ReviewFile) -> tuple[int, int, str]:
+def _sample_of(file: ReviewFile) -> tuple[int | None, int, str]:
     """Return size and seed of a file's sample, and the digest of the results that it was drawn from."""
-    if file.design.sample is None:
-        raise InputError(
-            "it is of a sample, and does not state its size",
-            subject=f"review of {file.reviewer}",
-            stage=STAGE,
-            remedy=AGAIN,
-        )
     return file.design.sample, file.design.seed, file.run
 
 
