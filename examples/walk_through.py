@@ -45,6 +45,8 @@ SLIDE_BOX = (0, 400, 1240, 1400)
 """The part of the report's picture with the first slide, without its gallery."""
 REVIEW_PX = (1200, 760)
 REVIEW_BOX = (0, 0, *REVIEW_PX)
+COLOURS_OF_PAGES = 128
+"""Colours of a picture of a page, so that it stays small."""
 COLOURS = {"atypical": (220, 20, 60), "typical": (0, 114, 178), "hotspot": (255, 140, 0)}
 FIGURE_UM = 12.5
 CROP_UM = 32
@@ -114,7 +116,7 @@ def picture_of(page: Path, picture: Path, window_px: tuple[int, int], box: tuple
     ]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the browser of this machine
     with Image.open(picture) as image:
-        image.convert("RGB").crop(box).quantize(64).save(picture, optimize=True)
+        image.convert("RGB").crop(box).quantize(COLOURS_OF_PAGES).save(picture, optimize=True)
 
 
 def overview(
