@@ -77,11 +77,17 @@ def test_labels_of_other_figures_are_refused(tmp_path: Path) -> None:
         estimates.read_figures(tmp_path / "labels.csv")
 
 
+def test_the_figures_of_other_laboratories_are_all_there() -> None:
+    outside = estimates.outside()
+    assert (len(outside.figures), outside.atypical.sum()) == (746, 128)  # as published
+    assert (outside.figures["votes_cast"] == 6).all()
+
+
 def test_every_population_and_size_is_on_the_page() -> None:
     page = estimates.PAGE.read_text(encoding="utf-8")
     tables = page.split(estimates.begin("tables"))[1].split(estimates.END)[0]
     rows = re.findall(r"^\| (.*?) +\| (25|50|100|200) +\| ([\d.]+) % +\| ([\d.]+) %", tables, re.MULTILINE)
-    assert len(rows) == 9 * len(estimates.SIZES)
+    assert len(rows) == 10 * len(estimates.SIZES)
     assert (
         min(float(coverage) for *_, first, second in rows for coverage in (first, second)) >= LEAST_COVERAGE
     )
