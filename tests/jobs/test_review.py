@@ -200,6 +200,15 @@ def test_a_slide_that_is_gone_is_left_out_and_named(results: Path, tmp_path: Pat
     assert re.search(r"a\.tiff.*no longer where", made.errors["a.tiff"])
 
 
+def test_a_slide_with_a_damaged_assessment_is_left_out_and_named(results: Path) -> None:
+    (results / "assessments/a.tiff.json").write_text("{}")
+    made = review(results, Design())
+    assert (made.exit_status, made.slides) == (1, ("b.tiff",))
+    assert "its assessment is missing or damaged" in made.errors["a.tiff"]
+    with pytest.raises(SlideError, match=r"a\.tiff.*assessment"):
+        review(results, Design(selection="sample", sample=10, order="random"))
+
+
 def test_a_sample_is_not_drawn_without_a_slide(results: Path, tmp_path: Path) -> None:
     (tmp_path / "slides/a.tiff").unlink()
     with pytest.raises(SlideError, match="no longer where"):

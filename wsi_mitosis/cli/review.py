@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from wsi_mitosis.cli import options
 from wsi_mitosis.cli.render import failure, show
+from wsi_mitosis.core.review_files import Order
 
 if TYPE_CHECKING:
-    from wsi_mitosis.core.review_files import Design, Order
+    from wsi_mitosis.core.review_files import Design
     from wsi_mitosis.jobs.review import ReviewResult
-
-ORDERS = ("rank", "random", "slide")
 
 
 @click.command()
@@ -28,7 +27,7 @@ ORDERS = ("rank", "random", "slide")
 )
 @click.option(
     "--order",
-    type=click.Choice(ORDERS),
+    type=click.Choice(get_args(Order)),
     help="rank: the figures first whose correction could change the counts most; random; or slide: by slide "
     "and place.  [default: rank; random for --blind and --sample]",
 )

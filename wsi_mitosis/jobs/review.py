@@ -22,7 +22,7 @@ from wsi_mitosis.core.review_files import (
     run_digest,
 )
 from wsi_mitosis.core.sampling import draw
-from wsi_mitosis.errors import InputError, WsiMitosisError, several
+from wsi_mitosis.errors import InputError, SlideError, WsiMitosisError, several
 from wsi_mitosis.io.pages.pictures import open_classified, squares
 from wsi_mitosis.io.pages.review_page import (
     CLOSE,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_mitosis.core.assessments import AssessedSlide
+    from wsi_mitosis.core.states import SlideState
     from wsi_mitosis.io.results.folder import ResultFolder
 
 STAGE = "making the review page"
@@ -93,8 +94,8 @@ def review(
 ) -> ReviewResult:
     """Write the pages in which a reviewer labels figures of a folder of results.
 
-    Pictures are read from the slides, where `classify` found them. A slide that cannot be read is left out; a
-    random sample is not drawn without it.
+    Pictures are read from the slides, where `classify` found them. A slide that cannot be read, or whose
+    assessment is damaged, is left out; a random sample is not drawn without it.
 
     Args:
         results: The output folder of `classify`.
@@ -104,15 +105,13 @@ def review(
 
     Raises:
         InputError: if there are no results, no slide or no figure to show, or the design contradicts itself.
-        SlideError: if a slide of a sample cannot be read.
+        SlideError: if a slide of a sample cannot be used, or the pixels of any slide cannot be decoded.
         OutputError: if the folder cannot be written, or is in use.
     """
     if reviewer is not None:
         check_reviewer(reviewer)
     with open_results(results, STAGE) as folder:
-        assessed = _chosen(folder, globs)
-        errors = _unreadable(assessed, design)
-        assessed = [one for one in assessed if one.record.name not in errors]
+        assessed, errors = _usable(_chosen(folder, globs), design)
         figures = _figures(folder, assessed)
         shown = _selected(folder, figures, design)
         if shown.empty:
@@ -131,11 +130,10 @@ def review(
 # Which figures
 
 
-def _chosen(folder: ResultFolder, globs: Sequence[str]) -> list[AssessedSlide]:
-    """Return the slides of the folder that the user names and that have figures."""
-    states = folder.states()
-    done = {name: state.assessed for name, state in states.items() if state.record is not None}
-    named = [name for name in done if not globs or fits(name, globs)]
+def _chosen(folder: ResultFolder, globs: Sequence[str]) -> list[SlideState]:
+    """Return the classified slides of the folder that the user names."""
+    done = [state for state in folder.states().values() if state.record is not None]
+    named = [state for state in done if not globs or fits(state.name, globs)]
     if not named:
         raise InputError(
             f"none of the {len(done)} classified slides is named {' or '.join(globs)}"
@@ -145,31 +143,34 @@ def _chosen(folder: ResultFolder, globs: Sequence[str]) -> list[AssessedSlide]:
             stage=STAGE,
             remedy="summary.csv has the names" if globs else "Run `classify` first",
         )
-    return [_valid(name, done[name]) for name in named]
+    return named
 
 
-def _valid(name: str, assessed: AssessedSlide | None) -> AssessedSlide:
-    if assessed is None:
-        raise InputError(
-            "its assessment is missing or damaged",
-            subject=name,
-            stage=STAGE,
-            remedy="Run `classify` again, which keeps its labels",
-        )
-    return assessed
-
-
-def _unreadable(assessed: Sequence[AssessedSlide], design: Design) -> dict[str, str]:
-    """Return why slides cannot be read, by name."""
-    errors = {}
-    for identity in (one.record.slide for one in assessed):
+def _usable(states: Sequence[SlideState], design: Design) -> tuple[list[AssessedSlide], dict[str, str]]:
+    """Return the slides whose figures can be shown, and by name why the others cannot."""
+    usable, errors = [], {}
+    for state in states:
         try:
-            open_classified(identity.path, identity.digest).close()
+            usable.append(_readable(state))
         except WsiMitosisError as error:
             if design.selection == "sample":
                 raise
-            errors[identity.name] = str(error)
-    return errors
+            errors[state.name] = str(error)
+    return usable, errors
+
+
+def _readable(state: SlideState) -> AssessedSlide:
+    """Return a slide's assessment, after a look whether its pixels can be read."""
+    if state.assessed is None:
+        raise SlideError(
+            "its assessment is missing or damaged",
+            subject=state.name,
+            stage=STAGE,
+            remedy="Run `classify` again, which keeps its labels",
+        )
+    identity = state.assessed.record.slide
+    open_classified(identity.path, identity.digest).close()
+    return state.assessed
 
 
 def _figures(folder: ResultFolder, assessed: Sequence[AssessedSlide]) -> pd.DataFrame:
@@ -215,10 +216,10 @@ def _disputed(folder: ResultFolder, figures: pd.DataFrame) -> pd.DataFrame:
 def _nothing_to_show(folder: ResultFolder, design: Design, errors: Mapping[str, str]) -> InputError:
     if errors:
         return InputError(
-            f"no slide can be read: {next(iter(errors.values()))}",
+            f"no slide can be used: {next(iter(errors.values()))}",
             subject=folder.folder,
             stage=STAGE,
-            remedy="Put the slides where `classify` found them",
+            remedy="Put the slides where `classify` found them, or run `classify` again",
         )
     cause = "the reviewers agree on all figures" if design.selection == "disagreements" else "no figures"
     remedy = "There is nothing to review" if design.selection == "disagreements" else "Name other slides"
