@@ -284,6 +284,34 @@ class SharpnessSpec(Spec):
     dataset_digest: str
 
 
+class Bfloat16Spec(Spec):
+    """How the ensemble's labels in bfloat16 on a CPU compare with those in float32.
+
+    A bundle with this table offers `--precision bf16`. The table is written by `train/precisions.py`.
+
+    Attributes:
+        figures: Number of labelled figures that were classified in both precisions.
+        changed: Number of those whose label differs.
+        auroc: AUROC of the mean P(atypical) in bfloat16.
+        auroc_float32: The same in float32.
+        figures_sha256: Hash of their sorted digests (`SAMPLE_COLUMNS`), each followed by a line feed.
+    """
+
+    figures: int = Field(ge=1000)
+    changed: int = Field(ge=0)
+    auroc: float = Field(ge=0, le=1)
+    auroc_float32: float = Field(ge=0, le=1)
+    figures_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _changes_little(self) -> Self:
+        if self.changed * 200 > self.figures:
+            raise ValueError(f"{self.changed} of {self.figures} labels change, which is more than 1 of 200")
+        if abs(self.auroc - self.auroc_float32) >= 0.002:
+            raise ValueError("the AUROC changes by .002 or more")
+        return self
+
+
 class ParentSpec(Spec):
     """The bundle that a bundle was derived from: its weights are the same, or were trained further.
 
@@ -308,6 +336,7 @@ class BundleManifest(Spec):
         trained: False if the weights are random, so that the labels mean nothing.
         calibration: None for temperature 1.
         sharpness: None if nothing is said of the sharpness of slides.
+        bfloat16: None if the bundle is not offered in bfloat16.
         parent: None for a bundle that was not derived from another one.
     """
 
@@ -326,6 +355,7 @@ class BundleManifest(Spec):
     training: TrainingSpec | None = None
     calibration: CalibrationSpec | None = None
     sharpness: SharpnessSpec | None = None
+    bfloat16: Bfloat16Spec | None = None
     parent: ParentSpec | None = None
 
     @property
@@ -526,8 +556,9 @@ class ResultOptions(Spec):
     precision: Annotated[
         Precision,
         _result(
-            help="Precision of the networks: fp32, or fp16 on a GPU, 2.3 times as fast on an H200. A figure "
-            "near the threshold can get another label.",
+            help="Precision of the networks: fp32; fp16 on a GPU, 2.3 times as fast on an H200; or bf16 on a "
+            "CPU that has it, with a bundle that was compared in it, such as amibr-lite2. A figure near the "
+            "threshold can get another label.",
             known_by="precision",
         ),
     ] = "fp32"

@@ -353,8 +353,8 @@ Vote = Literal["all", "early"]
 Backend = Literal["torch", "openvino"]
 """What computes the networks."""
 BackendChoice = Literal["auto", "torch", "openvino"]
-Precision = Literal["fp32", "fp16"]
-"""Precision of the encoders: float32, or half of it."""
+Precision = Literal["fp32", "fp16", "bf16"]
+"""Precision of the networks: float32, float16 on a GPU, or bfloat16 on a CPU."""
 ReviewLabel = Literal["atypical", "typical", "none"]
 """What a class means in a review; "none" is no mitotic figure."""
 Status = Literal["done", "failed", "no_detections", "set_aside", "waiting", "pending"]

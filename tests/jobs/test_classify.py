@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -18,11 +19,12 @@ from tests.runs import candidates_csv, slides_in
 from tests.slide_files import missing_tiles, textured, transparent_slide
 from wsi_mitosis import SlideResult, classify_slide
 from wsi_mitosis.errors import DetectionsError, InputError, MppError, SpecError, UnreadableSlideError
-from wsi_mitosis.io.bundles import open_bundle
+from wsi_mitosis.io.bundles import open_bundle, write_table
 from wsi_mitosis.io.slides import open_slide
 from wsi_mitosis.jobs.classifier import CPU_BATCH, EARLY_BATCH, Classifier
+from wsi_mitosis.nets.compiled import resolve_backend
 from wsi_mitosis.schema import options_of
-from wsi_mitosis.specs import ClassifySpec, ResultOptions
+from wsi_mitosis.specs import Bfloat16Spec, ClassifySpec, ResultOptions
 from wsi_mitosis.tables import FIGURE_COLUMNS, BackendChoice, Detections, SlideSource
 
 
@@ -161,6 +163,28 @@ def test_half_precision_is_refused_on_a_cpu(slide: Path, small_bundle: Path) -> 
     table = pd.DataFrame({"x": [50.25], "y": [70.5]})
     with pytest.raises(InputError, match=r"--precision fp16: .*for GPUs.*Use --precision fp32"):
         classify_slide(slide, table, bundle=small_bundle, device="cpu", precision="fp16")
+
+
+def test_bfloat16_is_for_bundles_that_were_compared_in_it(
+    slide: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    table = pd.DataFrame({"x": [50.25, 90.0], "y": [70.5, 80.0]})
+    with pytest.raises(InputError, match=r"--precision bf16: .*unknown, or too many.*Use --precision fp32"):
+        classify_slide(slide, table, bundle=small_bundle, device="cpu", precision="bf16")
+    shutil.copytree(small_bundle, tmp_path / "compared")
+    compared = {"figures": 1000, "changed": 5, "auroc": 0.9, "auroc_float32": 0.9, "figures_sha256": "0" * 64}
+    bundle = write_table(open_bundle(tmp_path / "compared"), "bfloat16", Bfloat16Spec.parse(compared, "test"))
+    try:
+        resolve_backend("auto", "cpu", "bf16")
+    except InputError as error:
+        pytest.skip(str(error))
+    half = classify_slide(slide, table, bundle=bundle.folder, device="cpu", precision="bf16")
+    whole = classify_slide(slide, table, bundle=bundle.folder, device="cpu")
+    assert half.record.key != whole.record.key
+    assert half.record.origin is not None
+    assert (half.record.origin.options["precision"], half.record.origin.backend) == ("bf16", "openvino")
+    assert (half.figures["p_atypical"] != whole.figures["p_atypical"]).all()
+    np.testing.assert_allclose(half.figures["p_atypical"], whole.figures["p_atypical"], atol=0.05)
 
 
 def test_torch_and_openvino_give_the_same_labels_under_keys_of_their_own(

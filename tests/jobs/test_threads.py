@@ -36,9 +36,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The numbers of threads that torch and OpenVINO were set to."""
     numbers: list[int | None] = []
 
-    def compiled(manifest: Any, states: Any, sight: Any, threads: int, files: Any) -> CompiledMembers:
+    def compiled(manifest: Any, states: Any, sight: Any, threads: int, *more: Any) -> CompiledMembers:
         numbers.append(threads)
-        return CompiledMembers(manifest, states, sight, threads, files)
+        return CompiledMembers(manifest, states, sight, threads, *more)
 
     @contextmanager
     def note(number: int | None) -> Iterator[None]:

@@ -70,7 +70,7 @@ def states(of: BundleManifest, crops: np.ndarray) -> list[State]:
 
 
 def by(backend: Any, of: BundleManifest, weights: list[State], **options: Any) -> Ensemble:
-    return Ensemble(of, weights, device="cpu", backend=backend, files=FILES, **{"threads": 2, **options})
+    return Ensemble(of, weights, device="cpu", backend=backend, **{"threads": 2, "files": FILES, **options})
 
 
 def both(of: BundleManifest, weights: list[State], crops: np.ndarray, **options: Any) -> tuple[Any, Any]:
@@ -235,12 +235,13 @@ def test_a_compiled_network_is_known_by_all_that_it_depends_on(monkeypatch: pyte
             names.add(_name())
     for table, key, value in (
         (compiled.SOURCES, "wsi_mitosis.nets", ("members.py",)),
-        (compiled.EXACT, "INFERENCE_PRECISION_HINT", "bf16"),
+        (compiled.HINTS, "fp32", "bf16"),
+        (compiled.UNPINNED, "ENABLE_CPU_PINNING", True),
     ):
         with monkeypatch.context() as patched:
             patched.setitem(table, key, value)
             names.add(_name())
-    assert len(names) == 14
+    assert len(names) == 15
 
 
 @pytest.mark.parametrize(
@@ -316,18 +317,64 @@ def test_openvino_does_not_compute_on_a_gpu() -> None:
 def test_without_openvino_torch_computes(
     monkeypatch: pytest.MonkeyPatch, library: Callable[[], Any], told: str
 ) -> None:
-    monkeypatch.setattr(compiled, "_core", lambda: library().Core())
+    monkeypatch.setattr(compiled, "_core", library)
     assert resolve_backend("auto", "cpu") == "torch"
     with pytest.raises(InputError, match=f"--backend openvino: .*{told}.*Use --backend torch"):
         resolve_backend("openvino", "cpu")
 
 
-class _Library:
-    def __init__(self, devices: list[str]) -> None:
-        self.available_devices = devices
+@pytest.mark.parametrize("asked", ["auto", "openvino"])
+def test_openvino_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
+    monkeypatch.setattr(compiled, "_core", lambda: _Library(["CPU"], "BF16"))
+    assert resolve_backend(asked, "cpu", "bf16") == "openvino"
 
-    def Core(self) -> _Library:  # noqa: N802 - OpenVINO's name
-        return self
+
+@pytest.mark.parametrize(
+    ("asked", "library", "told"),
+    [
+        ("torch", lambda: _Library(["CPU"], "BF16"), "torch does not compute in it"),
+        ("auto", lambda: _Library(["CPU"]), "no instructions for it"),
+        ("auto", lambda: _Library([]), "no support for this CPU"),
+        ("openvino", _missing, "no module of this name"),
+    ],
+)
+def test_bf16_is_refused_where_nothing_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, library: Callable[[], Any], told: str
+) -> None:
+    monkeypatch.setattr(compiled, "_core", library)
+    with pytest.raises(InputError, match=f"--precision bf16: .*{told}.*Use --precision fp32"):
+        resolve_backend(asked, "cpu", "bf16")
+
+
+def test_bf16_is_refused_on_machines_on_which_labels_were_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiled, "_core", lambda: _Library(["CPU"], "BF16"))
+    monkeypatch.setattr(compiled.platform, "machine", lambda: "aarch64")
+    with pytest.raises(InputError, match=r"--precision bf16: .*not compared on aarch64.*--precision fp32"):
+        resolve_backend("auto", "cpu", "bf16")
+
+
+def test_bf16_is_near_float32_and_kept_apart(crops: np.ndarray) -> None:
+    """Values of 8 bits, whose relative error is 2^-9, and whose errors add up by layer."""
+    if "BF16" not in compiled._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no instructions for bfloat16")
+    kept = Kept()
+    whole, half = (
+        by("openvino", tiny(), TINY_STATES, files=kept, precision=name).predict(crops)
+        for name in ("fp32", "bf16")
+    )
+    assert len(kept) == 10
+    assert (np.abs(half - whole) > 1e-4).any()
+    np.testing.assert_allclose(half, whole, atol=0.1)
+
+
+class _Library:
+    def __init__(self, devices: list[str], *capabilities: str) -> None:
+        self.available_devices, self.capabilities = devices, capabilities
+
+    def get_property(self, _device: str, _name: str) -> tuple[str, ...]:
+        return self.capabilities
 
 
 TELEMETRY = """

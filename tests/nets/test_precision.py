@@ -62,14 +62,18 @@ def test_half_precision_is_near_float32(bundle: Bundle, device: str) -> None:
     assert np.abs(half.explain(crops) - whole.explain(crops)).mean() < 0.05
 
 
-@pytest.mark.parametrize(("precision", "device"), [("fp32", "cpu"), ("fp32", "cuda"), ("fp16", "cuda:1")])
+@pytest.mark.parametrize(
+    ("precision", "device"), [("fp32", "cpu"), ("fp32", "cuda"), ("fp16", "cuda:1"), ("bf16", "cpu")]
+)
 def test_precisions_that_suit_their_device(precision: Precision, device: str) -> None:
     check_precision(precision, device)
 
 
-def test_half_precision_is_refused_on_a_cpu() -> None:
+def test_each_half_precision_is_refused_where_the_other_is_better() -> None:
     with pytest.raises(InputError, match=r"--precision fp16: .*no faster.*Use --precision fp32"):
         check_precision("fp16", "cpu")
+    with pytest.raises(InputError, match=r"--precision bf16: it is for CPUs.*Use --precision fp16"):
+        check_precision("bf16", "cuda:1")
 
 
 def test_fp32_changes_nothing() -> None:

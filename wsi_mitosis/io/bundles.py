@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from wsi_mitosis.schema import Spec
     from wsi_mitosis.specs import CalibrationSpec, MemberSpec
 
 DEFAULT_BUNDLE = "amibr-lite2"
 ALIASES = {"fast": "amibr-lite0"}
 """Names of shipped bundles by what they are for."""
 SCHEMA = 1
+BFLOAT16 = "bfloat16"
+"""The manifest's table that holds for one threshold and one calibration."""
 MANIFEST, CARD = "manifest.toml", "CARD.md"
 GET_AGAIN = "Take the bundle from its source again"
 WRITABLE = "Make the folder writable, or copy the bundle to one that is, with room on its disk"
@@ -142,8 +145,15 @@ def write_card(bundle: Bundle, card: str) -> None:
         ) from error
 
 
-def write_calibration(bundle: Bundle, calibration: CalibrationSpec) -> Bundle:
-    """Replace the calibration in a bundle's manifest, which changes the bundle's digest.
+def write_table(bundle: Bundle, name: str, table: Spec) -> Bundle:
+    """Replace a table of a bundle's manifest, which changes the bundle's digest.
+
+    A comparison in bfloat16 holds for one calibration, so that another one removes it.
+
+    Args:
+        bundle: The bundle.
+        name: The table's name in the manifest, such as `calibration`.
+        table: Its content.
 
     Returns:
         The bundle, as read back from disk.
@@ -152,14 +162,15 @@ def write_calibration(bundle: Bundle, calibration: CalibrationSpec) -> Bundle:
         OutputError: If the manifest cannot be written.
     """
     path = bundle.folder / MANIFEST
-    data = {**_manifest_data(path), "calibration": calibration.model_dump()}
+    data = {key: value for key, value in _manifest_data(path).items() if key != BFLOAT16}
+    data[name] = table.model_dump()
     try:
         write_text(path, tomli_w.dumps(_without_none(data)))
     except OSError as error:
         raise OutputError(
             f"cannot be written: {error.strerror}",
             subject=path,
-            stage="writing a calibration",
+            stage="writing a manifest",
             remedy=WRITABLE,
         ) from error
     return open_bundle(bundle.folder)
@@ -302,6 +313,7 @@ def derive_bundle(
     data = _manifest_data(parent.folder / MANIFEST)
     data |= {"name": name, "version": "1", "ensemble": {**data["ensemble"], "threshold": threshold}}
     data |= {"calibration": calibration.model_dump()}
+    data.pop(BFLOAT16, None)  # it holds for the parent's threshold
     data |= {"parent": {"name": parent.manifest.name, "digest": parent.digest}}
     training = data["training"]
 

@@ -13,7 +13,7 @@ from wsi_mitosis.core.metrics import gain_interval
 from wsi_mitosis.core.scoring import left_out
 from wsi_mitosis.core.voting import tally
 from wsi_mitosis.errors import InputError
-from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_calibration, write_card
+from wsi_mitosis.io.bundles import check_unused, derive_bundle, write_card, write_table
 from wsi_mitosis.jobs.cards import add_to_card, calibration_text, derived_card, with_section
 from wsi_mitosis.jobs.evaluate import classify_samples, score_samples
 from wsi_mitosis.jobs.known import all_identifiers, overlap_of
@@ -135,7 +135,7 @@ def calibrate_on_left_out(bundle: Bundle, store: Store, classified: Classified |
         return bundle
     temperature = fit_temperature(samples.labels, samples.p_atypical)
     calibration = _calibration(temperature, "domains left out", store, np.unique(samples.rows))
-    written = write_calibration(bundle, calibration)
+    written = write_table(bundle, "calibration", calibration)
     write_card(written, with_section(written.read_card(), "Calibration", calibration_text(calibration)))
     return written
 

@@ -17,6 +17,7 @@ from wsi_mitosis.core.parts import WHOLE
 from wsi_mitosis.core.qupath import frame_origin
 from wsi_mitosis.core.records import Origin, SlideIdentity, SlideScale
 from wsi_mitosis.core.regions import check_on_slide
+from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import DEFAULT_BUNDLE, find_bundle, open_bundle
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus, host_class
@@ -55,7 +56,7 @@ GPU_BATCH = 256
 """Patches per batch: what the caches of a CPU hold, and what keeps a GPU busy with a few GB."""
 EARLY_BATCH = 128
 """Patches per batch on a CPU for `--vote early`, of which few are left for the last members."""
-PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
+PRECISIONS: dict[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Names of the precisions in a key."""
 
 STAGES = ("loading", "waiting", "model", "reading")
@@ -77,7 +78,8 @@ class Classifier:
         threads: CPU threads for reading and for the model; all that are granted if None.
 
     Raises:
-        InputError: If the device does not exist, or the precision or the backend is not for it.
+        InputError: If the device does not exist, the precision or the backend is not for it, or the bundle
+            was not compared in the precision.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Classifier:
         self.threads = threads or granted_cpus()
         self.device = resolve_device(device)
         check_precision(options.precision, self.device)
+        _check_compared(bundle, options.precision)
         self.backend = resolve_backend(backend, self.device, options.precision)
         on_cpu = EARLY_BATCH if options.vote == "early" else CPU_BATCH
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else on_cpu)
@@ -340,6 +343,15 @@ def classify_task(
             regions=task.regions,
         ),
     )
+
+
+def _check_compared(bundle: Bundle, precision: Precision) -> None:
+    if precision == "bf16" and bundle.manifest.bfloat16 is None:
+        raise InputError(
+            f"how many labels of '{bundle.manifest.name}' it changes is unknown, or too many",
+            subject="--precision bf16",
+            remedy="Use --precision fp32, or a bundle whose manifest has a table [bfloat16]",
+        )
 
 
 def _check_regions(name: str, slide: Slide, regions: RegionFile | None) -> None:

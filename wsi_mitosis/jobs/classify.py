@@ -59,7 +59,7 @@ def classify_slide(
         merge_um: Candidates nearer than this, um, are one.
         vote: `all`, or `early` to stop when the majority is certain: the labels are the same.
         tta: Views of each patch: `none`, `flips` or `d4`; the bundle's if None.
-        precision: Precision of the networks: `fp32`, or `fp16` on a GPU.
+        precision: Precision of the networks: `fp32`, `fp16` on a GPU, or `bf16` on a CPU that has it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         backend: What computes the ensemble: `torch`, or `openvino` on a CPU; `auto` is `openvino` there.
         batch_size: Patches per batch; chosen by device if None.

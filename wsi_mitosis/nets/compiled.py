@@ -38,11 +38,10 @@ AUTO_MACHINES = frozenset({"x86_64"})
 TELEMETRY = "openvino_telemetry"
 """The package by which OpenVINO reports each import and each conversion to Google Analytics, unless the user
 has objected. OpenVINO does without it if it cannot be imported (openvino/tools/ovc/telemetry_utils.py)."""
-EXACT = {
-    "INFERENCE_PRECISION_HINT": "f32",  # by default bf16 where the CPU has it
-    "ENABLE_CPU_PINNING": False,  # several workers would be pinned to the same cores
-}
-"""How networks are compiled and computed."""
+UNPINNED = {"ENABLE_CPU_PINNING": False}
+"""Several workers would be pinned to the same cores."""
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names of the precisions; by default it would take bf16 where the CPU has it."""
 SOURCES = {
     "wsi_mitosis.core": ("geometry.py",),
     "wsi_mitosis.nets": (
@@ -83,16 +82,18 @@ def openvino() -> Any:
 
 
 def resolve_backend(backend: BackendChoice, device: str, precision: Precision = "fp32") -> Backend:
-    """Resolve `auto` to `openvino` for float32 on a CPU on which it can be used, else to `torch`.
+    """Resolve `auto` to `openvino` on a CPU on which it can be used, else to `torch`.
 
     Args:
         backend: What was asked for. Any other backend is returned as it is.
         device: A device that `resolve_device` returned.
-        precision: Precision of the encoders.
+        precision: A precision that `check_precision` allows on the device.
 
     Raises:
-        InputError: If OpenVINO is asked for and cannot be used.
+        InputError: If OpenVINO is asked for, or needed for the precision, and cannot be used.
     """
+    if precision == "bf16":
+        return _for_bf16(backend)
     if backend == "torch":
         return "torch"
     if backend == "auto":
@@ -104,6 +105,22 @@ def resolve_backend(backend: BackendChoice, device: str, precision: Precision = 
         raise _not_openvino(f"it computes in fp32, not in {precision}", ", or --precision fp32")
     if (cause := unusable()) is not None:
         raise _not_openvino(cause)
+    return "openvino"
+
+
+def _for_bf16(backend: BackendChoice) -> Backend:
+    """Return OpenVINO, which alone computes in bfloat16.
+
+    Raises:
+        InputError: If it was not asked for, cannot be used, or the CPU is not one for bfloat16.
+    """
+    cause = "torch does not compute in it" if backend == "torch" else unusable()
+    if cause is None and platform.machine() not in AUTO_MACHINES:
+        cause = f"labels in it were not compared on {platform.machine()}"
+    if cause is None and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        cause = "this CPU has no instructions for it"
+    if cause is not None:
+        raise InputError(cause, subject="--precision bf16", remedy="Use --precision fp32")
     return "openvino"
 
 
@@ -179,6 +196,7 @@ class CompiledMembers:
         sight: What the members see of a crop.
         threads: Number of CPU threads that compute; each has a crop of its own. Those of torch if None.
         files: Where compiled networks are kept; None if nowhere.
+        precision: `fp32` or `bf16`.
 
     Raises:
         BundleError: If the weights do not fit the network. They are checked when a member is compiled.
@@ -192,10 +210,13 @@ class CompiledMembers:
         sight: Sight,
         threads: int | None,
         files: CompiledFiles | None,
+        precision: Precision = "fp32",
     ) -> None:
         self._manifest, self._sight, self._files = manifest, sight, files
         self._core, self._threads = _core(), threads or _threads_of_torch()
-        self._options = EXACT | {"NUM_STREAMS": self._threads, "INFERENCE_NUM_THREADS": self._threads}
+        self._compiling = UNPINNED | {"INFERENCE_PRECISION_HINT": HINTS[precision]}
+        threading = {"NUM_STREAMS": self._threads, "INFERENCE_NUM_THREADS": self._threads}
+        self._options = self._compiling | threading
         members = zip(manifest.member, states, strict=True)
         self._members = [self._member(spec, state) for spec, state in members]
 
@@ -245,7 +266,7 @@ class CompiledMembers:
             "versions": {name: metadata.version(name) for name in ("openvino", "timm", "torch")},
             "code": hashlib.sha256(b"".join(source or b"" for source in sources)).hexdigest(),
             "machine": [platform.machine(), *(self._core.get_property("CPU", name) for name in about)],
-            "options": EXACT,
+            "options": self._compiling,
             "network": network.text,
             "input": self._sight.input.model_dump(mode="json"),
             "views": [self._sight.zooms, self._sight.tta, self._sight.crop_px],

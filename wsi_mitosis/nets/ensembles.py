@@ -76,7 +76,7 @@ class Ensemble:
         self._members: CompiledMembers | EagerMembers
         if self.backend == "openvino":
             sight = Sight(manifest.input, manifest.ensemble.zooms, self.tta, self.read_px)
-            self._members = CompiledMembers(manifest, states, sight, threads, files)
+            self._members = CompiledMembers(manifest, states, sight, threads, files, precision)
         else:
             from wsi_mitosis.nets.eager import EagerMembers
 
@@ -156,6 +156,6 @@ def check_numbers(found: NDArray[np.floating], file: str, precision: Precision) 
             subject=file,
             stage="classifying",
             remedy="Its weights are damaged. Take the bundle from its source again"
-            if precision == "fp32"
+            if precision != "fp16"
             else "It may have overflowed in half precision. Use --precision fp32",
         )
