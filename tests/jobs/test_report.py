@@ -9,6 +9,9 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Barrier, Event
+from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from wsi_mitosis.core.regions import Region
 from wsi_mitosis.errors import InputError, OutputError
 from wsi_mitosis.io.detections.regions import RegionFile
 from wsi_mitosis.io.results.folder import ResultFolder
+from wsi_mitosis.io.slides import Slide
 from wsi_mitosis.jobs import report as job
 from wsi_mitosis.jobs.recount import recount
 from wsi_mitosis.jobs.report import report
@@ -47,6 +51,49 @@ def pair(tmp_path: Path) -> Path:
     slides = slides_in(tmp_path / "slides", ["a.tiff", "b.tiff"])
     done = [Done(path, places(30, n), excluded=n) for n, path in enumerate(slides)]
     return results_folder(tmp_path / "out", done, OTHERS, shape=SMALL)
+
+
+def test_slides_are_read_at_the_same_time_and_shown_in_their_order(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, order, overview = Barrier(2, timeout=30), [], job.overview
+
+    def slow_for_the_first(slide: Slide, *more: Any) -> str:
+        both.wait()
+        if slide.path.name == "a.tiff":
+            after_the_other.wait(30)
+        order.append(slide.path.name)
+        after_the_other.set()
+        return overview(slide, *more)
+
+    after_the_other = Event()
+    monkeypatch.setattr(job, "granted_cpus", lambda: 2)
+    monkeypatch.setattr(job, "overview", slow_for_the_first)
+    result = report(pair)
+    assert order == ["b.tiff", "a.tiff"]
+    assert result.pictured == ("a.tiff", "b.tiff")
+    assert result.without_picture == {}
+
+
+def test_an_interrupt_of_the_report_begins_no_further_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = slides_in(tmp_path / "slides", [f"{number}.tiff" for number in range(6)])
+    out = results_folder(tmp_path / "out", [Done(path, places(3)) for path in slides])
+    begun = []
+
+    def interrupted(path: str, _: str) -> Slide:
+        begun.append(path)
+        if len(begun) > 1:
+            sleep(0.2)  # as a slide takes; the others are cancelled meanwhile
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "granted_cpus", lambda: 1)
+    monkeypatch.setattr(job, "open_classified", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report(out)
+    assert len(begun) < len(slides)
+    assert not (out / "report.html").exists()
 
 
 class Parsed(HTMLParser):

@@ -31,12 +31,17 @@ with ray_runtime(None) as ray:
     print(*{c.laddr.ip.removeprefix("::ffff:") for c in sockets if c.status == "LISTEN"})
     session = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
     print(oct(stat.S_IMODE(session.stat().st_mode)))
+    commands = [" ".join(p.cmdline()) for p in me.children(recursive=True)]
+    print(any("gcs_server" in command for command in commands))
+    unasked = ("dashboard/dashboard.py", "/monitor.py", "/log_monitor.py")
+    print(sum(name in command for name in unasked for command in commands))
+    print(ray._private.node.Node.start_monitor.__name__)
 print(session.exists())
 """
 
 
 def test_a_local_ray_is_private_whatever_surrounds_it(tmp_path: Path) -> None:
-    """Loopback only, in a folder that others cannot enter and that does not stay.
+    """Loopback only, in a folder that others cannot enter and that does not stay, without Ray's dashboard.
 
     In a process of its own: whether Ray is a cluster's is decided when it is imported. Its temporary folder
     has too long a path for sockets, its home and Ray's folder are missing, and RAY_ADDRESS names a cluster
@@ -55,7 +60,8 @@ def test_a_local_ray_is_private_whatever_surrounds_it(tmp_path: Path) -> None:
     code = [sys.executable, "-c", WHAT_A_LOCAL_RAY_IS]
     environment = os.environ | surroundings
     ended = subprocess.run(code, capture_output=True, text=True, check=False, cwd=here, env=environment)
-    assert ended.stdout.split() == ["127.0.0.1", "0o700", "False"], ended.stderr
+    told = ["127.0.0.1", "0o700", "True", "0", "start_monitor", "False"]
+    assert ended.stdout.split() == told, ended.stderr
     assert ended.stderr == ""
     assert not home.exists()
     assert list(here.iterdir()) == list(long.iterdir()) == []

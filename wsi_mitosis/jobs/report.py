@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from wsi_mitosis.io.pages.model import LastRun, Page, Reviewed, Row, Section, Ti
 from wsi_mitosis.io.pages.pictures import crops, mapped_crops, open_classified, overview
 from wsi_mitosis.io.pages.template import write_report
 from wsi_mitosis.io.pages.wording import Coordinates, parameters
+from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.results.digests import write_digests
 from wsi_mitosis.io.results.folder import open_results
 from wsi_mitosis.io.results.recounts import read_recount
@@ -45,6 +47,9 @@ FILE, TREND = "report.html", "trend.html"
 STAGE = "making the report"
 MOST_SECONDS = 600.0
 """After this time no further slide is opened, so that slow storage does not delay the end of a batch."""
+
+THREADS = 4
+"""The most slides that are read at a time. An overview takes up to 500 MB while it is read."""
 
 NO_ASSESSMENT = Assessment(
     hotspot_reason="the slide has no valid assessment; classify it again, which keeps its labels"
@@ -165,16 +170,17 @@ def make_report(
     page = Page(
         title=folder.folder.resolve().name,
         rows=tuple(rows.values()),
-        sections=tuple(
-            _section(
+        sections=_in_threads(
+            lambda record: _section(
                 results,
                 record,
                 rows[record.name],
                 limits,
                 deadline,
                 explainer if record in explained else None,
-            )
-            for record in records
+            ),
+            records,
+            1 if explained else min(THREADS, granted_cpus()),
         ),
         notes=(
             *_notes(results, len(selected), len(shown)),
@@ -189,6 +195,18 @@ def make_report(
     path = folder.folder / FILE
     write_report(path, page)
     return _result(path, page, perf_counter() - started)
+
+
+def _in_threads(
+    make: Callable[[SlideRecord], Section], records: Sequence[SlideRecord], threads: int
+) -> tuple[Section, ...]:
+    """Make the sections of slides at the same time; an exception ends those that are not begun."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
+        sections = [pool.submit(make, record) for record in records]
+        try:
+            return tuple(section.result() for section in sections)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _result(path: Path, page: Page, seconds: float) -> ReportResult:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import openslide
+from PIL import Image
 
 from wsi_mitosis.io.slides.slide import Level, PixelRegion, blended, cache_bytes, check_overview, undecodable
 from wsi_mitosis.units import Bounds, Mpp
@@ -80,12 +81,17 @@ class OpenSlideBackend:
             UnreadableSlideError: If it cannot be decoded, or only from more than MOST_OVERVIEW_PX.
         """
         nearest = self._slide.get_best_level_for_downsample(max(self._slide.dimensions) / max_px)
-        check_overview(self._path.name, *self._slide.level_dimensions[nearest])
+        size = self._slide.level_dimensions[nearest]
+        check_overview(self._path.name, *size)
         try:
-            return np.asarray(self._slide.get_thumbnail((max_px, max_px)).convert("RGB"))
+            region = self._slide.read_region((0, 0), nearest, size)
         except openslide.OpenSlideError as error:
             cause = f"OpenSlide cannot decode the overview: {error}"
             raise undecodable(self._path.name, cause) from error
+        whole = Image.new("RGB", size, self._background)
+        whole.paste(region, None, region)
+        whole.thumbnail((max_px, max_px), Image.Resampling.HAMMING)
+        return np.asarray(whole)
 
     def close(self) -> None:
         """Release the file."""
