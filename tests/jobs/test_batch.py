@@ -44,6 +44,15 @@ def no_inference(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def test_a_precision_that_the_bundle_was_not_compared_in_is_refused_before_anything_is_written(
+    three: tuple[list[Path], Path, Path], small_bundle: Path
+) -> None:
+    slides, detections, out = three
+    with pytest.raises(InputError, match=r"--precision bf16: .*Use --precision fp32"):
+        run(slides, detections, out, small_bundle, result={"precision": "bf16"})
+    assert not out.exists()
+
+
 def test_every_slide_gets_its_files_and_its_row(
     three: tuple[list[Path], Path, Path], small_bundle: Path, assert_geojson_ok: Callable[[Path], None]
 ) -> None:

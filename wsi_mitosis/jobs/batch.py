@@ -111,7 +111,7 @@ def run_batch(
     if output.dicom:
         check_installed()
     check_staging(spec.staging, spec.placement)
-    bundle = checked_bundle(spec.model)
+    bundle = checked_bundle(spec.model, spec.result.precision)
     inputs = read_inputs(spec, searched)
     with ResultFolder(Path(output.folder), steal=output.steal_lock) as folder:
         if output.qupath_project:

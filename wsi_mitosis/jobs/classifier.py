@@ -399,10 +399,13 @@ def origin_of(device: str, backend: Backend, options: dict[str, object]) -> Orig
     return Origin(made=now(), host=host_class(), device=kind, backend=backend, options=options)
 
 
-def checked_bundle(model: str | None) -> Bundle:
+def checked_bundle(model: str | None, precision: Precision = "fp32") -> Bundle:
     """Open the bundle of a run and check its files; the shipped default if `model` is None.
 
     Raises:
         BundleError: if it is missing, malformed or altered.
+        InputError: if it was not compared in the precision.
     """
-    return open_bundle(find_bundle(model or DEFAULT_BUNDLE))
+    bundle = open_bundle(find_bundle(model or DEFAULT_BUNDLE))
+    _check_compared(bundle, precision)
+    return bundle
