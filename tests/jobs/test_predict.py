@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,38 @@ def test_a_stack_is_all_of_it_or_refused_wherever_it_is_cut(
     np.testing.assert_array_equal(read_stack(path), crops)
     content = path.read_bytes()
     for share in np.linspace(0.02, 0.98, 25):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match=r"s\.tif: reading crops"):
+            read_stack(path)
+
+
+@pytest.fixture(params=["disabled", "level", "all"])
+def silent_tifffile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A program whose logging has no use for what tifffile says, as after `logging.config.dictConfig`."""
+    logger = logging.getLogger("tifffile")
+    before = logger.disabled, logger.level, logging.root.manager.disable
+    if request.param == "disabled":
+        logger.disabled = True
+    elif request.param == "level":
+        logger.setLevel(logging.CRITICAL)
+    else:
+        logging.disable(logging.CRITICAL)
+    chosen = logger.disabled, logger.level, logging.root.manager.disable
+    yield
+    after = logger.disabled, logger.level, logging.root.manager.disable
+    logger.disabled = before[0]
+    logger.setLevel(before[1])
+    logging.disable(before[2])
+    assert after == chosen
+
+
+@pytest.mark.usefixtures("silent_tifffile")
+def test_a_stack_that_is_cut_is_refused_whatever_the_settings_of_logging(
+    tmp_path: Path, crops: np.ndarray
+) -> None:
+    WRITERS["Pillow"](path := tmp_path / "s.tif", crops)
+    content = path.read_bytes()
+    for share in (0.5, 0.7, 0.9):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(InputError, match=r"s\.tif: reading crops"):
             read_stack(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +51,8 @@ MOST_SECONDS = 600.0
 
 THREADS = 4
 """The most slides that are read at a time. An overview takes up to 500 MB while it is read."""
+_OPENING = Lock()
+"""Held while a slide is opened: some libraries change settings of the whole process meanwhile."""
 
 NO_ASSESSMENT = Assessment(
     hotspot_reason="the slide has no valid assessment; classify it again, which keeps its labels"
@@ -428,7 +431,8 @@ def _pictures(
     if perf_counter() > deadline:
         reason = f"{record.name}: reading the other slides took over {MOST_SECONDS / 60:g} minutes"
         return _Pictures(None, none, none, reason)
-    slide, reason = _attempt(lambda: open_classified(record.slide.path, record.slide.digest))
+    with _OPENING:
+        slide, reason = _attempt(lambda: open_classified(record.slide.path, record.slide.digest))
     if slide is None:
         return _Pictures(None, none, none, reason)
     with slide:

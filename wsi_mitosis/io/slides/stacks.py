@@ -26,6 +26,8 @@ IN_SOCKET = "stacked-histopathology-roi-cropouts"
 OUT_FILE = "multiple-mitotic-figure-classification.json"
 """The challenge's sockets (MIDOG 2025 track 2; DeepMicroscopy/MIDOG25_T2_reference_docker)."""
 TIFF_ENDINGS = (".tif", ".tiff")
+_ENABLING = threading.Lock()
+"""Held while tifffile's logger is enabled, so that two threads give it back as it was."""
 
 
 def read_stack(path: Path) -> NDArray[np.uint8]:
@@ -59,7 +61,10 @@ def read_stack(path: Path) -> NDArray[np.uint8]:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collect what tifffile says of damage in this thread. It reads what is left of a file that was cut."""
+    """Collect what tifffile says of damage in this thread. It reads what is left of a file that was cut.
+
+    It says so also where the program around has disabled its logger, or all of them.
+    """
     found: list[str] = []
     logger, thread = logging.getLogger("tifffile"), threading.get_ident()
 
@@ -69,11 +74,19 @@ def _complaints() -> Iterator[list[str]]:
                 found.append(" ".join(record.getMessage().split()))
 
     collector = Collector(logging.ERROR)
-    logger.addHandler(collector)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(collector)
+    with _ENABLING:
+        before = logger.disabled, logger.level, logging.root.manager.disable
+        logger.disabled = False
+        logger.setLevel(min(before[1], logging.ERROR))
+        logging.disable(min(before[2], logging.ERROR - 1))
+        logger.addHandler(collector)
+        try:
+            yield found
+        finally:
+            logger.removeHandler(collector)
+            logger.disabled = before[0]
+            logger.setLevel(before[1])
+            logging.disable(before[2])
 
 
 def _missing_pages(tiff: TiffFile) -> str | None:

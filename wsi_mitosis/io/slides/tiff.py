@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import threading
 import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,13 +155,17 @@ def is_tiff(path: Path) -> bool:
 
 @contextmanager
 def quiet_tifffile() -> Iterator[None]:
-    """Do not print what tifffile logs about damaged files, because an error follows."""
-    logger = logging.getLogger("tifffile")
-    before, logger.disabled = logger.disabled, True
+    """Do not print what tifffile logs in this thread about damaged files, because an error follows."""
+    logger, thread = logging.getLogger("tifffile"), threading.get_ident()
+
+    def of_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(of_another_thread)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.removeFilter(of_another_thread)
 
 
 def read_tiff(path: Path) -> Tiff:
