@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS_AT_ONCE ?= 2
+# All tests of a file in one process, which makes what they share once; the longest files first (tests/conftest.py).
+BY_FILE := --dist loadfile --no-loadscope-reorder
 PYTHON_EXPORTS := .venv-exports/bin/python
 
-.PHONY: demo test coverage exports faults lint audit sbom fuzz bench docs wheel clean
+.PHONY: demo test coverage exports faults long lint audit sbom fuzz bench docs wheel clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,10 +18,10 @@ demo: .venv/installed ## the main job on a real H&E image
 
 # With OMP_WAIT_POLICY=passive, threads of one test that wait do not take the cores from another.
 test: .venv/installed ## all tests that need no real data; with WSI_MITOSIS_DATA set, those too
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) $(BY_FILE)
 
 coverage: .venv/installed ## all tests, the share of lines that they run, and coverage.xml with each line
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal --cov --cov-report=xml --cov-report=
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) $(BY_FILE) --cov --cov-report=xml --cov-report=
 	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines of wsi_mitosis"
 
 lint: .venv/installed ## ruff, mypy strict, the layers, bandit; needs no network
@@ -48,6 +50,9 @@ exports: ## the exports to AnnData and SpatialData, which need an environment of
 faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"
 	$(BIN)/python -m pytest tests/jobs -m faults
+
+long: .venv/installed ## trainings and stories that take minutes; with WSI_MITOSIS_DATA set, those on real data
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m long
 
 bench: .venv/installed ## timings side by side; nothing is asserted
 	$(BIN)/python -m tests.benchmarks

@@ -15,7 +15,7 @@ from tests.faults.readers import READERS, Reader, outcome
 from wsi_mitosis.errors import DetectionsError
 from wsi_mitosis.io.detections import read_detections
 
-INPUTS = 800
+INPUTS = 400
 SEED = 1
 
 

@@ -54,7 +54,7 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["here", pytest.param("ray", marks=LONGER)])
 def test_a_signal_ends_a_run_in_good_order(
     place: str, inputs: Night, undisturbed: Path, sessions: Path, tmp_path: Path
 ) -> None:

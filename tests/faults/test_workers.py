@@ -43,9 +43,8 @@ def undisturbed(inputs: Night) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=pytest.mark.faults if number else ()) for number in range(8)]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(8))
 def test_a_worker_that_is_killed_costs_no_slide(
     number: int, inputs: Night, undisturbed: Path, tmp_path: Path
 ) -> None:

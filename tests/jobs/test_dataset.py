@@ -371,6 +371,7 @@ def dying_once(part: Part, threads: int, emit: object) -> PartOutcome:
     return dying(part, threads, emit)
 
 
+@pytest.mark.faults
 def test_a_part_whose_worker_dies_once_is_made_by_a_new_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from wsi_mitosis.io.training.stores import open_store
 from wsi_mitosis.jobs.train import figures
 from wsi_mitosis.nets.ensembles import Ensemble
 
+pytestmark = pytest.mark.long
 TRAIN = Path(__file__).parents[2] / "train"
 
 

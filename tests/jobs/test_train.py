@@ -386,6 +386,7 @@ def test_workers_of_folds_start_with_the_setting_for_large_blocks(
     assert environments == [LARGE_BLOCKS_ENVIRONMENT]
 
 
+@pytest.mark.faults
 def test_a_fold_whose_worker_dies_goes_on_from_its_checkpoint(
     whole: tuple[TrainResult, Any],
     store: Store,

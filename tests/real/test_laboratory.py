@@ -14,6 +14,7 @@ from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.results.recounts import read_consensus, read_verdicts
 from wsi_mitosis.io.training.stores import open_store
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 ERRORS = {"ada": 0.05, "ben": 0.10, "cleo": 0.15}
 OF_EACH, SLIDES = 24, 10

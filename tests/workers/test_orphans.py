@@ -64,7 +64,12 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-LONGER = {(signal.SIGINT, "local"), (signal.SIGINT, "cluster"), (signal.SIGTERM, "cluster")}
+LONGER = {
+    (signal.SIGINT, "local"),
+    (signal.SIGTERM, "local"),
+    (signal.SIGINT, "cluster"),
+    (signal.SIGTERM, "cluster"),
+}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def geojson_in(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in files_in(out).items() if name.startswith("geojson")}
 
 
+@pytest.mark.faults
 def test_ray_workers_that_copy_slides_give_what_one_process_gives(
     four: tuple[list[Path], Path], small_bundle: Path, tmp_path: Path
 ) -> None:
