@@ -85,13 +85,16 @@ class Reader:
         return [button.get_attribute("data-label") for button in buttons]
 
     def saved(self, name: str) -> ReviewFile:
-        """Save by the key, and read the file."""
+        """Save by the key, and read the file. A browser on a busy machine may drop a download."""
         path = self.downloads / name
         path.unlink(missing_ok=True)
-        self.press("s")
-        until = monotonic() + 20
-        while not path.exists() and monotonic() < until:
-            sleep(0.05)
+        for _ in range(3):
+            self.press("s")
+            until = monotonic() + 10
+            while not path.exists() and monotonic() < until:
+                sleep(0.05)
+            if path.exists():
+                break
         return ReviewFile.parse(json.loads(path.read_text(encoding="utf-8")), name)
 
 
