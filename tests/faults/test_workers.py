@@ -70,13 +70,17 @@ def test_a_worker_that_is_killed_each_time_costs_its_slide_alone(
 ) -> None:
     out = tmp_path / "out"
     process = inputs.start(out, "--workers", "1", "--tries", "2")
+    killed: list[psutil.Process] = []
+
+    def workers() -> list[psutil.Process]:
+        return [worker for worker in workers_of(process) if worker not in killed]
+
     for attempt in (1, 2):
-        wait_until(
-            lambda number=attempt: attempts(out, LONG) == number and bool(workers_of(process)), process
-        )
+        wait_until(lambda number=attempt: attempts(out, LONG) == number and bool(workers()), process)
         time.sleep(1)
-        (worker,) = workers_of(process)
+        (worker,) = workers()
         worker.kill()
+        killed.append(worker)
     status, printed = end_of_run(process)
     assert status == 1, printed
     rows = summary(out)
