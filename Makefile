@@ -51,7 +51,7 @@ faults: .venv/installed ## every test of faults, also the long ones
 	$(BIN)/python -m pytest tests/faults tests/workers tests/test_cluster_files.py -m "faults or not faults"
 	$(BIN)/python -m pytest tests/jobs -m faults
 
-long: .venv/installed ## trainings and stories that take minutes; with WSI_MITOSIS_DATA set, those on real data
+long: .venv/installed ## trainings and whole examples that take minutes; with WSI_MITOSIS_DATA set, those on real data
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m long
 
 bench: .venv/installed ## timings side by side; nothing is asserted

@@ -25,25 +25,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    "jobs/test_batch.py",
-    "jobs/test_train.py",
     "workers/test_pool.py",
-    "faults/test_cron.py",
-    "nets/test_compiled.py",
-    "faults/test_driver.py",
+    "jobs/test_train.py",
     "test_docs.py",
-    "cli/test_commands.py",
-    "cli/test_reviews.py",
-    "jobs/test_assessments.py",
-    "workers/test_slides.py",
-    "jobs/test_night.py",
+    "nets/test_compiled.py",
     "nets/test_training.py",
-    "jobs/test_dataset.py",
-    "cli/test_train.py",
-    "cli/test_dataset.py",
+    "workers/test_slides.py",
+    "jobs/test_batch.py",
+    "cli/test_commands.py",
 )
-"""Files whose tests take a minute or more, in the order of their time. If one came last, the others' process
-would wait for it."""
+"""Files whose tests take a minute or more, in the order of their time. A process that began one of them last
+would let the other wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ both is measured in turns, batch by batch, so that other work on the machine slo
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from wsi_mitosis.io.bundles import find_bundle, open_bundle, write_table
 from wsi_mitosis.io.compiled_files import user_files
 from wsi_mitosis.io.processors import granted_cpus
 from wsi_mitosis.io.training.stores import open_checked_store
+from wsi_mitosis.jobs.calibrate import figures_sha256
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.specs import Bfloat16Spec
@@ -88,7 +88,7 @@ def compare(bundle: Bundle, stores: list[Store]) -> Bfloat16Spec:
     whole, half = (np.concatenate(parts[precision]) for precision in PRECISIONS)
     threshold = manifest.ensemble.threshold
     labels = np.concatenate([store.samples["label"].to_numpy(np.int64) for store in stores])
-    digests = sorted({digest for store in stores for digest in store.samples["digest"]})
+    digests = [digest for store in stores for digest in store.samples["digest"]]
     votes = [tally(found, threshold) for found in (whole, half)]
     scores = [score(labels, vote.is_atypical, vote.p_atypical) for vote in votes]
     changed = int((votes[0].is_atypical != votes[1].is_atypical).sum())
@@ -107,7 +107,7 @@ def compare(bundle: Bundle, stores: list[Store]) -> Bfloat16Spec:
         "changed": changed,
         "auroc": scores[1].auroc,
         "auroc_float32": scores[0].auroc,
-        "figures_sha256": hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest(),
+        "figures_sha256": figures_sha256(digests),
     }
     return Bfloat16Spec.parse(fields, "[bfloat16]")
 

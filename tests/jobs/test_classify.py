@@ -169,11 +169,13 @@ def test_bfloat16_is_for_bundles_that_were_compared_in_it(
     slide: Path, small_bundle: Path, tmp_path: Path
 ) -> None:
     table = pd.DataFrame({"x": [50.25, 90.0], "y": [70.5, 80.0]})
-    with pytest.raises(InputError, match=r"--precision bf16: .*unknown, or too many.*Use --precision fp32"):
+    with pytest.raises(InputError, match=r"--precision bf16: .*not compared in it.*Use --precision fp32"):
         classify_slide(slide, table, bundle=small_bundle, device="cpu", precision="bf16")
     shutil.copytree(small_bundle, tmp_path / "compared")
     compared = {"figures": 1000, "changed": 5, "auroc": 0.9, "auroc_float32": 0.9, "figures_sha256": "0" * 64}
     bundle = write_table(open_bundle(tmp_path / "compared"), "bfloat16", Bfloat16Spec.parse(compared, "test"))
+    with pytest.raises(InputError, match=r"--precision bf16: .*with --tta none alone.*leave out --tta"):
+        classify_slide(slide, table, bundle=bundle.folder, device="cpu", precision="bf16", tta="flips")
     try:
         resolve_backend("auto", "cpu", "bf16")
     except InputError as error:

@@ -57,6 +57,14 @@ def test_slides_are_read_at_the_same_time_and_shown_in_their_order(
     pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both, order, overview = Barrier(2, timeout=30), [], job.overview
+    opening, at_once, open_classified = [], [], job.open_classified
+
+    def one_at_a_time(*which: str) -> Slide:
+        opening.append(which)
+        sleep(0.1)
+        at_once.append(len(opening))
+        opening.pop()
+        return open_classified(*which)
 
     def slow_for_the_first(slide: Slide, *more: Any) -> str:
         both.wait()
@@ -69,7 +77,9 @@ def test_slides_are_read_at_the_same_time_and_shown_in_their_order(
     after_the_other = Event()
     monkeypatch.setattr(job, "granted_cpus", lambda: 2)
     monkeypatch.setattr(job, "overview", slow_for_the_first)
+    monkeypatch.setattr(job, "open_classified", one_at_a_time)
     result = report(pair)
+    assert at_once == [1, 1]
     assert order == ["b.tiff", "a.tiff"]
     assert result.pictured == ("a.tiff", "b.tiff")
     assert result.without_picture == {}

@@ -64,21 +64,13 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-LONGER = {
-    (signal.SIGINT, "local"),
-    (signal.SIGTERM, "local"),
-    (signal.SIGINT, "cluster"),
-    (signal.SIGTERM, "cluster"),
-}
-
-
 @pytest.mark.parametrize(
     ("number", "where"),
     [
         pytest.param(
             number,
             where,
-            marks=pytest.mark.faults if (number, where) in LONGER else (),
+            marks=() if number == signal.SIGKILL else pytest.mark.faults,
             id=f"{number.name}-{where}",
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)

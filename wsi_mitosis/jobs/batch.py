@@ -21,7 +21,7 @@ from wsi_mitosis.io.results.folder import REVIEW_FILE, SUMMARY_FILE, ResultFolde
 from wsi_mitosis.io.results.project import check_project
 from wsi_mitosis.jobs.admission import Admission
 from wsi_mitosis.jobs.announcements import announce
-from wsi_mitosis.jobs.classifier import checked_bundle
+from wsi_mitosis.jobs.classifier import check_compared, checked_bundle
 from wsi_mitosis.jobs.inputs import read_inputs, shown_parameters
 from wsi_mitosis.jobs.ledger import Ledger, RunResult
 from wsi_mitosis.jobs.outcomes import Progress, Reporter, SlideOutcome, process
@@ -111,7 +111,8 @@ def run_batch(
     if output.dicom:
         check_installed()
     check_staging(spec.staging, spec.placement)
-    bundle = checked_bundle(spec.model, spec.result.precision)
+    bundle = checked_bundle(spec.model)
+    check_compared(bundle, spec.result)
     inputs = read_inputs(spec, searched)
     with ResultFolder(Path(output.folder), steal=output.steal_lock) as folder:
         if output.qupath_project:

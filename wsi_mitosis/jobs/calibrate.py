@@ -21,6 +21,7 @@ from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.specs import BundleManifest, CalibrationSpec, FittedOn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -321,6 +322,11 @@ def check_enough(store: Store, stage: str, otherwise: str = "") -> None:
         )
 
 
+def figures_sha256(digests: Iterable[str]) -> str:
+    """Return the hash of figures in a manifest: of their sorted digests, each followed by a line feed."""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(set(digests))).encode()).hexdigest()
+
+
 def _units(slides: list[str]) -> int:
     return len(set(slides) - {""}) + slides.count("")
 
@@ -330,12 +336,11 @@ def _calibration(
 ) -> CalibrationSpec:
     """Return the table of a manifest for a fit to some rows of a store's samples."""
     samples = store.samples.iloc[rows]
-    digests = "".join(f"{digest}\n" for digest in sorted(set(samples["digest"])))
     return CalibrationSpec(
         temperature=temperature,
         fitted_on=fitted_on,
         figures=len(samples),
         atypical=int((samples["label"] == 1).sum()),
-        figures_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        figures_sha256=figures_sha256(samples["digest"]),
         dataset_digest=store.attributes.digest,
     )

@@ -79,7 +79,7 @@ class Classifier:
 
     Raises:
         InputError: If the device does not exist, the precision or the backend is not for it, or the bundle
-            was not compared in the precision.
+            or the views were not compared in the precision.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Classifier:
         self.threads = threads or granted_cpus()
         self.device = resolve_device(device)
         check_precision(options.precision, self.device)
-        _check_compared(bundle, options.precision)
+        check_compared(bundle, options)
         self.backend = resolve_backend(backend, self.device, options.precision)
         on_cpu = EARLY_BATCH if options.vote == "early" else CPU_BATCH
         self.batch_size = batch_size or (GPU_BATCH if self.device.startswith("cuda") else on_cpu)
@@ -345,13 +345,24 @@ def classify_task(
     )
 
 
-def _check_compared(bundle: Bundle, precision: Precision) -> None:
-    if precision == "bf16" and bundle.manifest.bfloat16 is None:
-        raise InputError(
-            f"how many labels of '{bundle.manifest.name}' it changes is unknown, or too many",
-            subject="--precision bf16",
-            remedy="Use --precision fp32, or a bundle whose manifest has a table [bfloat16]",
-        )
+def check_compared(bundle: Bundle, options: ResultOptions) -> None:
+    """Refuse bfloat16 where its labels were not compared with those in float32.
+
+    Raises:
+        InputError: if the bundle, or the requested views, were not compared.
+    """
+    manifest = bundle.manifest
+    if options.precision != "bf16":
+        return
+    if manifest.bfloat16 is None:
+        cause = f"'{manifest.name}' was not compared in it with fp32, or too many labels change"
+        remedy = "Use --precision fp32, or a bundle whose manifest has a table [bfloat16]"
+    elif options.tta not in (None, manifest.ensemble.tta):
+        cause = f"'{manifest.name}' was compared in it with --tta {manifest.ensemble.tta} alone"
+        remedy = "Use --precision fp32, or leave out --tta"
+    else:
+        return
+    raise InputError(cause, subject="--precision bf16", remedy=remedy)
 
 
 def _check_regions(name: str, slide: Slide, regions: RegionFile | None) -> None:
@@ -399,13 +410,10 @@ def origin_of(device: str, backend: Backend, options: dict[str, object]) -> Orig
     return Origin(made=now(), host=host_class(), device=kind, backend=backend, options=options)
 
 
-def checked_bundle(model: str | None, precision: Precision = "fp32") -> Bundle:
+def checked_bundle(model: str | None) -> Bundle:
     """Open the bundle of a run and check its files; the shipped default if `model` is None.
 
     Raises:
         BundleError: if it is missing, malformed or altered.
-        InputError: if it was not compared in the precision.
     """
-    bundle = open_bundle(find_bundle(model or DEFAULT_BUNDLE))
-    _check_compared(bundle, precision)
-    return bundle
+    return open_bundle(find_bundle(model or DEFAULT_BUNDLE))

@@ -170,10 +170,9 @@ def make_report(
     rows = {name: Row.of(row, ids.get(name)) for name, row in results.rows.items()}
     limits = Limits.shared(len(shown))
     deadline = started + MOST_SECONDS
-    page = Page(
-        title=folder.folder.resolve().name,
-        rows=tuple(rows.values()),
-        sections=_in_threads(
+    threads = 1 if explained else min(THREADS, granted_cpus())
+    with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
+        made = pool.map(
             lambda record: _section(
                 results,
                 record,
@@ -183,8 +182,12 @@ def make_report(
                 explainer if record in explained else None,
             ),
             records,
-            1 if explained else min(THREADS, granted_cpus()),
-        ),
+        )
+        sections = tuple(made)  # an exception cancels the slides that are not begun
+    page = Page(
+        title=folder.folder.resolve().name,
+        rows=tuple(rows.values()),
+        sections=sections,
         notes=(
             *_notes(results, len(selected), len(shown)),
             *(_unexplained(records, explained) if explainer is not None else ()),
@@ -198,18 +201,6 @@ def make_report(
     path = folder.folder / FILE
     write_report(path, page)
     return _result(path, page, perf_counter() - started)
-
-
-def _in_threads(
-    make: Callable[[SlideRecord], Section], records: Sequence[SlideRecord], threads: int
-) -> tuple[Section, ...]:
-    """Make the sections of slides at the same time; an exception ends those that are not begun."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
-        sections = [pool.submit(make, record) for record in records]
-        try:
-            return tuple(section.result() for section in sections)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _result(path: Path, page: Page, seconds: float) -> ReportResult:

@@ -112,7 +112,7 @@ def _for_bf16(backend: BackendChoice) -> Backend:
     """Return OpenVINO, which alone computes in bfloat16.
 
     Raises:
-        InputError: If it was not asked for, cannot be used, or the CPU is not one for bfloat16.
+        InputError: If torch is asked for, OpenVINO cannot be used, or the CPU is not one for bfloat16.
     """
     cause = "torch does not compute in it" if backend == "torch" else unusable()
     if cause is None and platform.machine() not in AUTO_MACHINES:

@@ -40,7 +40,8 @@ class Ensemble:
         tta: Views of a patch; the bundle's if None.
         vote: `all`, or `early`: a member classifies only the crops whose majority is not certain yet.
         threads: Number of CPU threads that compute in `predict`; if None, the process's setting of torch.
-        precision: Precision of the encoders; heads, probabilities and their means are float32 or better.
+        precision: `fp32`; `fp16` for the encoders on a GPU, with heads in float32; or `bf16` for whole
+            networks on a CPU, by OpenVINO. Probabilities and their means are float32 or better.
         backend: `torch`, `openvino` for a CPU, or `auto`; see `nets.compiled.resolve_backend`.
         files: Where networks that OpenVINO compiled are kept; None if nowhere.
 

@@ -38,7 +38,7 @@ machines reach (ray/_private/services.py, `resolve_ip_for_localhost`)."""
 TOKEN, TOKEN_MODE, TOKEN_MODES = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", ("token", "disabled")
 """How Ray's processes prove to one another that they belong together
 (ray/_private/authentication/authentication_token_setup.py)."""
-UNASKED = ("start_monitor", "start_api_server", "start_log_monitor")
+UNUSED_PROCESSES = ("start_monitor", "start_api_server", "start_log_monitor")
 """Methods of Ray's `Node` (ray/_private/node.py), each of which starts a process that a local Ray has no use
 for: its autoscaler, the dashboard's server, and what copies the output of workers. `ray.init` took 8.4 s with
 them and 3.5 s without, on two cores."""
@@ -182,7 +182,7 @@ def _watched(session: Path) -> Iterator[None]:
 def _start(ray: Any, session: Path) -> None:
     store = object_store(session)
     try:
-        with _without_unasked(ray):
+        with _without_unused_processes(ray):
             _init(
                 ray,
                 address="local",  # otherwise Ray takes RAY_ADDRESS, or a cluster that runs on this machine
@@ -249,11 +249,11 @@ def _without_handler_of(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _without_unasked(ray: Any) -> Iterator[None]:
-    """Keep Ray from starting the processes of `UNASKED`. A method that a version of Ray lacks is left out."""
+def _without_unused_processes(ray: Any) -> Iterator[None]:
+    """Keep Ray from starting `UNUSED_PROCESSES`. A method that a version of Ray lacks is left out."""
     node = getattr(getattr(getattr(ray, "_private", None), "node", None), "Node", None)
     with ExitStack() as stack:
-        for name in UNASKED:
+        for name in UNUSED_PROCESSES:
             if (method := getattr(node, name, None)) is not None:
                 stack.callback(setattr, node, name, method)
                 setattr(node, name, lambda *_, **__: None)
