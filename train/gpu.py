@@ -81,7 +81,15 @@ class Training:
         epochs = self.epochs or recipe.optimiser.epochs
         optimiser = recipe.optimiser.model_copy(update={"epochs": epochs})
         selection = recipe.selection.model_copy(update={"every": epochs})
-        return recipe.model_copy(update={"seed": self.seed, "optimiser": optimiser, "selection": selection})
+        share = {"teacher_share": self.teacher_share} if self.taught_by else {}
+        return recipe.model_copy(
+            update={
+                "seed": self.seed,
+                "optimiser": optimiser,
+                "selection": selection,
+                "loss": recipe.loss.model_copy(update=share),
+            }
+        )
 
 
 def read_plan(name: str) -> list[Training]:
@@ -165,7 +173,7 @@ def _member(
     }
     epochs = train_member(
         _rows(figures, rows),
-        _rows(figures, unseen),
+        replace(_rows(figures, unseen), taught=None),
         recipe,
         device=device,
         encoder=encoder or None,
@@ -215,19 +223,16 @@ def _answers(
 def _taught(
     training: Training, figures: Figures, domains: NDArray[Any], left_out: Sequence[str], folder: Path
 ) -> Figures:
-    """The figures with the teachers' answers in what the experts say, so that targets are as planned."""
+    """The figures with the teachers' answers, which no figure of the domains left out has."""
     if not training.taught_by:
         return figures
-    share, teachers = training.spec().loss.experts_share, np.full(len(figures), np.nan)
+    taught = np.full(len(figures), np.nan, dtype=np.float32)
     for domain in sorted(set(domains) - set(left_out)):
         name = joined({*left_out, domain}, domains)
         answers = [_waited_for(folder / teacher / f"{name}.npz") for teacher in training.taught_by]
         of_domain = [part["p_atypical"][domains[part["rows"]] == domain].mean(axis=1) for part in answers]
-        teachers[domains == domain] = np.mean(of_domain, axis=0)
-    own = (1 - share) * figures.labels + share * figures.experts
-    wanted = (1 - training.teacher_share) * own + training.teacher_share * teachers
-    wanted = np.where(np.isnan(teachers), own, wanted)  # of the domains left out
-    return replace(figures, experts=((wanted - (1 - share) * figures.labels) / share).astype(np.float32))
+        taught[domains == domain] = np.mean(of_domain, axis=0)
+    return replace(figures, taught=taught)
 
 
 def _waited_for(path: Path) -> Mapping[str, Any]:
@@ -327,7 +332,8 @@ def _jpeg(crop: NDArray[np.uint8]) -> bytes:
 
 
 def _rows(figures: Figures, rows: NDArray[np.intp]) -> Figures:
-    return replace(figures, **{part.name: getattr(figures, part.name)[rows] for part in fields(figures)})
+    parts = {part.name: getattr(figures, part.name) for part in fields(figures)}
+    return replace(figures, **{name: part[rows] for name, part in parts.items() if part is not None})
 
 
 def main(verb: str, *words: str) -> None:

@@ -31,6 +31,8 @@ class LossSpec(Spec):
     Attributes:
         class_weights: `balanced`: inverse to class frequency in the fold's training domains.
         experts_share: Share of the experts' votes in the cross-entropy's target; the rest is their majority.
+        teacher_share: Share of the teacher's P(atypical) in that target; the rest is as without a teacher. It
+            needs no other weights: the teacher's probabilities are those of classes that weigh alike, too.
         dice: Kind of the decoders' Dice loss.
         classification: Weight of the cross-entropy.
         mask: Weight of the mask's Dice loss.
@@ -43,6 +45,7 @@ class LossSpec(Spec):
     classification: float = Field(gt=0)
     mask: float = Field(ge=0)
     pixels: float = Field(ge=0)
+    teacher_share: float = Field(default=0.0, ge=0, le=1)
 
 
 class OptimiserSpec(Spec):
@@ -220,6 +223,7 @@ class RecipeSpec(Spec):
             update={
                 "initial_weights": "bundle",
                 "decoders": None,
+                "loss": self.loss.model_copy(update={"teacher_share": 0.0}),
                 "optimiser": self.optimiser.model_copy(update=optimiser),
                 "selection": SelectionSpec(epoch="last", every=1, members=self.selection.members),
                 "ensemble": ensemble,

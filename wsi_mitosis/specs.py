@@ -139,6 +139,7 @@ class OriginSpec(Spec):
         encoder_source: Where the weights come from that the encoder started from; None for random ones.
         encoder_sha256: Digest of their file.
         encoder_licence: Their licence.
+        teacher: Name and digest of the bundle that taught them; None for none.
     """
 
     dataset_digest: str | None = None
@@ -151,11 +152,12 @@ class OriginSpec(Spec):
     encoder_source: str | None = None
     encoder_sha256: str | None = None
     encoder_licence: str | None = None
+    teacher: str | None = None
 
     @property
     def missing(self) -> list[str]:
         """Names of the absent keys that every origin must state."""
-        optional = {"beside_digest", "encoder_source", "encoder_sha256", "encoder_licence"}
+        optional = {"beside_digest", "encoder_source", "encoder_sha256", "encoder_licence", "teacher"}
         return [
             name for name in OriginSpec.model_fields if name not in optional and getattr(self, name) is None
         ]
@@ -1026,6 +1028,14 @@ class TrainSpec(Spec):
     encoder_weights: Annotated[
         str | None, _result(help="Checkpoint, for a recipe that starts from one.", metavar="PATH")
     ] = None
+    teacher: Annotated[
+        str | None,
+        _result(
+            help="Bundle whose P(atypical) members learn as well, for a recipe with teacher_share. A fold is "
+            "taught by the members that know no figure of its test domain.",
+            metavar="BUNDLE",
+        ),
+    ] = None
     encoder_licence: Annotated[
         str | None,
         _product(help="Licence of these weights, which the bundle states.", metavar="TEXT"),
@@ -1045,6 +1055,8 @@ class TrainSpec(Spec):
             raise ValueError("--beside and --allow-few belong to --from")
         if self.parent is not None and (self.encoder_weights is not None or self.encoder_licence is not None):
             raise ValueError("members start from the bundle of --from; leave out --encoder-weights")
+        if self.parent is not None and self.teacher is not None:
+            raise ValueError("members that are trained further have no teacher; leave out --teacher")
         if self.parent is not None and self.validation:
             raise ValueError("with --from slides are left out, not domains; leave out --validation")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,25 @@ def test_soft_targets_lie_between_majority_and_experts() -> None:
     side = Figures(side.images, side.masks, side.has_mask, side.labels, experts)
     _, targets = whole_crops(side, np.arange(4), tiny_recipe(loss={"experts_share": 0.4}))
     assert targets.p_atypical.tolist() == pytest.approx((0.6 * side.labels + 0.4 * experts).tolist())
+
+
+def test_a_teacher_has_its_share_of_the_targets() -> None:
+    side, taught = figures(4), np.array([0.1, 0.9, 0.6, 0.5], dtype=np.float32)
+    recipe = tiny_recipe(loss={"experts_share": 0.0, "teacher_share": 0.3})
+    _, targets = whole_crops(dataclasses.replace(side, taught=taught), np.array([2, 0]), recipe)
+    expected = (0.7 * side.labels + 0.3 * taught)[[2, 0]]
+    assert targets.p_atypical.tolist() == pytest.approx(expected.tolist())
+    assert targets.labels.tolist() == side.labels[[2, 0]].tolist(), "they weigh the classes"
+
+
+@pytest.mark.parametrize(("share", "is_there"), [(0.3, False), (0.0, True)])
+def test_a_recipe_and_its_figures_agree_on_the_teacher(
+    sides: tuple[Figures, Figures], share: float, *, is_there: bool
+) -> None:
+    taught = np.full(len(sides[0]), 0.5, dtype=np.float32) if is_there else None
+    number = "a" if is_there else "no"
+    with pytest.raises(InputError, match=f"teacher_share of {share:g}, and there is {number} teacher"):
+        run((dataclasses.replace(sides[0], taught=taught), sides[1]), loss={"teacher_share": share})
 
 
 def test_validation_is_of_the_central_patch_without_any_change(sides: tuple[Figures, Figures]) -> None:

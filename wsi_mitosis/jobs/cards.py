@@ -132,9 +132,10 @@ def _value(value: float | None) -> str:
 
 
 def _start(origin: Mapping[str, Any]) -> str:
-    """What the encoder of a member started from."""
-    source = origin.get("encoder_source")
-    return f"{source} ({origin['encoder_licence']})" if source else "random weights"
+    """What the encoder of a member started from, and what taught the member."""
+    source, teacher = origin.get("encoder_source"), origin.get("teacher")
+    start = f"{source} ({origin['encoder_licence']})" if source else "random weights"
+    return f"{start}; taught by {teacher.split(' ')[0]}" if teacher else start
 
 
 def with_section(card: str, title: str, text: str) -> str:
@@ -277,10 +278,17 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
         **_sharpness(fields.get("sharpness")),
         "recipe": fields["training"]["recipe"],
         "start": f"{recipe.initial_weights} weights, seed {recipe.seed}",
+        **_teacher(fields["training"]),
         "weights": "float16 on disk, computed in float32; every figure is of the stored weights",
         "licence": fields["licence"],
     }
     yield from table(["", ""], rows.items())
+
+
+def _teacher(origin: Mapping[str, Any]) -> dict[str, str]:
+    """The row of the bundle that taught members; empty for none."""
+    teacher = origin.get("teacher")
+    return {"taught by": f"members of {teacher} that knew no figure of the test domain"} if teacher else {}
 
 
 def _vote(spec: EnsembleSpec) -> str:

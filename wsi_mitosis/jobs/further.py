@@ -31,7 +31,7 @@ from wsi_mitosis.jobs.cards import further_card
 from wsi_mitosis.jobs.dataset.verify import overlap_with
 from wsi_mitosis.jobs.doubts import tell_doubts
 from wsi_mitosis.jobs.evaluate import member_probabilities
-from wsi_mitosis.jobs.known import all_identifiers
+from wsi_mitosis.jobs.known import all_identifiers, as_lines
 from wsi_mitosis.jobs.train import (
     ALGORITHM,
     STAGE,
@@ -352,7 +352,7 @@ def _export(draft: Path, spec: TrainSpec, inputs: _Inputs, records: Sequence[Fol
             "recipe": f"{recipe.name} {recipe.digest}",
             "seed": recipe.seed,
             "code_version": __version__,
-            **({} if origin is None else origin.model_dump(include=ENCODER)),
+            **({} if origin is None else origin.model_dump(include=INHERITED)),
         },
         "member": [
             member.model_dump(include={"test_domain", "validation_domain"}) for member in manifest.member
@@ -361,7 +361,8 @@ def _export(draft: Path, spec: TrainSpec, inputs: _Inputs, records: Sequence[Fol
     return write_bundle(draft, fields, states, "", samples=known_lines(parent, store, beside))
 
 
-ENCODER = {"encoder_source", "encoder_sha256", "encoder_licence"}
+INHERITED = {"encoder_source", "encoder_sha256", "encoder_licence", "teacher"}
+"""Keys of the origin that the new bundle takes from its parent: they still say what its weights come from."""
 
 
 def known_lines(parent: Bundle, store: Store, beside: Store | None) -> list[str]:
@@ -381,11 +382,7 @@ def known_lines(parent: Bundle, store: Store, beside: Store | None) -> list[str]
         if key not in before or before[key]:
             known.setdefault(key, set()).add(domain)
     known |= {key: set[str]() for key, _ in all_identifiers(store)}
-    return sorted(line for key, domains in known.items() for line in _lines(key, domains))
-
-
-def _lines(key: str, domains: set[str]) -> list[str]:
-    return [f"{key} {domain}" for domain in domains] or [key]
+    return as_lines(known)
 
 
 def measured_gain(

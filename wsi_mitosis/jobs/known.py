@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from wsi_mitosis.core.signatures import BITS, SIGHT_PX, as_text, from_texts, nea
 from wsi_mitosis.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,6 +29,29 @@ def sample_lines(store: Store) -> list[str]:
         store: What it was trained on, at its scale.
     """
     return sorted({f"{key} {domain}" for key, domain in all_identifiers(store)})
+
+
+def lines_with(teacher: Bundle, store: Store) -> list[str]:
+    """Return the lines of a list of samples that has those of a bundle, too.
+
+    Args:
+        teacher: The bundle.
+        store: What the new bundle was trained on, at its scale.
+    """
+    known = {key: set(domains) for key, domains in teacher.read_samples().items()}
+    for key, domain in all_identifiers(store):
+        known.setdefault(key, set()).add(domain)
+    return as_lines(known)
+
+
+def as_lines(known: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the lines of a list of samples: an identifier and a domain each, or an identifier without one.
+
+    Args:
+        known: The domains of each identifier.
+    """
+    lines = ([f"{key} {domain}" for domain in domains] or [key] for key, domains in known.items())
+    return sorted(itertools.chain.from_iterable(lines))
 
 
 def all_identifiers(store: Store) -> Iterator[tuple[str, str]]:

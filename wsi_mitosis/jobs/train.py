@@ -22,19 +22,20 @@ from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
 from wsi_mitosis.errors import UNWRITABLE, BundleError, InputError, OutputError, SpecError, WsiMitosisError
-from wsi_mitosis.io.bundles import Bundle, open_bundle, write_bundle
+from wsi_mitosis.io.bundles import Bundle, find_bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
 from wsi_mitosis.io.training.encoders import StartingWeights, given_weights, packaged_weights
 from wsi_mitosis.io.training.runs import MEMBER, FoldFolder, TensorBoard, prepare_folder, read_recipe
 from wsi_mitosis.io.training.stores import Store, open_checked_store
-from wsi_mitosis.jobs.calibrate import calibrate_and_score
+from wsi_mitosis.jobs.calibrate import calibrate_and_score, check_trained
 from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.doubts import tell_doubts
-from wsi_mitosis.jobs.known import sample_lines
+from wsi_mitosis.jobs.known import lines_with, sample_lines
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.jobs.sharpness import sharpness_fields
+from wsi_mitosis.jobs.teachers import Teacher, taught, teachers
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
 from wsi_mitosis.version import __version__
@@ -96,6 +97,7 @@ class FoldTask:
         folder: The fold's own.
         encoder: Weights that its encoder starts from; None for random ones.
         start: The member that it starts from; None for none.
+        teacher: The members that teach it; None for none.
     """
 
     fold: Fold
@@ -107,6 +109,7 @@ class FoldTask:
     device: str
     encoder: StartingWeights | None = None
     start: Start | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
     _check(spec, recipe, store, out)
     tell_doubts(doubts(store.samples), store.folder, strict=spec.strict, warn=reporter.warn)
     encoder = _starting_weights(spec, recipe)
+    teacher = _teacher(spec)
     joined = recipe.selection.training_domains == "all but test"
     folds = plan_folds(store.samples, spec.validation, train_on_validation=joined)
     plan = plan_table(folds, store.samples)
@@ -213,9 +217,11 @@ def train(spec: TrainSpec, execute: Executor, reporter: Reporter) -> TrainResult
         reporter.warn(warning)
     check_batches(recipe, folds, store)
     tasks = _tasks(spec, recipe, store, folds, work, encoder)
+    if teacher is not None:
+        tasks = _with_teachers(tasks, teachers(teacher, store, folds))
 
     def finish(records: Sequence[FoldRecord]) -> Finished:
-        return Finished(_finished(spec, recipe, store, records, encoder))
+        return Finished(_finished(spec, recipe, store, records, encoder, teacher))
 
     return train_folds(spec, execute, reporter, Training(work, plan, tasks, finish))
 
@@ -296,6 +302,7 @@ def _finished(
     store: Store,
     records: Sequence[FoldRecord],
     encoder: StartingWeights | None,
+    teacher: Bundle | None,
 ) -> Bundle:
     """Write the bundle with its calibration and its scores: all of it or nothing."""
     store = opened(store.folder, recipe, store.attributes.digest)  # hours may have passed
@@ -310,6 +317,7 @@ def _finished(
             licence=spec.licence,
             name=spec.name or out.name,
             encoder=encoder,
+            teacher=teacher,
         )
         calibrate_and_score(bundle, store, device=spec.placement.device)
     return open_bundle(out)
@@ -389,6 +397,7 @@ def export(
     licence: str | None = None,
     name: str | None = None,
     encoder: StartingWeights | None = None,
+    teacher: Bundle | None = None,
 ) -> Bundle:
     """Write the bundle of the best folds, in the order of their names.
 
@@ -401,6 +410,7 @@ def export(
         licence: Of the weights; the dataset's if None.
         name: Of the bundle; the folder's if None.
         encoder: What the encoders started from; None for random weights.
+        teacher: What taught the members; None for nothing.
 
     Raises:
         OutputError: if the folder is in use or cannot be written.
@@ -409,6 +419,8 @@ def export(
     chosen = sorted(best, key=lambda record: record.fold)
     states = [FoldFolder(work / record.fold, record.key).read_member() for record in chosen]
     fields = manifest_fields(recipe, store, name or out.name, licence or store.attributes.licence, encoder)
+    if teacher is not None:
+        fields["training"]["teacher"] = f"{teacher.manifest.name} {teacher.digest}"
     members = [
         {
             "test_domain": record.test_domain,
@@ -419,7 +431,8 @@ def export(
         for record in chosen
     ]
     card = training_card(fields, recipe, store, records, chosen)
-    return write_bundle(out, {**fields, "member": members}, states, card, samples=sample_lines(store))
+    samples = sample_lines(store) if teacher is None else lines_with(teacher, store)
+    return write_bundle(out, {**fields, "member": members}, states, card, samples=samples)
 
 
 def bundle_of_states(
@@ -551,6 +564,13 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
             stage="training",
             remedy='Name a checkpoint for a recipe with initial_weights = "given", and for no other',
         )
+    if (spec.teacher is None) == (recipe.loss.teacher_share > 0):
+        raise SpecError(
+            f"recipe '{recipe.name}' has a teacher_share of {recipe.loss.teacher_share:g}",
+            subject="--teacher",
+            stage="training",
+            remedy="Name a bundle for a recipe with a teacher_share above 0, and for no other",
+        )
     if (spec.encoder_weights is None) != (spec.encoder_licence is None):
         raise SpecError(
             "weights and their licence belong together",
@@ -585,6 +605,15 @@ def _starting_weights(spec: TrainSpec, recipe: RecipeSpec) -> StartingWeights | 
     return None
 
 
+def _teacher(spec: TrainSpec) -> Bundle | None:
+    """Open the bundle that teaches the folds; None for none."""
+    if spec.teacher is None:
+        return None
+    bundle = open_bundle(find_bundle(spec.teacher))
+    check_trained(bundle, STAGE)
+    return bundle
+
+
 def _tasks(
     spec: TrainSpec,
     recipe: RecipeSpec,
@@ -607,6 +636,19 @@ def _tasks(
         )
         for fold in folds
     ]
+
+
+def _with_teachers(tasks: Sequence[FoldTask], chosen: Sequence[Teacher]) -> list[FoldTask]:
+    """Give each fold its teacher, which its weights depend on as well."""
+    return [
+        dataclasses.replace(task, teacher=teacher, key=_taught_key(task.key, teacher))
+        for task, teacher in zip(tasks, chosen, strict=True)
+    ]
+
+
+def _taught_key(key: str, teacher: Teacher) -> str:
+    content = {"fold": key, "teacher": teacher.digest, "members": teacher.members}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _key(fold: Fold, recipe: RecipeSpec, store: Store, encoder_digest: str | None) -> str:
@@ -702,7 +744,10 @@ def _starting_member(start: Start) -> dict[str, NDArray[np.floating]]:
 
 def _training_figures(task: FoldTask, store: Store) -> Figures:
     """Return what a fold learns from: samples of its dataset, then those of the store beside it."""
-    own, beside = figures(store, task.fold.training_rows), None if task.start is None else task.start.beside
+    rows = task.fold.training_rows
+    own, beside = figures(store, rows), None if task.start is None else task.start.beside
+    if task.teacher is not None:
+        return dataclasses.replace(own, taught=taught(task.teacher, store, rows, task.device))
     if beside is None:
         return own
     other = figures(opened(beside.store, task.recipe, beside.digest), beside.rows)
@@ -715,7 +760,7 @@ def _joined(first: Figures, second: Figures) -> Figures:
 
     side = min(first.images.shape[1], second.images.shape[1])
     parts = [_centres(first, side), _centres(second, side)]
-    fields = (field.name for field in dataclasses.fields(Figures))
+    fields = (field.name for field in dataclasses.fields(Figures) if field.name != "taught")
     return Figures(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
 

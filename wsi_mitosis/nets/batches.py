@@ -43,6 +43,7 @@ class Figures:
         has_mask: (N,) bool.
         labels: (N,) int64, 0 typical, 1 atypical.
         experts: (N,) float32, share of the experts whose label is atypical; the label if there were none.
+        taught: (N,) float32, P(atypical) by a teacher; None without one.
     """
 
     images: NDArray[np.uint8]
@@ -50,6 +51,7 @@ class Figures:
     has_mask: NDArray[np.bool_]
     labels: NDArray[np.int64]
     experts: NDArray[np.float32]
+    taught: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Number of figures."""
@@ -73,8 +75,11 @@ def whole_crops(figures: Figures, rows: NDArray[np.intp], recipe: RecipeSpec) ->
     images = to_input(figures.images[rows], WHITE)
     labels = torch.from_numpy(figures.labels[rows])
     experts, share = torch.from_numpy(figures.experts[rows]), recipe.loss.experts_share
+    p_atypical = (1 - share) * labels + share * experts
+    if figures.taught is not None:
+        p_atypical = torch.lerp(p_atypical, torch.from_numpy(figures.taught[rows]), recipe.loss.teacher_share)
     masks, has_mask = torch.from_numpy(figures.masks[rows]), torch.from_numpy(figures.has_mask[rows])
-    return Batch(images, Targets(labels, (1 - share) * labels + share * experts, masks, has_mask))
+    return Batch(images, Targets(labels, p_atypical, masks, has_mask))
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:

@@ -344,6 +344,14 @@ def _check(
             stage="training",
             remedy="Lower optimiser.batch in the recipe, or train on more figures",
         )
+    if (training.taught is None) == (recipe.loss.teacher_share > 0):
+        raise InputError(
+            f"the recipe has a teacher_share of {recipe.loss.teacher_share:g}, "
+            f"and there is {'no' if training.taught is None else 'a'} teacher",
+            subject=recipe.name,
+            stage="training",
+            remedy="Pass --teacher if, and only if, the recipe has a teacher_share above 0",
+        )
     if (member is None) == (recipe.initial_weights == "bundle"):
         raise InputError(
             "a recipe starts from a bundle's member if, and only if, there is one",

@@ -1,0 +1,100 @@
+"""Targets from a bundle: a fold's member also learns what the members of a teacher say of its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_mitosis.errors import BundleError, InputError
+from wsi_mitosis.io.bundles import Bundle, open_bundle
+from wsi_mitosis.jobs.evaluate import member_probabilities
+from wsi_mitosis.jobs.known import overlap_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsi_mitosis.core.folds import Fold
+    from wsi_mitosis.io.training.stores import Store
+
+STAGE = "training"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The members of a bundle that teach a fold.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        digest: Its digest.
+        members: Their positions, from 0.
+    """
+
+    bundle: Path
+    digest: str
+    members: tuple[int, ...]
+
+
+def teachers(bundle: Bundle, store: Store, folds: Sequence[Fold]) -> list[Teacher]:
+    """Choose the members that teach each fold: those that know no figure which the fold must not know.
+
+    These are the figures of the fold's test domain and, unless the fold learns from it, of its validation
+    domain. Otherwise the answers of the teacher would tell the fold of them.
+
+    Args:
+        bundle: The teacher.
+        store: The samples of the folds, at the recipe's scale.
+        folds: The folds.
+
+    Raises:
+        InputError: if there is no such member for a fold.
+    """
+    overlap = overlap_of(bundle, store)
+    may_know = overlap.seen[:, None] & ~overlap.own  # (N, M)
+    chosen = []
+    for fold in folds:
+        kept_from = np.setdiff1d(np.union1d(fold.test_rows, fold.validation_rows), fold.training_rows)
+        members = np.flatnonzero(~may_know[kept_from].any(axis=0))
+        if not len(members):
+            raise InputError(
+                f"each of its members knows figures that fold {fold.name} is tested or selected on",
+                subject=bundle.folder,
+                stage=STAGE,
+                remedy="Name a bundle with a member that was trained without these domains",
+            )
+        chosen.append(Teacher(bundle.folder.absolute(), bundle.digest, tuple(members.tolist())))
+    return chosen
+
+
+def taught(teacher: Teacher, store: Store, rows: NDArray[np.intp], device: str) -> NDArray[np.float32]:
+    """Compute what the members of a teacher say of samples, in their mean.
+
+    Args:
+        teacher: The members.
+        store: The samples.
+        rows: (N,) their rows.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        (N,) P(atypical) with the views and the temperature of the bundle, both classes weighing alike.
+
+    Raises:
+        BundleError: if another bundle is there now.
+    """
+    bundle = open_bundle(teacher.bundle)
+    if bundle.digest != teacher.digest:
+        raise BundleError(
+            f"it was replaced meanwhile: its digest is {bundle.digest[:12]}, and was {teacher.digest[:12]}",
+            subject=teacher.bundle,
+            stage=STAGE,
+            remedy="Put the bundle back, or run again to learn from the new one",
+        )
+    teaches = np.isin(np.arange(len(bundle.manifest.member)), teacher.members)
+    is_asked = np.isin(np.arange(len(store.samples)), rows)
+    probabilities = member_probabilities(bundle, store, np.outer(is_asked, teaches), device=device)
+    means: NDArray[np.float32] = probabilities[rows][:, teaches].mean(axis=1, dtype=np.float32)
+    return means
