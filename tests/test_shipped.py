@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.shell_blocks import commands, run_in_order
 from wsi_mitosis.io.bundles import open_bundle
 from wsi_mitosis.io.pipelines import read_pipeline
 from wsi_mitosis.io.shipped import shipped
 from wsi_mitosis.io.training.runs import read_recipe
+from wsi_mitosis.nets.training import build_network
 from wsi_mitosis.specs import BundleManifest
 
 ROOT = Path(__file__).parents[1]
@@ -45,12 +48,33 @@ def test_every_shipped_recipe_fits_the_schema_and_says_where_its_values_are_from
             assert re.search(r"# .*\[(paper|container|choice)\]|# \[(paper|container|choice)\]", line), line
 
 
-@pytest.mark.parametrize(("recipe", "ablation"), [("mtl", "single_task"), ("nano", "nano_single_task")])
-def test_an_ablation_leaves_out_the_decoders_and_nothing_else(recipe: str, ablation: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "ablation", "teacher_share"),
+    [("mtl", "single_task", 0), ("nano", "nano_single_task", 0), ("lite0", "lite0_taught", 0.5)],
+)
+def test_an_ablation_leaves_out_the_decoders_and_nothing_else(
+    recipe: str, ablation: str, teacher_share: float
+) -> None:
     whole, without = (read_recipe(name).model_dump(exclude={"name"}) for name in (recipe, ablation))
     assert whole.pop("decoders")
     assert without.pop("decoders") is None
+    assert (whole["loss"].pop("teacher_share"), without["loss"].pop("teacher_share")) == (0, teacher_share)
     assert whole == without
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_operations_and_the_size_of_a_recipe_are_those_of_its_network(path: Path) -> None:
+    """The table of train/README.md, computed without weights: a step costs three forward passes."""
+    readme = (ROOT / "train" / "README.md").read_text(encoding="utf-8")
+    row = rf"^\| `{path.stem}` \| .* \| ([\d.]+) GFLOP \| ([\d.]+) M"
+    [(operations, parameters)] = re.findall(row, readme, re.MULTILINE)
+    recipe = read_recipe(path.stem)
+    network = build_network(recipe).to("meta").train()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(2, 3, recipe.input.patch_px, recipe.input.patch_px, device="meta"))
+    assert float(operations) == pytest.approx(3 * counter.get_total_flops() / 2e9, rel=0.01, abs=0.05)
+    size = sum(weight.numel() for weight in network.member.parameters())
+    assert float(parameters) == pytest.approx(size / 1e6, rel=0.005)
 
 
 PAPER = {

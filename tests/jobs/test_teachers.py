@@ -11,6 +11,7 @@ import pytest
 
 from tests.training_files import (
     DOMAINS,
+    PATCH_PX,
     tiny_bundle,
     tiny_recipe,
     tiny_store,
@@ -110,11 +111,34 @@ def test_what_is_taught_is_the_mean_of_the_members_with_the_bundles_views(
 ) -> None:
     rows = np.array([40, 3, 17])
     members = (0, 2)
-    found = taught(Teacher(teacher.folder, teacher.digest, members), store, rows, "cpu")
+    found = taught(Teacher(teacher.folder, teacher.digest, members), store, rows, "cpu", 1)
     ensemble = Ensemble(teacher.manifest, teacher.read_members(), device="cpu")
     all_members = ensemble.predict(cut_centres(store.images(rows), ensemble.read_px, "store"))
     assert found == pytest.approx(all_members[:, members].mean(axis=1), abs=1e-6)
     assert found.dtype == np.float32
+
+
+def test_a_teacher_of_another_scale_sees_the_figures_at_its_own(store: Store, tmp_path: Path) -> None:
+    """Crops of 48 px at 0.25 um/px are 32 px at 0.375, as if the store had been resampled for `evaluate`."""
+    coarse = {"input": {**tiny_recipe().input.model_dump(), "mpp": 0.375}}
+    bundle = tiny_bundle(tmp_path / "coarse", samples=sample_lines(store), **coarse)
+    [first, *_] = teachers(bundle, store, plan_folds(store.samples, train_on_validation=True))
+    rows = np.arange(8)
+    scaled = store.at(0.375).images(rows)
+    assert scaled.shape[1] == PATCH_PX
+    expected = Ensemble(bundle.manifest, bundle.read_members(), device="cpu").predict(scaled)
+    found = taught(first, store.at(0.3), rows, "cpu", 1)
+    assert found == pytest.approx(expected[:, 0], abs=1e-6)
+
+
+def test_crops_that_are_too_small_for_the_teacher_are_refused_before_anything_is_trained(
+    store: Store, recipe: Path, tmp_path: Path
+) -> None:
+    wide = {"input": {**tiny_recipe().input.model_dump(), "patch_px": 64}}
+    bundle = tiny_bundle(tmp_path / "wide", samples=sample_lines(store), **wide)
+    with pytest.raises(InputError, match="crops of 48 px are smaller than the 64 px of the teacher 'known'"):
+        trained(recipe, store, tmp_path / "b", teacher=str(bundle.folder))
+    assert not (tmp_path / "b.training").exists()
 
 
 def test_a_fold_learns_from_its_teacher(
@@ -124,7 +148,7 @@ def test_a_fold_learns_from_its_teacher(
     got = []
 
     def look(task: job.FoldTask, *_: object) -> FoldProgress:
-        got.append((task, job._training_figures(task, store)))
+        got.append((task, job._training_figures(task, store, 1)))
         return FoldProgress(task.fold.name, 0, 1, error="looked at")
 
     monkeypatch.setattr(job, "_trained", look)
@@ -132,7 +156,7 @@ def test_a_fold_learns_from_its_teacher(
     [(task, figures)] = got
     rows = task.fold.training_rows
     assert set(store.samples["domain"].iloc[rows]) == {"alpha", "gamma"}
-    expected = taught(Teacher(teacher.folder, teacher.digest, (1,)), store, rows, "cpu")
+    expected = taught(Teacher(teacher.folder, teacher.digest, (1,)), store, rows, "cpu", 1)
     assert figures.taught.tolist() == expected.tolist()
     assert (np.diff(figures.taught) != 0).any()
 
@@ -162,7 +186,7 @@ def test_a_teacher_that_is_replaced_meanwhile_fails_the_folds_that_follow(
 ) -> None:
     gone = Teacher(teacher.folder, "0" * 64, (0,))
     with pytest.raises(BundleError, match=r"replaced meanwhile.*learn from the new one"):
-        taught(gone, store, np.array([0]), "cpu")
+        taught(gone, store, np.array([0]), "cpu", 1)
 
 
 # --- what the bundle states

@@ -192,20 +192,28 @@ def classify_samples(
 
     device = resolve_device(device)
     resolved = resolve_backend(backend, device)
-    probabilities = _predict(bundle, store, included, choices, (device, resolved), on_progress)
+    probabilities = _predict(
+        bundle, store, included, choices, (device, resolved, granted_cpus()), on_progress
+    )
     return Classified(overlap, scope, choices, tuple(probabilities), manifest.temperature, device, resolved)
 
 
 def member_probabilities(
-    bundle: Bundle, store: Store, included: NDArray[np.bool_], *, device: str = "auto"
+    bundle: Bundle,
+    store: Store,
+    included: NDArray[np.bool_],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> Probabilities:
     """Compute what members give for chosen samples, with the bundle's views and temperature.
 
     Args:
         bundle: The bundle.
-        store: The samples.
+        store: The samples, at the bundle's scale.
         included: (N, M) bool, which member classifies which sample.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Number of CPU threads that compute; all that are granted if None.
 
     Returns:
         (N, M) P(atypical); NaN for samples that are not included.
@@ -217,7 +225,7 @@ def member_probabilities(
     from wsi_mitosis.nets.devices import resolve_device
 
     device = resolve_device(device)
-    computed_by = device, resolve_backend("auto", device)
+    computed_by = device, resolve_backend("auto", device), threads or granted_cpus()
     views = _Views(bundle.manifest, bundle.manifest.ensemble.tta)
     (found,) = _predict(bundle, store, included, (views,), computed_by, lambda *_: None)
     return found
@@ -260,7 +268,7 @@ def _predict(
     store: Store,
     included: NDArray[np.bool_],
     choices: tuple[_Views, ...],
-    computed_by: tuple[str, Backend],
+    computed_by: tuple[str, Backend, int],
     on_progress: OnProgress,
 ) -> list[Probabilities]:
     """For each choice of views (N, M) P(atypical), NaN for samples that are not included."""
@@ -282,7 +290,12 @@ def _predict(
 
 
 def _alone(
-    views: _Views, index: int, state: Mapping[str, NDArray[np.floating]], device: str, backend: Backend
+    views: _Views,
+    index: int,
+    state: Mapping[str, NDArray[np.floating]],
+    device: str,
+    backend: Backend,
+    threads: int,
 ) -> Ensemble:
     """Build an ensemble of one member."""
     from wsi_mitosis.nets.ensembles import Ensemble
@@ -293,7 +306,7 @@ def _alone(
         [state],
         device=device,
         tta=views.tta,
-        threads=granted_cpus(),
+        threads=threads,
         backend=backend,
         files=user_files(),
     )

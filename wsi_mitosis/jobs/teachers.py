@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_mitosis.core.geometry import read_px
 from wsi_mitosis.errors import BundleError, InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
+from wsi_mitosis.io.training.stores import open_checked_store
 from wsi_mitosis.jobs.evaluate import member_probabilities
 from wsi_mitosis.jobs.known import overlap_of
+from wsi_mitosis.jobs.scale import at_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +50,13 @@ def teachers(bundle: Bundle, store: Store, folds: Sequence[Fold]) -> list[Teache
 
     Args:
         bundle: The teacher.
-        store: The samples of the folds, at the recipe's scale.
+        store: The samples of the folds, at any scale.
         folds: The folds.
 
     Raises:
-        InputError: if there is no such member for a fold.
+        InputError: if there is no such member for a fold, or the crops are too coarse or too small.
     """
-    overlap = overlap_of(bundle, store)
+    overlap = overlap_of(bundle, _at_scale_of(bundle, store))
     may_know = overlap.seen[:, None] & ~overlap.own  # (N, M)
     chosen = []
     for fold in folds:
@@ -70,14 +73,17 @@ def teachers(bundle: Bundle, store: Store, folds: Sequence[Fold]) -> list[Teache
     return chosen
 
 
-def taught(teacher: Teacher, store: Store, rows: NDArray[np.intp], device: str) -> NDArray[np.float32]:
+def taught(
+    teacher: Teacher, store: Store, rows: NDArray[np.intp], device: str, threads: int
+) -> NDArray[np.float32]:
     """Compute what the members of a teacher say of samples, in their mean.
 
     Args:
         teacher: The members.
-        store: The samples.
+        store: The samples, at any scale.
         rows: (N,) their rows.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Number of CPU threads that compute.
 
     Returns:
         (N,) P(atypical) with the views and the temperature of the bundle, both classes weighing alike.
@@ -95,6 +101,28 @@ def taught(teacher: Teacher, store: Store, rows: NDArray[np.intp], device: str) 
         )
     teaches = np.isin(np.arange(len(bundle.manifest.member)), teacher.members)
     is_asked = np.isin(np.arange(len(store.samples)), rows)
-    probabilities = member_probabilities(bundle, store, np.outer(is_asked, teaches), device=device)
+    probabilities = member_probabilities(
+        bundle, _at_scale_of(bundle, store), np.outer(is_asked, teaches), device=device, threads=threads
+    )
     means: NDArray[np.float32] = probabilities[rows][:, teaches].mean(axis=1, dtype=np.float32)
     return means
+
+
+def _at_scale_of(bundle: Bundle, store: Store) -> Store:
+    """Return the samples of a store, of whatever scale it is, at the scale of a bundle.
+
+    Raises:
+        InputError: if the crops are too coarse or too small.
+    """
+    manifest = bundle.manifest
+    whole = open_checked_store(store.folder, store.attributes.digest)
+    scaled = at_scale(whole, manifest.input, manifest.name, STAGE)
+    if scaled.attributes.patch_px < (least_px := read_px(manifest.input.cut_px, manifest.ensemble.zooms)):
+        raise InputError(
+            f"its crops of {scaled.attributes.patch_px} px are smaller than the {least_px} px "
+            f"of the teacher '{manifest.name}'",
+            subject=store.folder,
+            stage=STAGE,
+            remedy="Build it from larger crops, or name another teacher",
+        )
+    return scaled

@@ -703,7 +703,7 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
         load_member(member, task.recipe.network, task.fold.name)  # raises an error if they do not fit
     with cpu_threads(threads), TensorBoard(task.folder, done) as board:
         for epoch in train_member(
-            _training_figures(task, store),
+            _training_figures(task, store, threads),
             figures(store, task.fold.validation_rows),
             task.recipe,
             device=task.device,
@@ -742,12 +742,12 @@ def _starting_member(start: Start) -> dict[str, NDArray[np.floating]]:
     return bundle.read_members()[start.member]
 
 
-def _training_figures(task: FoldTask, store: Store) -> Figures:
+def _training_figures(task: FoldTask, store: Store, threads: int) -> Figures:
     """Return what a fold learns from: samples of its dataset, then those of the store beside it."""
     rows = task.fold.training_rows
     own, beside = figures(store, rows), None if task.start is None else task.start.beside
     if task.teacher is not None:
-        return dataclasses.replace(own, taught=taught(task.teacher, store, rows, task.device))
+        return dataclasses.replace(own, taught=taught(task.teacher, store, rows, task.device, threads))
     if beside is None:
         return own
     other = figures(opened(beside.store, task.recipe, beside.digest), beside.rows)
