@@ -34,13 +34,16 @@ def sample_lines(store: Store) -> list[str]:
 def lines_with(teacher: Bundle, store: Store) -> list[str]:
     """Return the lines of a list of samples that has those of a bundle, too.
 
+    What the bundle lists without a domain stays without one: all members may have seen it.
+
     Args:
         teacher: The bundle.
         store: What the new bundle was trained on, at its scale.
     """
     known = {key: set(domains) for key, domains in teacher.read_samples().items()}
     for key, domain in all_identifiers(store):
-        known.setdefault(key, set()).add(domain)
+        if key not in known or known[key]:
+            known.setdefault(key, set()).add(domain)
     return as_lines(known)
 
 
