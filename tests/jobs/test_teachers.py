@@ -185,7 +185,7 @@ def test_a_teacher_that_is_replaced_meanwhile_fails_the_folds_that_follow(
     store: Store, teacher: Bundle
 ) -> None:
     gone = Teacher(teacher.folder, "0" * 64, (0,))
-    with pytest.raises(BundleError, match=r"replaced meanwhile.*learn from the new one"):
+    with pytest.raises(BundleError, match=r"replaced meanwhile.*use the new one"):
         taught(gone, store, np.array([0]), "cpu", 1)
 
 

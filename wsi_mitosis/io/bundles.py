@@ -203,17 +203,27 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, digest: str | None = None) -> Bundle:
     """Read a bundle's manifest and check every file against it.
 
     Args:
         folder: The result of `find_bundle`.
+        digest: The digest that the bundle must have, as of one from which folds are being trained; any if
+            None.
 
     Raises:
         BundleError: If the manifest is missing, malformed or of a newer schema, or if a file is missing,
-            altered, without weights, or a weights file that the manifest does not list.
+            altered, without weights, or a weights file that the manifest does not list. Also if another
+            bundle is there now.
     """
     data = _manifest_data(folder / MANIFEST)
+    if digest is not None and _digest(data) != digest:
+        raise BundleError(
+            f"it was replaced meanwhile: its digest is {_digest(data)[:12]}, and was {digest[:12]}",
+            subject=folder,
+            stage="reading a bundle",
+            remedy="Put the bundle back, or run again to use the new one",
+        )
     manifest = BundleManifest.parse(data, folder / MANIFEST)
     listed = {member.file: member.sha256 for member in manifest.member}
     if strangers := sorted({path.name for path in folder.glob("*.safetensors")} - set(listed)):

@@ -1,4 +1,4 @@
-"""Targets from a bundle: a fold's member also learns what the members of a teacher say of its figures."""
+"""Targets from a bundle: a fold's member learns the P(atypical) of a teacher's members beside the labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_mitosis.core.geometry import read_px
-from wsi_mitosis.errors import BundleError, InputError
+from wsi_mitosis.errors import InputError
 from wsi_mitosis.io.bundles import Bundle, open_bundle
 from wsi_mitosis.io.training.stores import open_checked_store
 from wsi_mitosis.jobs.evaluate import member_probabilities
@@ -46,7 +46,7 @@ def teachers(bundle: Bundle, store: Store, folds: Sequence[Fold]) -> list[Teache
     """Choose the members that teach each fold: those that know no figure which the fold must not know.
 
     These are the figures of the fold's test domain and, unless the fold learns from it, of its validation
-    domain. Otherwise the answers of the teacher would tell the fold of them.
+    domain. Otherwise the fold would learn from their labels through the teacher.
 
     Args:
         bundle: The teacher.
@@ -76,7 +76,7 @@ def teachers(bundle: Bundle, store: Store, folds: Sequence[Fold]) -> list[Teache
 def taught(
     teacher: Teacher, store: Store, rows: NDArray[np.intp], device: str, threads: int
 ) -> NDArray[np.float32]:
-    """Compute what the members of a teacher say of samples, in their mean.
+    """Compute the mean P(atypical) of a teacher's members for samples.
 
     Args:
         teacher: The members.
@@ -86,25 +86,19 @@ def taught(
         threads: Number of CPU threads that compute.
 
     Returns:
-        (N,) P(atypical) with the views and the temperature of the bundle, both classes weighing alike.
+        (N,) P(atypical) with the views and the temperature of the bundle, both classes weighing alike. The
+        temperature may have been fitted to figures of all domains, the fold's test domain among them.
 
     Raises:
         BundleError: if another bundle is there now.
     """
-    bundle = open_bundle(teacher.bundle)
-    if bundle.digest != teacher.digest:
-        raise BundleError(
-            f"it was replaced meanwhile: its digest is {bundle.digest[:12]}, and was {teacher.digest[:12]}",
-            subject=teacher.bundle,
-            stage=STAGE,
-            remedy="Put the bundle back, or run again to learn from the new one",
-        )
-    teaches = np.isin(np.arange(len(bundle.manifest.member)), teacher.members)
-    is_asked = np.isin(np.arange(len(store.samples)), rows)
+    bundle = open_bundle(teacher.bundle, teacher.digest)
+    is_teacher = np.isin(np.arange(len(bundle.manifest.member)), teacher.members)
+    is_sample = np.isin(np.arange(len(store.samples)), rows)
     probabilities = member_probabilities(
-        bundle, _at_scale_of(bundle, store), np.outer(is_asked, teaches), device=device, threads=threads
+        bundle, _at_scale_of(bundle, store), np.outer(is_sample, is_teacher), device=device, threads=threads
     )
-    means: NDArray[np.float32] = probabilities[rows][:, teaches].mean(axis=1, dtype=np.float32)
+    means: NDArray[np.float32] = probabilities[rows][:, is_teacher].mean(axis=1, dtype=np.float32)
     return means
 
 

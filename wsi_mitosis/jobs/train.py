@@ -21,7 +21,7 @@ import numpy as np
 from wsi_mitosis.core.doubts import doubts
 from wsi_mitosis.core.folds import Fold, plan_folds, plan_table, plan_warnings
 from wsi_mitosis.core.metrics import score
-from wsi_mitosis.errors import UNWRITABLE, BundleError, InputError, OutputError, SpecError, WsiMitosisError
+from wsi_mitosis.errors import UNWRITABLE, InputError, OutputError, SpecError, WsiMitosisError
 from wsi_mitosis.io.bundles import Bundle, find_bundle, open_bundle, write_bundle
 from wsi_mitosis.io.results.lock import FILE as LOCK
 from wsi_mitosis.io.results.lock import FolderLock
@@ -726,20 +726,8 @@ def _trained(task: FoldTask, threads: int, on_epoch: Callable[[FoldProgress], No
 
 
 def _starting_member(start: Start) -> dict[str, NDArray[np.floating]]:
-    """Read the weights that a fold starts from.
-
-    Raises:
-        BundleError: if another bundle is there now.
-    """
-    bundle = open_bundle(start.bundle)
-    if bundle.digest != start.digest:
-        raise BundleError(
-            f"it was replaced meanwhile: its digest is {bundle.digest[:12]}, and was {start.digest[:12]}",
-            subject=start.bundle,
-            stage=STAGE,
-            remedy="Put the bundle back, or run again to start from the new one",
-        )
-    return bundle.read_members()[start.member]
+    """Read the weights that a fold starts from."""
+    return open_bundle(start.bundle, start.digest).read_members()[start.member]
 
 
 def _training_figures(task: FoldTask, store: Store, threads: int) -> Figures:
