@@ -194,6 +194,8 @@ class MemberSpec(Spec):
         validation_loss: Total loss on the validation domain.
         validation_balanced_accuracy: Balanced accuracy on the validation domain.
         network: The member's network, if it is not the bundle's.
+        field_px: Side of the centre of the crop that the member sees, px at the bundle's um/px; even. It is
+            enlarged or shrunk to `patch_px`. None for the whole field of `[input]`.
         training: The member's origin, if it was taken from another bundle.
     """
 
@@ -204,6 +206,7 @@ class MemberSpec(Spec):
     validation_loss: float | None = None
     validation_balanced_accuracy: float | None = None
     network: NetworkSpec | None = None
+    field_px: int | None = Field(default=None, ge=8, multiple_of=2)
     training: MemberTrainingSpec | None = None
 
     @field_validator("file")
@@ -374,7 +377,15 @@ class BundleManifest(Spec):
             raise ValueError("two members name the same file")
         if self.training is not None and self.training.missing and not all(m.training for m in self.member):
             raise ValueError("a member has no origin: neither [training] nor its [member.training] states it")
+        field_px = self.input.cut_px
+        if any(member.field_px is not None and member.field_px >= field_px for member in self.member):
+            raise ValueError(f"a member's 'field_px' should be less than the {field_px} px of [input]")
         return self
+
+    def input_of(self, member: MemberSpec) -> InputSpec:
+        """Return the input of one of the members: the bundle's, but for its field."""
+        own = {} if member.field_px is None else {"field_px": member.field_px}
+        return self.input.model_copy(update=own)
 
     def network_of(self, member: MemberSpec) -> NetworkSpec:
         """Return the network of one of the members."""
@@ -388,6 +399,11 @@ class BundleManifest(Spec):
     def networks(self) -> dict[NetworkSpec, int]:
         """The number of members by network, in the order of their first members."""
         return dict(Counter(map(self.network_of, self.member)))
+
+    @property
+    def fields_px(self) -> dict[int, int]:
+        """The number of members by the side of their field, px, in the order of their first members."""
+        return dict(Counter(self.input_of(member).cut_px for member in self.member))
 
 
 class ReviewsSpec(Spec):

@@ -28,6 +28,7 @@ from wsi_mitosis.nets.ensembles import Ensemble
 from wsi_mitosis.nets.members import Member, member_state
 from wsi_mitosis.nets.untrained import stained_noise, untrained_states
 from wsi_mitosis.specs import NetworkSpec
+from wsi_mitosis.tables import BackendChoice
 
 DOMAINS = ("lab one", "lab two", "lab three")
 SIDE = 32
@@ -83,8 +84,8 @@ def trained(
     return bundle(folder, domains, listed, states=states, training=training, **fields)
 
 
-def probabilities(of: Bundle, crops: np.ndarray) -> np.ndarray:
-    return Ensemble(of.manifest, of.read_members(), device="cpu").predict(crops)
+def probabilities(of: Bundle, crops: np.ndarray, backend: BackendChoice = "torch") -> np.ndarray:
+    return Ensemble(of.manifest, of.read_members(), device="cpu", backend=backend).predict(crops)
 
 
 def call(*arguments: object) -> Result:
@@ -124,6 +125,56 @@ def test_the_manifest_states_where_each_member_comes_from(
     tables = tomllib.loads((tmp_path / "mixed" / "manifest.toml").read_text())
     assert set(tables["training"]) == {"samples", "samples_sha256"}
     assert ["network" in member for member in tables["member"]] == [False, False, True]
+
+
+def smaller(tmp_path: Path, of: Bundle, field_px: int = 24) -> Bundle:
+    """A copy of a bundle whose members see the central 24 px of what they saw, enlarged."""
+    return changed(tmp_path / "smaller", of, "patch_px = 32", f"patch_px = 32\nfield_px = {field_px}")
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_members_of_two_fields_vote_as_they_did(
+    tmp_path: Path, narrow: Bundle, wide: Bundle, backend: BackendChoice
+) -> None:
+    """The bundle with the smaller field comes first, and each member answers to the same centre of a crop."""
+    close = smaller(tmp_path, narrow)
+    mixed = combine([Selection(close, (0, 1)), Selection(wide, (2,))], tmp_path / "mixed")
+    assert mixed.manifest.input == wide.manifest.input
+    assert [member.field_px for member in mixed.manifest.member] == [24, 24, None]
+    assert mixed.manifest.fields_px == {24: 2, 32: 1}
+    crops = stained_noise(5, SIDE, seed=9)
+    found, of_wide = (probabilities(one, crops, backend) for one in (mixed, wide))
+    of_close = probabilities(close, crops[:, 4:-4, 4:-4], backend)
+    np.testing.assert_array_equal(found, np.column_stack([of_close[:, [0, 1]], of_wide[:, [2]]]))
+    assert len(set(found[0])) == 3, "members that answer alike test nothing"
+    card = " ".join(mixed.read_card().split())
+    assert "| smaller fields | of 2 members the central 24 px; resampled to the same px |" in card
+
+
+def test_fields_are_kept_when_members_are_combined_again(
+    tmp_path: Path, narrow: Bundle, wide: Bundle
+) -> None:
+    close = smaller(tmp_path, narrow)
+    mixed = combine([Selection(close, (0, 1)), Selection(wide, (2,))], tmp_path / "mixed")
+    alone = combine([Selection(mixed, (1, 2)), Selection(close, (2,))], tmp_path / "again")
+    assert [member.field_px for member in alone.manifest.member] == [24, None, 24]
+
+
+def test_the_limit_of_sharpness_is_that_of_the_largest_field(tmp_path: Path, samples: Store) -> None:
+    """Sharpness is measured in the field of the bundle, whatever centre of it members see."""
+    limit = {"lowest": 0.2, "slides": 30, "dataset_digest": "d" * 64}
+    wide = trained(tmp_path / "wide", 3, samples, sharpness=limit)
+    narrow = trained(tmp_path / "narrow", 2, samples, sharpness={**limit, "lowest": 0.3})
+    mixed = combine([Selection(smaller(tmp_path, narrow), (0,)), Selection(wide, (0,))], tmp_path / "mixed")
+    assert mixed.manifest.sharpness == wide.manifest.sharpness
+
+
+@pytest.mark.parametrize("field_px", [32, 40])
+def test_a_member_whose_field_is_not_smaller_than_the_bundles_is_refused(
+    tmp_path: Path, narrow: Bundle, field_px: int
+) -> None:
+    with pytest.raises(BundleError, match=r"'field_px' should be less than the 32 px of \[input\]"):
+        changed(tmp_path / "changed", narrow, "[[member]]", f"[[member]]\nfield_px = {field_px}")
 
 
 def test_a_limit_of_sharpness_is_kept_where_all_have_the_same(tmp_path: Path, samples: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +436,14 @@ def test_a_recipe_cannot_say_that_it_starts_from_a_bundle(lab: Store, tmp_path: 
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TrainSpec.parse({"recipe": "r", "dataset": "s.zarr", "out": "o", **options}, "test")
+
+
+def test_members_of_two_fields_have_no_recipe(parent: Bundle, recipe: Path) -> None:
+    first, *others = parent.manifest.member
+    close = first.model_copy(update={"field_px": parent.manifest.input.cut_px - 2})
+    mixed = replace(parent, manifest=parent.manifest.model_copy(update={"member": (close, *others)}))
+    with pytest.raises(InputError, match="its members have different fields, and a recipe has one"):
+        further._check_recipe(read_recipe(recipe), mixed)
 
 
 @pytest.mark.parametrize(

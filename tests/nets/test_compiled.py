@@ -209,7 +209,8 @@ def _name(
     **input_: Any,
 ) -> str:
     of = manifest(network, patch_px=16, **input_).model_copy(update={"member": ()})
-    return CompiledMembers(of, [], Sight(of.input, zooms, tta, crop_px), 1, None)._name(weights, network)
+    sight = Sight(of.input, zooms, tta, crop_px)
+    return CompiledMembers(of, [], sight, 1, None)._name(weights, network, sight)
 
 
 def test_a_compiled_network_is_known_by_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

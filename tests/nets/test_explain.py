@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +24,15 @@ CORNERS = [(0, 0), (0, -1), (-1, 0), (-1, -1)]
 HASH = "0" * 64
 
 
-def manifest(*networks: NetworkSpec, zooms: tuple[float, ...] = (1.0,), **input_: Any) -> BundleManifest:
+def manifest(
+    *networks: NetworkSpec,
+    zooms: tuple[float, ...] = (1.0,),
+    fields_px: tuple[int | None, ...] = (),
+    **input_: Any,
+) -> BundleManifest:
     members = [
-        {"file": f"m{n}.safetensors", "sha256": HASH, "network": network.model_dump()}
-        for n, network in enumerate(networks)
+        {"file": f"m{n}.safetensors", "sha256": HASH, "network": network.model_dump(), "field_px": field_px}
+        for n, (network, field_px) in enumerate(zip_longest(networks, fields_px))
     ]
     fields = {key: value for key, value in FIELDS.items() if key != "training"} | {"trained": False}
     return BundleManifest.parse(
@@ -143,6 +149,20 @@ def test_members_count_alike_and_maps_of_two_sizes_are_averaged() -> None:
     assert values.shape == (8, 8)
     assert values[0, 0] == values[-1, -1] == 1
     assert values[0, 0] > values[0, 1] == 0
+
+
+@pytest.mark.parametrize("zooms", [(1.0,), (2.0,)])
+def test_the_map_of_a_smaller_field_has_its_place_in_the_map_of_the_whole(zooms: tuple[float, ...]) -> None:
+    """Of two members that look into the same corner of what they see, one sees the central half."""
+    found, _ = ensemble(preact(2), preact(2), fields_px=(None, 16), zooms=zooms)
+    found._members.networks = [Bright(seen=(0, -1)), Bright(seen=(0, -1))]
+    (values,) = found.explain(np.full((1, 32, 32, 3), 200, np.uint8))
+    assert values.shape == (8, 8)
+    assert values[0, -1] == values.max() == 1
+    assert set(zip(*np.nonzero(values), strict=True)) >= {(0, 7), (2, 5)}
+    outside = np.ones((8, 8), np.bool_)
+    outside[2:-2, 2:-2] = False
+    assert np.count_nonzero(values[outside]) == 1
 
 
 def test_a_member_whose_answer_nothing_moves_has_an_empty_map() -> None:

@@ -51,7 +51,7 @@ def list_(*, as_json: bool) -> int:
         return 0
     for fact in facts:
         click.echo(
-            f"{fact['name']:24} {_trained(fact)}; {fact['patch_px']} px at {fact['mpp_um']} um/px, "
+            f"{fact['name']:24} {_trained(fact)}; {_fields(fact)} px at {fact['mpp_um']} um/px, "
             f"{fact['members']} members; {fact['licence']}"
         )
     return 0
@@ -197,15 +197,16 @@ def combine(
     *,
     as_json: bool,
 ) -> int:
-    """Make a bundle of members of several bundles, which may have different networks.
+    """Make a bundle of members of several bundles, which may have different networks and fields.
 
     BUNDLE is a folder or the name of a shipped bundle. All of its members are taken, or those whose
     positions, counted from 0, follow a colon. With --test-domain those are taken that were trained without
     this domain; `evaluate` scores the new ensemble on it, because none of its members has seen it.
 
-    The bundles must have the same [input] and [ensemble], and the same domains of the samples that several of
-    them list. The calibrations and the scores of the bundles do not hold for the new one: --dataset gives it
-    its own. It keeps their limit of sharpness if that is the same in all of them.
+    The bundles must have the same [ensemble], the same [input] but for field_px, and the same domains of the
+    samples that several of them list. The new bundle has the largest field; members with a smaller one see
+    its centre. The calibrations and the scores of the bundles do not hold for the new one: --dataset gives it
+    its own. It keeps the limit of sharpness of those with the largest field if they have the same.
 
     Any number of members above one is legal; with --test-domain one is enough. The majority decides; where an
     even number of members is divided into halves, their mean P(atypical) decides at the threshold of the
@@ -250,6 +251,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "trained": manifest.trained,
         "patch_px": manifest.input.patch_px,
         "mpp_um": manifest.input.mpp,
+        "fields_px": [manifest.input_of(member).cut_px for member in manifest.member],
         **_networks(manifest),
         "members": len(manifest.member),
         "threshold": manifest.ensemble.threshold,
@@ -271,6 +273,11 @@ def _networks(manifest: BundleManifest) -> dict[str, Any]:
         return {"backbone": network.backbone, "width": network.width}
     text = "; ".join(f"{number} x {network.text}" for network, number in manifest.networks.items())
     return {"backbone": text, "width": None}
+
+
+def _fields(facts: dict[str, Any]) -> str:
+    """The sides of what the members see of a slide, px."""
+    return " or ".join(map(str, dict.fromkeys(facts["fields_px"])))
 
 
 def _trained(facts: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from wsi_mitosis.core.markdown import number, table
 from wsi_mitosis.errors import several
 from wsi_mitosis.io.bundles import write_card
 from wsi_mitosis.io.training.evaluation import as_section
+from wsi_mitosis.specs import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from wsi_mitosis.io.bundles import Bundle
     from wsi_mitosis.io.training.stores import Store
     from wsi_mitosis.recipes import FoldRecord, RecipeSpec
-    from wsi_mitosis.specs import CalibrationSpec, EnsembleSpec, InputSpec
+    from wsi_mitosis.specs import CalibrationSpec, EnsembleSpec
 
 MINUTE = 60
 LIMITS = """## What it must not be used for
@@ -68,7 +69,8 @@ def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]
     first = taken[0][0].manifest
     networks = Counter(bundle.manifest.network_of(bundle.manifest.member[index]) for bundle, index in taken)
     rows = {
-        "input": _input(first.input),
+        "input": _input(InputSpec.model_validate(fields["input"])),
+        **_fields(fields),
         "networks": "; ".join(f"{several(n, 'member')} of {spec.text}" for spec, n in networks.items()),
         "vote": _vote(first.ensemble),
         **_sharpness(fields["sharpness"]),
@@ -84,6 +86,13 @@ def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]
         *table(["", ""], rows.items()),
     ]
     return "\n".join([*head, LIMITS, *_parents(taken), *_taken(fields, taken), OWN_SCORES])
+
+
+def _fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The row of the fields of members; empty if all see the whole crop."""
+    sides = Counter(member["field_px"] for member in fields["member"])
+    smaller = [f"of {several(n, 'member')} the central {side} px" for side, n in sides.items() if side]
+    return {"smaller fields": f"{'; '.join(smaller)}; resampled to the same px"} if smaller else {}
 
 
 def _parents(taken: Sequence[tuple[Bundle, int]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from wsi_mitosis.specs import BundleManifest, MemberSpec, NetworkSpec
+    from wsi_mitosis.specs import BundleManifest, InputSpec, MemberSpec, NetworkSpec
 
 STAGE = "combining bundles"
 
@@ -47,6 +47,11 @@ class Selection:
     def networks(self) -> list[NetworkSpec]:
         """The members' networks."""
         return [self.bundle.manifest.network_of(member) for member in self.members]
+
+    @property
+    def fields_px(self) -> list[int]:
+        """The sides of the members' fields, px."""
+        return [self.bundle.manifest.input_of(member).cut_px for member in self.members]
 
     @property
     def origins(self) -> list[MemberTrainingSpec | None]:
@@ -132,7 +137,8 @@ def combine(selections: Sequence[Selection], out: Path, name: str | None = None,
 
     Calibrations of the bundles are not taken over: a temperature is that of an ensemble as a whole.
     The classes are the same in every bundle, so that members vote together if their bundles have the same
-    input and the same rule of voting.
+    input, but for the field, and the same rule of voting. The new bundle has the largest of the fields, and
+    a member with a smaller one sees the centre of it.
 
     Args:
         selections: Members of one or more bundles, in the order in which they are written.
@@ -217,7 +223,7 @@ def _check_rules(selections: Sequence[Selection]) -> None:
                 f"{difference}, so that their members cannot vote together",
                 subject=other.folder,
                 stage=STAGE,
-                remedy="Combine bundles whose [input] and [ensemble] are the same",
+                remedy="Combine bundles whose [ensemble] is the same, and whose [input] is but for field_px",
             )
         if first.manifest.trained != other.manifest.trained:
             untrained = other if first.manifest.trained else first
@@ -230,8 +236,8 @@ def _check_rules(selections: Sequence[Selection]) -> None:
 
 
 def _differences(first: BundleManifest, other: BundleManifest) -> Iterator[str]:
-    for table in ("input", "ensemble"):
-        ours, theirs = getattr(first, table).model_dump(), getattr(other, table).model_dump()
+    for table, own in (("input", {"field_px"}), ("ensemble", set[str]())):
+        ours, theirs = (getattr(one, table).model_dump(exclude=own) for one in (first, other))
         yield from (
             f"its {key} in [{table}] is {theirs[key]}, but that of '{first.name}' is {value}"
             for key, value in ours.items()
@@ -272,9 +278,16 @@ def _domains(names: frozenset[str]) -> str:
     return f"the domain {listed(sorted(names))}" if names else "no domain"
 
 
+def _widest(selections: Sequence[Selection]) -> InputSpec:
+    """Return the input with the largest field, of which members with another field see the centre."""
+    return max((one.bundle.manifest.input for one in selections), key=lambda spec: spec.cut_px)
+
+
 def _common_sharpness(selections: Sequence[Selection]) -> dict[str, Any] | None:
-    """Return the table [sharpness] that all of the bundles have; None if they do not have the same."""
-    first, *others = (one.bundle.manifest.sharpness for one in selections)
+    """Return the table [sharpness] of the bundles with the largest field; None if they differ in it."""
+    field_px = _widest(selections).cut_px
+    manifests = [one.bundle.manifest for one in selections]
+    first, *others = (one.sharpness for one in manifests if one.input.cut_px == field_px)
     if first is None or any(other != first for other in others):
         return None
     return first.model_dump()
@@ -282,7 +295,7 @@ def _common_sharpness(selections: Sequence[Selection]) -> dict[str, Any] | None:
 
 def _fields(selections: Sequence[Selection], name: str) -> dict[str, Any]:
     """The manifest, as `io.bundles.write_bundle` takes it."""
-    first, network = selections[0].bundle.manifest, selections[0].networks[0]
+    first, network, widest = selections[0].bundle.manifest, selections[0].networks[0], _widest(selections)
     licences = (
         origin.licence if origin else one.bundle.manifest.licence
         for one in selections
@@ -294,22 +307,31 @@ def _fields(selections: Sequence[Selection], name: str) -> dict[str, Any]:
         "licence": "; ".join(dict.fromkeys(licences)),
         "intended_use": " ".join(dict.fromkeys(one.bundle.manifest.intended_use for one in selections)),
         "trained": first.trained,
-        "input": first.input.model_dump(),
+        "input": widest.model_dump(),
         "network": network.model_dump(),
         "ensemble": first.ensemble.model_dump(),
         "sharpness": _common_sharpness(selections),
         "member": [
-            _member(*parts, network)
+            _member(*parts, network, widest)
             for one in selections
-            for parts in zip(one.members, one.networks, one.origins, strict=True)
+            for parts in zip(one.members, one.networks, one.fields_px, one.origins, strict=True)
         ],
     }
     return {**fields, "training": {}} if first.trained else fields
 
 
 def _member(
-    member: MemberSpec, network: NetworkSpec, origin: MemberTrainingSpec | None, shared: NetworkSpec
+    member: MemberSpec,
+    network: NetworkSpec,
+    field_px: int,
+    origin: MemberTrainingSpec | None,
+    shared: NetworkSpec,
+    widest: InputSpec,
 ) -> dict[str, Any]:
-    """The table of one member; `shared` is the bundle's network."""
-    own = {"network": None if network == shared else network, "training": origin}
+    """The table of one member; `shared` is the bundle's network, and `widest` its input."""
+    own = {
+        "network": None if network == shared else network,
+        "field_px": None if field_px == widest.cut_px else field_px,
+        "training": origin,
+    }
     return member.model_copy(update=own).model_dump(exclude={"file", "sha256"})

@@ -219,6 +219,8 @@ def _check_recipe(recipe: RecipeSpec, parent: Bundle) -> None:
     first, *others = manifest.networks
     if others:
         cause = "its members have different networks, and a recipe has one"
+    elif len(manifest.fields_px) > 1:
+        cause = "its members have different fields, and a recipe has one"
     elif first != recipe.network:
         cause = f"its network is {first.text}, and that of recipe '{recipe.name}' {recipe.network.text}"
     elif manifest.input != recipe.input:

@@ -12,7 +12,7 @@ import pkgutil
 import platform
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -148,7 +148,7 @@ class Sight:
     """What a member sees of a crop.
 
     Attributes:
-        input: The bundle's input.
+        input: The member's input.
         zooms: Zooms of a crop.
         tta: Views at each zoom.
         crop_px: Side of the crops, px at the bundle's um/px.
@@ -193,7 +193,7 @@ class CompiledMembers:
     Args:
         manifest: The manifest of the bundle.
         states: Weights of each member in the manifest's order: arrays by name, float16 or float32.
-        sight: What the members see of a crop.
+        sight: What a member sees of a crop, if it sees the bundle's whole field.
         threads: Number of CPU threads that compute; each has a crop of its own. Those of torch if None.
         files: Where compiled networks are kept; None if nowhere.
         precision: `fp32` or `bf16`.
@@ -226,22 +226,25 @@ class CompiledMembers:
         yield lambda index, rows: self._members[index].probabilities(crops[rows])[:, ATYPICAL]
 
     def _member(self, spec: MemberSpec, state: State) -> CompiledMember:
-        network = self._manifest.network_of(spec)
-        name = self._name(state, network)
+        network, sight = self._manifest.network_of(spec), self._sight_of(spec)
+        name = self._name(state, network, sight)
         content = None if self._files is None else self._files.read(name)
         if content is None:
-            content = self._compiled(state, network, self._manifest.file_of(spec))
+            content = self._compiled(state, network, sight, self._manifest.file_of(spec))
             if self._files is not None:
                 self._files.write(name, content)
         # always from the content, so that a result does not depend on whether it was kept
         return CompiledMember(self._core.import_model(content, "CPU", self._options), self._threads)
 
-    def _compiled(self, state: State, network: NetworkSpec, file: str) -> bytes:
+    def _sight_of(self, spec: MemberSpec) -> Sight:
+        return replace(self._sight, input=self._manifest.input_of(spec))
+
+    def _compiled(self, state: State, network: NetworkSpec, sight: Sight, file: str) -> bytes:
         from wsi_mitosis.nets.tracing import converted, traced
 
-        program = traced(state, network, self._sight, file)  # torch's errors are not OpenVINO's
+        program = traced(state, network, sight, file)  # torch's errors are not OpenVINO's
         try:
-            found = self._core.compile_model(converted(program, self._sight), "CPU", self._options)
+            found = self._core.compile_model(converted(program, sight), "CPU", self._options)
             return cast("bytes", found.export_model().getvalue())
         except RuntimeError as error:
             raise InputError(
@@ -251,15 +254,15 @@ class CompiledMembers:
                 remedy="Use --backend torch",
             ) from error
 
-    def _name(self, state: Mapping[str, NDArray[np.floating]], network: NetworkSpec) -> str:
+    def _name(self, state: State, network: NetworkSpec, sight: Sight) -> str:
         """Return the digest of everything that a compiled network depends on."""
-        digest = hashlib.sha256(json.dumps(self._parts(network), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self._parts(network, sight), sort_keys=True).encode())
         for name, array in sorted(state.items()):
             digest.update(f"{name} {array.dtype} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def _parts(self, network: NetworkSpec) -> dict[str, object]:
+    def _parts(self, network: NetworkSpec, sight: Sight) -> dict[str, object]:
         sources = [pkgutil.get_data(package, file) for package, files in SOURCES.items() for file in files]
         about = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         return {
@@ -268,8 +271,8 @@ class CompiledMembers:
             "machine": [platform.machine(), *(self._core.get_property("CPU", name) for name in about)],
             "options": self._compiling,
             "network": network.text,
-            "input": self._sight.input.model_dump(mode="json"),
-            "views": [self._sight.zooms, self._sight.tta, self._sight.crop_px],
+            "input": sight.input.model_dump(mode="json"),
+            "views": [sight.zooms, sight.tta, sight.crop_px],
         }
 
 

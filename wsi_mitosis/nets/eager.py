@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsi_mitosis.core.voting import ATYPICAL
@@ -73,6 +73,7 @@ class EagerMembers:
             load_member(state, manifest.network_of(spec), manifest.file_of(spec))
             for spec, state in zip(manifest.member, states, strict=True)
         ]
+        self._inputs = [manifest.input_of(spec) for spec in manifest.member]
         self._at_once = self._patches_at_once(members)
         self.networks = [
             in_precision(folded(member), precision).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -102,25 +103,28 @@ class EagerMembers:
 
             def classify(index: int, rows: NDArray[np.intp]) -> NDArray[np.float64]:
                 part = batch if len(rows) == len(batch) else batch[torch.from_numpy(rows).to(self._device)]
-                return np.asarray(self._mean(index, self._seen(part)).cpu().numpy())
+                return np.asarray(self._mean(index, self._seen(index, part)).cpu().numpy())
 
             yield classify
 
     def explain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the maps of `Ensemble.explain`: (N, h, w) float32 for (N, S, S, 3) uint8 crops."""
-        spec, zoom = self._manifest.input, self._manifest.ensemble.single_zoom
+        zoom, window_px = self._manifest.ensemble.single_zoom, self._manifest.input.cut_px
         with full_float32(), cpu_threads(self._threads), torch.no_grad():
-            patches = zoomed(to_input(crops, spec.scale, self._device), zoom, spec.cut_px)
-            images = network_input(patches, spec)
-            maps = [activation_maps(member, images) for member in self.networks]
-            size = max((one.shape[1:] for one in maps), key=math.prod)
-            alike = [interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]
+            batch = to_input(crops, self._manifest.input.scale, self._device)
+            maps = [
+                activation_maps(member, network_input(zoomed(batch, zoom, spec.cut_px), spec))
+                for member, spec in zip(self.networks, self._inputs, strict=True)
+            ]
+            size = max(((one.shape[1], one.shape[2]) for one in maps), key=math.prod)
+            fields_px = [spec.cut_px for spec in self._inputs]
+            alike = [_placed(one, side, window_px, size) for one, side in zip(maps, fields_px, strict=True)]
             mean = torch.stack(alike).mean(dim=0)
         return np.asarray(scaled(mean).cpu().numpy(), dtype=np.float32)
 
-    def _seen(self, batch: Tensor) -> Iterator[Tensor]:
-        """Yield what a network sees of a (N, 3, S, S) batch, (N, 3, P, P) for each zoom and view."""
-        for view in all_views(batch, self._manifest.input, self._manifest.ensemble.zooms, self._tta):
+    def _seen(self, index: int, batch: Tensor) -> Iterator[Tensor]:
+        """Yield what a member sees of a (N, 3, S, S) batch, (N, 3, P, P) for each zoom and view."""
+        for view in all_views(batch, self._inputs[index], self._manifest.ensemble.zooms, self._tta):
             yield view.contiguous(memory_format=torch.channels_last)
 
     def _mean(self, index: int, seen: Iterable[Tensor]) -> Tensor:
@@ -130,6 +134,14 @@ class EagerMembers:
             logits = [member(part) for part in torch.split(images, self._at_once[index] or len(images))]
             shares.append(torch.cat(logits).double().softmax(dim=1)[:, ATYPICAL])
         return torch.as_tensor(sum(shares)) / len(shares)
+
+
+def _placed(maps: Tensor, side_px: int, window_px: int, size: tuple[int, int]) -> Tensor:
+    """Place (N, h, w) maps of the central `side_px` of a window into (N, *size) maps of the whole window."""
+    if side_px == window_px:
+        return interpolate(maps[:, None], size, mode="bilinear")[:, 0]
+    pixels = interpolate(maps[:, None], (side_px, side_px), mode="bilinear")
+    return adaptive_avg_pool2d(pad(pixels, [(window_px - side_px) // 2] * 4), size)[:, 0]
 
 
 def folded(member: Member) -> Member:

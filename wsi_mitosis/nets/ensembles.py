@@ -115,14 +115,15 @@ class Ensemble:
     def explain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute where in the crops features move the members' answers most, the mean over all members.
 
-        The members see the crop as it is, at `single_zoom`, without flips and rotations.
+        The members see the crop as it is, at `single_zoom`, without flips and rotations. What lies outside of
+        a member's field did not move its answer.
 
         Args:
             crops: As for `predict`, N > 0.
 
         Returns:
-            (N, h, w) float32, 0 to 1, in the orientation of the crops. A map covers the square that a member
-            sees: `patch_px` of the network, in the centre of the crop. The largest value is 1, or all are 0.
+            (N, h, w) float32, 0 to 1, in the orientation of the crops. A map covers the central square of the
+            crop that is the bundle's field at that zoom. The largest value is 1, or all are 0.
 
         Raises:
             ValueError: If the backend is not torch, which alone has gradients.
