@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,23 @@ def test_each_member_starts_from_its_own_and_keeps_the_statistics_of_batch_norm(
         for new in after
     ]
     assert [int(np.argmin(row)) for row in distances] == [0, 1]
+
+
+def test_a_member_learns_from_its_own_field(
+    tmp_path: Path, whole: tuple[TrainResult, Silent], parent: Bundle, lab: Store, recipe: Path
+) -> None:
+    """The second member has a smaller one here; the first learns what it learns beside one of the same."""
+    smaller = parent.manifest.input.cut_px - 8
+    shutil.copytree(parent.folder, tmp_path / "close")
+    path = tmp_path / "close" / "manifest.toml"
+    first, second, last = path.read_text().rpartition("[[member]]\n")
+    path.write_text(f"{first}{second}field_px = {smaller}\n{last}")
+    bundle = new_bundle(trained(recipe, lab, tmp_path / "mine", parent=str(tmp_path / "close"))[0])
+    assert [member.field_px for member in bundle.manifest.member] == [None, smaller]
+    alike, other = zip(new_bundle(whole[0]).read_members(), bundle.read_members(), strict=True)
+    for name in alike[0]:
+        np.testing.assert_array_equal(alike[1][name], alike[0][name])
+    assert any((other[1][name] != other[0][name]).any() for name in other[0])
 
 
 def test_the_last_epoch_is_kept_whatever_the_left_out_slides_say(whole: tuple[TrainResult, Silent]) -> None:
@@ -436,14 +453,6 @@ def test_a_recipe_cannot_say_that_it_starts_from_a_bundle(lab: Store, tmp_path: 
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TrainSpec.parse({"recipe": "r", "dataset": "s.zarr", "out": "o", **options}, "test")
-
-
-def test_members_of_two_fields_have_no_recipe(parent: Bundle, recipe: Path) -> None:
-    first, *others = parent.manifest.member
-    close = first.model_copy(update={"field_px": parent.manifest.input.cut_px - 2})
-    mixed = replace(parent, manifest=parent.manifest.model_copy(update={"member": (close, *others)}))
-    with pytest.raises(InputError, match="its members have different fields, and a recipe has one"):
-        further._check_recipe(read_recipe(recipe), mixed)
 
 
 @pytest.mark.parametrize(

@@ -214,13 +214,11 @@ def _inputs(spec: TrainSpec) -> _Inputs:
 
 
 def _check_recipe(recipe: RecipeSpec, parent: Bundle) -> None:
-    """Check that a recipe is for the input and the network of a bundle."""
+    """Check that a recipe is for the input and the network of a bundle; members may have smaller fields."""
     manifest = parent.manifest
     first, *others = manifest.networks
     if others:
         cause = "its members have different networks, and a recipe has one"
-    elif len(manifest.fields_px) > 1:
-        cause = "its members have different fields, and a recipe has one"
     elif first != recipe.network:
         cause = f"its network is {first.text}, and that of recipe '{recipe.name}' {recipe.network.text}"
     elif manifest.input != recipe.input:
@@ -279,13 +277,14 @@ def _tasks(spec: TrainSpec, inputs: _Inputs, folds: Sequence[Fold], work: Path) 
     for position, (fold, member) in enumerate(zip(folds, parent.manifest.member, strict=True)):
         more = None if beside is None else _beside(beside, member)
         start = Start(parent.folder.absolute(), parent.digest, position, more)
+        own = recipe.model_copy(update={"input": parent.manifest.input_of(member)})
         yield FoldTask(
             fold,
-            recipe,
+            own,
             store.folder.absolute(),
             store.attributes.digest,
             work / fold.name,
-            _key(fold, recipe, store, start),
+            _key(fold, own, store, start),
             spec.placement.device,
             start=start,
         )
@@ -357,7 +356,8 @@ def _export(draft: Path, spec: TrainSpec, inputs: _Inputs, records: Sequence[Fol
             **({} if origin is None else origin.model_dump(include=INHERITED)),
         },
         "member": [
-            member.model_dump(include={"test_domain", "validation_domain"}) for member in manifest.member
+            member.model_dump(include={"test_domain", "validation_domain", "field_px"})
+            for member in manifest.member
         ],
     }
     return write_bundle(draft, fields, states, "", samples=known_lines(parent, store, beside))
