@@ -129,6 +129,12 @@ def test_models_show(small_bundle: Path) -> None:
     facts = json.loads(call("models", "show", "--json").stdout)
     assert facts["manifest"]["name"] == facts["name"] == DEFAULT_BUNDLE
     assert facts["manifest"]["schema"] == 1
+    compared = facts["manifest"]["bfloat16"]
+    assert facts["bf16"] == (
+        f"offered; {compared['changed']} of {compared['figures']} labels differ from those in float32"
+    )
+    assert f"bf16:          {facts['bf16']}\n" in call("models", "show").stdout
+    assert "\nbf16:" not in told.stdout
 
 
 def test_models_verify(small_bundle: Path) -> None:

@@ -523,8 +523,10 @@ def test_a_dataset_calibrates_and_scores_what_was_combined(
 
 
 def test_models_show_and_verify_a_mixed_bundle(tmp_path: Path, narrow: Bundle, wide: Bundle) -> None:
-    mixed = combine([Selection(narrow, (0, 2)), Selection(wide, (0,))], tmp_path / "mixed")
+    close = smaller(tmp_path, narrow)
+    mixed = combine([Selection(close, (0, 2)), Selection(wide, (0,))], tmp_path / "mixed")
     told = CliRunner().invoke(main, ["models", "show", str(mixed.folder)])
+    assert "fields_px:     [24, 24, 32]\n" in told.stdout
     assert f"backbone:      2 x {preact(2).text}; 1 x {preact(3).text}\n" in told.stdout
     assert "\nwidth:" not in told.stdout
     verified = CliRunner().invoke(main, ["models", "verify", str(mixed.folder)])

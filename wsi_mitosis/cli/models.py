@@ -258,6 +258,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "temperature": manifest.temperature,
         "tta": manifest.ensemble.tta,
         "zooms": list(manifest.ensemble.zooms),
+        "bf16": _bfloat16(manifest),
         "licence": manifest.licence,
         "intended_use": manifest.intended_use,
         "digest": bundle.digest,
@@ -273,6 +274,13 @@ def _networks(manifest: BundleManifest) -> dict[str, Any]:
         return {"backbone": network.backbone, "width": network.width}
     text = "; ".join(f"{number} x {network.text}" for network, number in manifest.networks.items())
     return {"backbone": text, "width": None}
+
+
+def _bfloat16(manifest: BundleManifest) -> str | None:
+    """How labels in bfloat16 compare with those in float32; None if `--precision bf16` is not offered."""
+    if (found := manifest.bfloat16) is None:
+        return None
+    return f"offered; {found.changed} of {found.figures} labels differ from those in float32"
 
 
 def _fields(facts: dict[str, Any]) -> str:
