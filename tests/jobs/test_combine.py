@@ -148,7 +148,7 @@ def test_members_of_two_fields_vote_as_they_did(
     np.testing.assert_array_equal(found, np.column_stack([of_close[:, [0, 1]], of_wide[:, [2]]]))
     assert len(set(found[0])) == 3, "members that answer alike test nothing"
     card = " ".join(mixed.read_card().split())
-    assert "| smaller fields | of 2 members the central 24 px; resampled to the same px |" in card
+    assert "| smaller fields | 2 members: the central 24 px alone, resampled to as many px |" in card
 
 
 def test_fields_are_kept_when_members_are_combined_again(
