@@ -46,10 +46,11 @@ class BundleModel(nn.Module):
         """Return (N, M) P(atypical) by member, the mean over the views, of (N, S, S, 3) uint8 crops."""
         ensemble = self.manifest.ensemble
         batch = from_bytes(crops, self.manifest.input.scale)
-        seen = list(all_views(batch, self.manifest.input, ensemble.zooms, ensemble.tta))
+        inputs = [self.manifest.input_of(spec) for spec in self.manifest.member]
+        seen = {spec: list(all_views(batch, spec, ensemble.zooms, ensemble.tta)) for spec in set(inputs)}
         by_member = [
-            torch.stack([member(view).double().softmax(dim=1)[:, ATYPICAL] for view in seen]).mean(dim=0)
-            for member in self.members
+            torch.stack([member(view).double().softmax(1)[:, ATYPICAL] for view in seen[spec]]).mean(dim=0)
+            for member, spec in zip(self.members, inputs, strict=True)
         ]
         return torch.stack(by_member, dim=1)
 
