@@ -165,6 +165,17 @@ def test_the_map_of_a_smaller_field_has_its_place_in_the_map_of_the_whole(zooms:
     assert np.count_nonzero(values[outside]) == 1
 
 
+@pytest.mark.parametrize("field_px", [None, 24, 16])
+def test_whatever_its_field_a_member_looks_at_the_same_place(field_px: int | None) -> None:
+    found, _ = ensemble(preact(2), fields_px=(field_px,))
+    found._members.networks = [Bright()]
+    crop = np.full((32, 32, 3), 20, np.uint8)
+    crop[8:12, 20:24] = 255
+    (values,) = found.explain(crop[None])
+    assert np.unravel_index(values.argmax(), values.shape) == (2, 5)
+    assert np.count_nonzero(values > 0.6) == 1
+
+
 def test_a_member_whose_answer_nothing_moves_has_an_empty_map() -> None:
     member = Bright()
     member.head[2].weight.data[:] = 1
