@@ -400,11 +400,6 @@ class BundleManifest(Spec):
         """The number of members by network, in the order of their first members."""
         return dict(Counter(map(self.network_of, self.member)))
 
-    @property
-    def fields_px(self) -> dict[int, int]:
-        """The number of members by the side of their field, px, in the order of their first members."""
-        return dict(Counter(self.input_of(member).cut_px for member in self.member))
-
 
 class ReviewsSpec(Spec):
     """The reviews that the labels of a store come from. No reviewer is named.

@@ -118,6 +118,8 @@ def test_models_list_names_every_shipped_bundle() -> None:
     assert [line.split()[0] for line in told.stdout.splitlines()] == names("models")
     untrained = next(line for line in told.stdout.splitlines() if line.startswith("untrained-tiny"))
     assert UNTRAINED in untrained
+    default = next(line for line in told.stdout.splitlines() if line.startswith(DEFAULT_BUNDLE))
+    assert "; 80 px at 0.25 um/px, 6 members;" in default, "it sees 80 px, enlarged to 160"
     listed = json.loads(call("models", "list", "--json").stdout)["bundles"]
     assert [bundle["name"] for bundle in listed] == names("models")
 

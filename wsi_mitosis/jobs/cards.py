@@ -89,10 +89,11 @@ def combined_card(fields: Mapping[str, Any], taken: Sequence[tuple[Bundle, int]]
 
 
 def _fields(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The row of the fields of members; empty if all see the whole crop."""
+    """The row of the fields of members; empty if all have the bundle's."""
     sides = Counter(member["field_px"] for member in fields["member"])
     smaller = [f"{several(n, 'member')}: the central {side} px alone" for side, n in sides.items() if side]
-    return {"smaller fields": f"{'; '.join(smaller)}, resampled to as many px"} if smaller else {}
+    resampled = f"resampled to {fields['input']['patch_px']} px"
+    return {"smaller fields": f"{'; '.join(smaller)}, {resampled}"} if smaller else {}
 
 
 def _parents(taken: Sequence[tuple[Bundle, int]]) -> Iterator[str]:

@@ -236,8 +236,8 @@ def _check_rules(selections: Sequence[Selection]) -> None:
 
 
 def _differences(first: BundleManifest, other: BundleManifest) -> Iterator[str]:
-    for table, own in (("input", {"field_px"}), ("ensemble", set[str]())):
-        ours, theirs = (getattr(one, table).model_dump(exclude=own) for one in (first, other))
+    for table in ("input", "ensemble"):
+        ours, theirs = (getattr(one, table).model_dump(exclude={"field_px"}) for one in (first, other))
         yield from (
             f"its {key} in [{table}] is {theirs[key]}, but that of '{first.name}' is {value}"
             for key, value in ours.items()

@@ -112,8 +112,11 @@ class EagerMembers:
         zoom, window_px = self._manifest.ensemble.single_zoom, self._manifest.input.cut_px
         with full_float32(), cpu_threads(self._threads), torch.no_grad():
             batch = to_input(crops, self._manifest.input.scale, self._device)
+            images = {
+                spec: network_input(zoomed(batch, zoom, spec.cut_px), spec) for spec in set(self._inputs)
+            }
             maps = [
-                activation_maps(member, network_input(zoomed(batch, zoom, spec.cut_px), spec))
+                activation_maps(member, images[spec])
                 for member, spec in zip(self.networks, self._inputs, strict=True)
             ]
             size = max(((one.shape[1], one.shape[2]) for one in maps), key=math.prod)
