@@ -92,9 +92,18 @@ def crop(number: int, extra: tuple[float, ...], single: tuple[float, ...] | None
     return image
 
 
-def store(folder: Path, rows: list[tuple[str, str, int, np.ndarray]], mpp: float | None = None) -> Store:
-    """A store of (domain, slide, label, crop), sorted by domain."""
+def store(
+    folder: Path,
+    rows: list[tuple[str, str, int, np.ndarray]],
+    mpp: float | None = None,
+    votes: list[tuple[int, int]] | None = None,
+) -> Store:
+    """A store of (domain, slide, label, crop), sorted by domain.
+
+    `votes` are of the sorted rows: the experts who say atypical, and all who said something.
+    """
     rows = sorted(rows, key=lambda row: row[:2])
+    votes = votes or [(0, 0)] * len(rows)
     images = np.stack([image for *_, image in rows])
     columns = {
         "source_id": [f"sample {number}" for number in range(len(rows))],
@@ -102,8 +111,8 @@ def store(folder: Path, rows: list[tuple[str, str, int, np.ndarray]], mpp: float
         "domain": [domain for domain, *_ in rows],
         "label": [label for _, _, label, _ in rows],
         "label_source": ["csv"] * len(rows),
-        "experts_atypical": [0] * len(rows),
-        "experts_asked": [0] * len(rows),
+        "experts_atypical": [atypical for atypical, _ in votes],
+        "experts_asked": [asked for _, asked in votes],
         "x_px0": [np.nan] * len(rows),
         "y_px0": [np.nan] * len(rows),
         "mask_flag": ["none"] * len(rows),

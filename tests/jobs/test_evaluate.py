@@ -326,6 +326,62 @@ def test_an_ensemble_is_scored_before_and_after_its_own_temperature(tmp_path: Pa
     assert others.before.calibration_error == pytest.approx(calibration_error(labels, mean.to_numpy()))
 
 
+VOTES = [(3, 3), (1, 3), (0, 3), (2, 3), (0, 3), (1, 3), (2, 2), (1, 1), (0, 0)]
+"""Of ROWS. The experts of the last two are too few to agree or not."""
+
+
+def test_the_vote_is_compared_with_the_experts(tmp_path: Path) -> None:
+    voted = store(tmp_path / "v.zarr", ROWS, votes=VOTES)
+    other = bundle(tmp_path / "b", DOMAINS, [f"{'f' * 64} a"])
+    report = evaluate(other, voted, device="cpu").report
+    assert list(report.experts) == ["ensemble"]
+    found = report.experts["ensemble"]
+    # Called atypical: rows 0, 1, 5 and 6. Votes for atypical: 3 1 0 2 0 1 2; for typical: 0 2 3 1 3 2 0.
+    assert found.classifier.sensitivity == pytest.approx(7 / 9)
+    assert found.classifier.specificity == pytest.approx(7 / 11)
+    # The other experts: 3 + 0 + 1 + 0 + 2 of the votes for atypical, 1 + 3 + 0 + 3 + 1 of those for typical.
+    assert found.another_expert.sensitivity == pytest.approx(6 / 9)
+    assert found.another_expert.specificity == pytest.approx(8 / 11)
+    assert (found.unanimous.n, found.unanimous.atypical) == (4, 2)
+    assert (found.unanimous.sensitivity, found.unanimous.specificity) == (1.0, 1.0)
+    assert (found.divided.n, found.divided.atypical) == (3, 1)
+    assert (found.divided.sensitivity, found.divided.specificity) == (0.0, 0.0)
+    assert EvaluationReport.parse(report.as_json(), "report") == report
+
+
+def test_members_on_domains_left_out_are_compared_with_the_experts(tmp_path: Path) -> None:
+    voted = store(tmp_path / "v.zarr", ROWS, votes=VOTES)
+    # At temperature 4 row 1 has .6 ** .25 / (.6 ** .25 + .4 ** .25) = .53 by member 0, and is typical at .55.
+    ensemble = {"vote": "majority", "threshold": 0.55, "tta": "none", "zooms": [1.0]}
+    lines = recorded(voted.samples)
+    trained = bundle(tmp_path / "b", DOMAINS, lines, calibration=calibration(4.0), ensemble=ensemble)
+    report = evaluate(trained, voted, device="cpu").report
+    assert list(report.experts) == ["members on domains left out"]
+    found = report.experts["members on domains left out"]
+    # Called atypical: row 0 by member 0, row 5 by member 1 and row 6, with .55, by member 2.
+    assert found.classifier.sensitivity == pytest.approx((3 + 2 + 1) / 9)
+    assert found.classifier.specificity == pytest.approx((2 + 3 + 1 + 3) / 11)
+
+
+def test_experts_beside_training_data_are_marked(tmp_path: Path) -> None:
+    voted = store(tmp_path / "v.zarr", ROWS, votes=VOTES)
+    trained = bundle(tmp_path / "b", DOMAINS, recorded(voted.samples))
+    report = evaluate(trained, voted, device="cpu", allow_overlap=True).report
+    assert list(report.experts) == ["ensemble"]
+    beside = as_markdown(report).split("## Beside the experts")[1].split("## Calibration")[0]
+    marked = [line for line in beside.splitlines() if line.startswith("| ensemble")]
+    assert len(marked) == 3
+    assert all(line.startswith("| ensemble, training data") for line in marked)
+
+
+def test_labels_without_experts_are_compared_with_none(tmp_path: Path, samples: Store) -> None:
+    alone = store(tmp_path / "one.zarr", ROWS, votes=[(row[2], 1) for row in ROWS])
+    for of in (samples, alone):
+        report = evaluate(bundle(tmp_path / of.folder.stem, DOMAINS), of, device="cpu").report
+        assert report.experts == {}
+        assert "experts" not in as_markdown(report)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_domains_left_out_are_scored_at_a_temperature_of_the_others(
     tmp_path: Path, temperature: float

@@ -209,6 +209,30 @@ def auroc_gain_interval(
     return _bounds(gains[~np.isnan(gains)])
 
 
+def rate_draws(
+    counts: NDArray[np.float64], slides: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute balanced accuracy, sensitivity and specificity of W ways of labelling the same N samples.
+
+    Args:
+        counts: (W, N, 4) how much each sample counts in each cell, in the order of `Confusion`. A sample may
+            count in several cells, and by a fraction.
+        slides: As for `intervals`.
+
+    Returns:
+        (W, 3) values, and (R, W, 3) values of R draws of whole slides, the same draws for all ways; NaN where
+        undefined. A single slide gives no draws.
+    """
+    _, cluster = _clusters(slides)
+    by_unit = np.zeros((len(counts), int(cluster.max()) + 1, 4))
+    for way, of_samples in enumerate(counts):
+        np.add.at(by_unit[way], cluster, of_samples)
+    draws = _paired_draws(cluster) if by_unit.shape[1] > 1 else ()
+    drawn = [np.stack(_rates(w @ by_unit), axis=-1).swapaxes(0, 1) for w in draws]
+    nothing = np.empty((0, len(counts), 3))
+    return np.stack(_rates(counts.sum(axis=1)), axis=-1), np.concatenate([nothing, *drawn])
+
+
 def _paired_draws(cluster: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
     """The draws of units that compare two ways of labelling the same samples."""
     return _draws(int(cluster.max()) + 1, len(cluster), RESAMPLES, np.random.default_rng(SEED))
@@ -271,10 +295,10 @@ def _counts(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _rates(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Balanced accuracy, sensitivity and specificity, (R,) each, of (R, 4) counts; NaN where undefined."""
+    """Balanced accuracy, sensitivity, specificity, (...,) each, of (..., 4) counts; NaN where undefined."""
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
-        sensitivity = counts[:, 0] / (counts[:, 0] + counts[:, 1])
-        specificity = counts[:, 2] / (counts[:, 2] + counts[:, 3])
+        sensitivity = counts[..., 0] / (counts[..., 0] + counts[..., 1])
+        specificity = counts[..., 2] / (counts[..., 2] + counts[..., 3])
     return (sensitivity + specificity) / 2, sensitivity, specificity
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from wsi_mitosis.core.calibration import calibrated
+from wsi_mitosis.core.experts import BesideExperts, Labelled, beside_experts
 from wsi_mitosis.core.metrics import (
     MEASURES,
     Bin,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 OWN_DOMAINS: Final = "own test domains"
 WITH_TRAINING_DATA: Final = "all samples, training data among them"
+LEFT_OUT: Final = "members on domains left out"
 Scope = Literal["all samples", "own test domains", "all samples, training data among them"]
 Bounds = tuple[float, float] | None
 LABELS = np.array(["typical", "atypical"], dtype=object)
@@ -204,12 +206,15 @@ class EvaluationReport(ViewScores, ReportHeading):
         calibration: By name of the curve.
         reliability: P(atypical) at temperature 1 and calibrated, of the ensemble and of `members on domains
             left out`.
+        experts: The labels of the same two beside the votes of the experts who made the dataset's labels;
+            empty if fewer than two experts labelled each figure.
     """
 
     distinct: DistinctScores | None
     single_view: ViewScores | None
     calibration: dict[str, tuple[Bin, ...]]
     reliability: dict[str, Reliability] = Field(default_factory=dict)
+    experts: dict[str, BesideExperts] = Field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of `evaluation.json` as plain data.
@@ -264,7 +269,7 @@ class Scorer:
     """Computes a report's scores for N samples and M members.
 
     Args:
-        samples: (N,) rows with `source_id, slide, domain, label, digest`.
+        samples: (N,) rows with `source_id, slide, domain, label, digest, experts_atypical, experts_asked`.
         manifest: The bundle's manifest.
         overlap: Which samples the bundle was trained on.
         scope: Which samples the ensemble and the members are scored on.
@@ -298,6 +303,7 @@ class Scorer:
                 curve.name: calibration(curve.labels, curve.p_atypical) for curve in self.curves(views[0])
             },
             reliability=dict(self._reliability(views[0])),
+            experts=dict(self._experts(views[0])),
         )
 
     def scores(self, probabilities: Probabilities) -> ViewScores:
@@ -325,7 +331,26 @@ class Scorer:
             yield self._ensemble_name, of_vote(self._labels[rows], at_1, after, temperatures)
         if self._own and self.overlap.own.any():
             samples = left_out(self.samples, self.manifest, self.overlap, probabilities)
-            yield "members on domains left out", of_left_out(samples)
+            yield LEFT_OUT, of_left_out(samples)
+
+    def _experts(self, probabilities: Probabilities) -> Iterator[tuple[str, BesideExperts]]:
+        rows = self._of_ensemble()
+        votes = self._votes(rows, probabilities)
+        own, members = np.nonzero(self.overlap.own if self._own else np.zeros_like(self.overlap.own))
+        p_own = probabilities[own, members]
+        compared = {
+            self._ensemble_name: self._labelled(rows, votes.is_atypical, votes.p_atypical),
+            LEFT_OUT: self._labelled(own, p_own >= self.manifest.ensemble.threshold, p_own),
+        }
+        for name, figures in compared.items():
+            if (found := beside_experts(figures)) is not None:
+                yield name, found
+
+    def _labelled(self, rows: Rows, called: NDArray[np.bool_], p_atypical: NDArray[np.float64]) -> Labelled:
+        samples = self.samples.iloc[rows]
+        votes, experts = (samples[name].to_numpy(np.int64) for name in ("experts_atypical", "experts_asked"))
+        slides = samples["slide"].to_numpy(object)
+        return Labelled(self._labels[rows], called, p_atypical, votes, experts, slides)
 
     def curves(self, probabilities: Probabilities) -> tuple[Curve, ...]:
         """Return the curves of the ensemble and of each member, without those that have no samples."""

@@ -99,6 +99,24 @@ RELIABILITY = {
 }
 
 
+def measured(names: tuple[str, ...], value: float) -> dict[str, Any]:
+    return {name: value for name in names} | {f"{name}_ci95": [value - 0.1, value + 0.1] for name in names}
+
+
+RATES = ("balanced_accuracy", "sensitivity", "specificity")
+EXPERTS = {
+    "ensemble": {
+        "unanimous": {"n": 30, "atypical": 9, **measured((*RATES, "auroc"), 0.9)},
+        "divided": {"n": 10, "atypical": 5, **measured((*RATES, "auroc"), 0.6), "auroc_ci95": None},
+        "classifier": measured(RATES, 0.8),
+        "another_expert": measured(RATES, 0.7),
+        "difference": 0.1,
+        "difference_ci95": [-0.05, 0.2],
+        "sensitivity_at_their_specificity": 0.65,
+    }
+}
+
+
 def rows(text: str) -> list[list[str]]:
     """Cells of the lines of all tables."""
     lines = [line.replace(r"\|", "¦") for line in text.splitlines() if line.startswith("|")]
@@ -192,6 +210,18 @@ def test_calibration_before_and_after() -> None:
     ]
     assert "### Calibration" in evaluation.as_section(report(reliability=RELIABILITY))
     assert "## Calibration" not in as_markdown(report())
+
+
+def test_the_experts_stand_beside() -> None:
+    text = as_markdown(report(experts=EXPERTS))
+    found = rows(text.split("## Beside the experts")[1])
+    assert ["ensemble: all experts agree", "30", "9", *["0.900 [0.800, 1.000]"] * 4] in found
+    assert ["ensemble: the experts are divided", "10", "5", *["0.600 [0.500, 0.700]"] * 3, "0.600"] in found
+    assert ["ensemble", *["0.800 [0.700, 0.900]"] * 3, "0.650"] in found
+    assert ["another expert", *["0.700 [0.600, 0.800]"] * 3, ""] in found
+    assert ["difference", "0.100 [-0.050, 0.200]", "", "", ""] in found
+    assert "### Beside the experts" in evaluation.as_section(report(experts=EXPERTS))
+    assert "Beside the experts" not in as_markdown(report())
 
 
 def test_calibration_is_drawn_before_and_after() -> None:

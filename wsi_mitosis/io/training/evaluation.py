@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsi_mitosis.core.experts import Agreement, BesideExperts, Part
     from wsi_mitosis.core.metrics import Spread
     from wsi_mitosis.core.reliability import Errors, Reliability
     from wsi_mitosis.core.scoring import (
@@ -114,6 +115,7 @@ def _section(report: EvaluationReport) -> Iterator[str]:
         yield "### A single view: the crop as it is"
         yield ""
         yield from _scores(report.single_view, "####")
+    yield from _experts(report, "###")
     yield from _calibration(report, "###")
     yield from _footer(report)
 
@@ -146,6 +148,7 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
         yield "The crop as it is, without flips, rotations and further zooms."
         yield ""
         yield from _scores(report.single_view, "###")
+    yield from _experts(report, "##")
     yield from _calibration(report, "##")
     yield from _footer(report)
 
@@ -193,7 +196,7 @@ def _score_table(groups: Mapping[str, GroupScores]) -> Iterator[str]:
 
 
 def _cells(scores: GroupScores | DistinctScores) -> list[str]:
-    measures = [f"{number(getattr(scores, m))}{_interval(getattr(scores, f'{m}_ci95'))}" for m in MEASURES]
+    measures = _with_intervals(scores, tuple(MEASURES))
     return [str(scores.n), str(scores.atypical), *measures, number(scores.brier)]
 
 
@@ -226,6 +229,47 @@ def _lodo_table(lodo: LodoScores, domains: int) -> Iterator[str]:
             [*validation, *[""] * (len(MEASURES) - 1)],
         ],
     )
+
+
+def _experts(report: EvaluationReport, level: str) -> Iterator[str]:
+    """How the labels compare with the experts' own votes."""
+    if not report.experts:
+        return
+    yield f"{level} Beside the experts"
+    yield ""
+    yield "A label is the majority of the experts' votes. Where they are divided, one of them contradicts"
+    yield "it: the first table has the scores by their agreement. In the second one each vote of each expert"
+    yield "is the truth once, for the bundle's labels and for the votes of the other experts on the same"
+    yield "figure. Who calls few figures atypical has a high specificity and a low sensitivity, so that the"
+    yield "last column has the bundle's sensitivity at the other experts' specificity."
+    yield ""
+    mark = ", training data" if report.training_data else ""
+    header = ["", "n", "atypical", *MEASURES.values()]
+    rows = (row for name, found in report.experts.items() for row in _part_rows(f"{name}{mark}", found))
+    yield from table(header, rows)
+    header = ["", *list(MEASURES.values())[:3], "sensitivity at the experts' specificity"]
+    rows = (row for name, found in report.experts.items() for row in _agreement_rows(f"{name}{mark}", found))
+    yield from table(header, rows)
+
+
+def _part_rows(name: str, found: BesideExperts) -> Iterator[list[str]]:
+    parts = {"all experts agree": found.unanimous, "the experts are divided": found.divided}
+    for which, part in parts.items():
+        yield [f"{name}: {which}", str(part.n), str(part.atypical), *_with_intervals(part, tuple(MEASURES))]
+
+
+def _agreement_rows(name: str, found: BesideExperts) -> Iterator[list[str]]:
+    names = tuple(MEASURES)[:3]
+    at_theirs = number(found.sensitivity_at_their_specificity)
+    yield [name, *_with_intervals(found.classifier, names), at_theirs]
+    yield ["another expert", *_with_intervals(found.another_expert, names), ""]
+    yield ["difference", f"{number(found.difference)}{_interval(found.difference_ci95)}", "", "", ""]
+
+
+def _with_intervals(
+    found: Part | Agreement | GroupScores | DistinctScores, names: Sequence[str]
+) -> list[str]:
+    return [f"{number(getattr(found, name))}{_interval(getattr(found, f'{name}_ci95'))}" for name in names]
 
 
 def _calibration(report: EvaluationReport, level: str) -> Iterator[str]:
