@@ -92,9 +92,9 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, ob
 
 
 def amibr_row(
-    dataset: str, slide: str, uid: int, votes: str = "nnn", x: float = 9, y: float = 9
+    dataset: str, slide: str, uid: int, votes: str = "nnn", x: float = 9, y: float = 9, *subtypes: str
 ) -> dict[str, Any]:
-    """A row of AMI-BR.csv; `votes`: a or n for each of three experts."""
+    """A row of AMI-BR.csv; `votes`: a or n for each of three experts, `subtypes`: names by two of them."""
     experts = {f"expert{i}_atypical": str(vote == "a") for i, vote in enumerate(votes, start=1)}
     majority = str(votes.count("a") > 1)
     return {
@@ -103,6 +103,7 @@ def amibr_row(
         "uid": uid,
         "x": x,
         "y": y,
+        **{f"expert{i}_label": name for i, name in enumerate(subtypes, start=1)},
         **experts,
         "majority_atypical": majority,
     }
@@ -140,6 +141,7 @@ def samples(number: int, **columns: Any) -> dict[str, Any]:
         "experts_asked": [0] * number,
         "x_px0": [np.nan] * number,
         "y_px0": [np.nan] * number,
+        "subtypes": [""] * number,
         "mask_flag": ["none"] * number,
         **columns,
     }

@@ -26,6 +26,8 @@ from wsi_mitosis.workers.folds import train_ensemble
 PATCH_PX = 32
 CROP_PX = 48
 DOMAINS = ("alpha", "beta", "gamma")
+NAMED = ("", "metaphase; anaphase", "ring; ring")
+"""Subtypes of a slide's figures, in turn."""
 
 
 def tiny_recipe(**sections: Any) -> RecipeSpec:
@@ -58,8 +60,11 @@ def write_recipe(path: Path, recipe: RecipeSpec) -> Path:
     return path
 
 
-def labelled_slides(folder: Path, per_slide: int = 8) -> Path:
-    """Two slides for each of three domains, and `labels.csv`: atypical figures are two blobs, typical one."""
+def labelled_slides(folder: Path, per_slide: int = 8, *, subtypes: bool = False) -> Path:
+    """Two slides for each of three domains, and `labels.csv`: atypical figures are two blobs, typical one.
+
+    With `subtypes`, two experts name each figure but the first of a slide.
+    """
     folder.mkdir(parents=True)
     rows = []
     for number, domain in enumerate(DOMAINS):
@@ -70,9 +75,11 @@ def labelled_slides(folder: Path, per_slide: int = 8) -> Path:
             tiff_slide(folder / name, slide)
             rows += [
                 {"slide": name, "x": x, "y": y, "label": "AMF" if i % 2 else "NMF", "domain": domain}
+                | ({"subtypes": NAMED[i % 3]} if subtypes else {})
                 for i, (x, y) in enumerate(centres)
             ]
-    return write_csv(folder / "labels.csv", ("slide", "x", "y", "label", "domain"), rows)
+    columns = ("slide", "x", "y", "label", "domain", *(["subtypes"] if subtypes else []))
+    return write_csv(folder / "labels.csv", columns, rows)
 
 
 def slide_of_figures(number: int, seed: int) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
@@ -86,9 +93,9 @@ def slide_of_figures(number: int, seed: int) -> tuple[NDArray[np.uint8], list[tu
     return padded, [(CROP_PX * i + middle, 16 + middle) for i in range(number)]
 
 
-def tiny_store(folder: Path, masks: str = "haematoxylin") -> Store:
+def tiny_store(folder: Path, masks: str = "haematoxylin", *, subtypes: bool = False) -> Store:
     """A store cut from generated slides, 48 figures in three domains."""
-    labels = labelled_slides(folder / "slides")
+    labels = labelled_slides(folder / "slides", subtypes=subtypes)
     built("csv", labels, folder / "store.zarr", masks=masks, patch_px=CROP_PX)
     return open_store(folder / "store.zarr")
 

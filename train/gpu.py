@@ -120,6 +120,7 @@ def pack(plan: str, store_folder: Path, archive: Path) -> None:
         "has_mask": whole.has_mask,
         "labels": whole.labels,
         "experts": whole.experts,
+        "subtypes": np.zeros((len(store.samples), 0), "f4") if whole.subtypes is None else whole.subtypes,
         "domains": store.samples["domain"].to_numpy().astype(str),
     }
     for training in read_plan(plan):
@@ -311,7 +312,9 @@ def figures_of(packed: Mapping[str, NDArray[Any]]) -> Figures:
     parts = [files[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     crops = np.stack([np.asarray(Image.open(io.BytesIO(part))) for part in parts])
     masks = np.unpackbits(packed["masks"], axis=-1)[..., : crops.shape[2]]
-    return Figures(crops, masks, packed["has_mask"], packed["labels"], packed["experts"])
+    subtypes = packed["subtypes"] if packed["subtypes"].shape[1] else None
+    columns = packed["has_mask"], packed["labels"], packed["experts"]
+    return Figures(crops, masks, *columns, subtypes=subtypes)
 
 
 def joined(left_out: Iterable[str], domains: Iterable[str]) -> str:

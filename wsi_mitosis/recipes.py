@@ -37,6 +37,8 @@ class LossSpec(Spec):
         classification: Weight of the cross-entropy.
         mask: Weight of the mask's Dice loss.
         pixels: Weight of the pixel classes' Dice loss.
+        subtypes: Weight of the cross-entropy of the subtypes that experts named, such as metaphase; 0 trains
+            no head for them. Bundles do not have that head.
     """
 
     class_weights: Literal["balanced"]
@@ -46,6 +48,7 @@ class LossSpec(Spec):
     mask: float = Field(ge=0)
     pixels: float = Field(ge=0)
     teacher_share: float = Field(default=0.0, ge=0, le=1)
+    subtypes: float = Field(default=0.0, ge=0)
 
 
 class OptimiserSpec(Spec):
@@ -208,7 +211,8 @@ class RecipeSpec(Spec):
     def further_from(self, ensemble: EnsembleSpec) -> RecipeSpec:
         """Return the recipe by which the members of a bundle are trained further.
 
-        The decoders are left out: a bundle has none, and new ones would pull at the encoder while they learn.
+        The decoders and the head for subtypes are left out: a bundle has none, and new ones would pull at the
+        encoder while they learn.
         The last epoch is kept, because nothing may be selected on the slides that are left out for the test.
 
         Args:
@@ -223,7 +227,7 @@ class RecipeSpec(Spec):
             update={
                 "initial_weights": "bundle",
                 "decoders": None,
-                "loss": self.loss.model_copy(update={"teacher_share": 0.0}),
+                "loss": self.loss.model_copy(update={"teacher_share": 0.0, "subtypes": 0.0}),
                 "optimiser": self.optimiser.model_copy(update=optimiser),
                 "selection": SelectionSpec(epoch="last", every=1, members=self.selection.members),
                 "ensemble": ensemble,

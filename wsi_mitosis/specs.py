@@ -442,7 +442,7 @@ class StoreAttributes(Spec):
 
     error: ClassVar[type[InputError]] = DatasetError
 
-    schema_: Literal[1, 2] = Field(alias="schema")
+    schema_: Literal[1, 2, 3] = Field(alias="schema")
     name: str
     patch_px: int = Field(ge=1)
     mpp: float | None = Field(gt=0)

@@ -311,6 +311,7 @@ SAMPLES = (
     ),
     Column("experts_atypical", "integer", "how many experts labelled it as atypical"),
     Column("experts_asked", "integer", "how many experts labelled it as either; 0 if unknown"),
+    Column("subtypes", "text", "what experts called it, such as NMF metaphase; AMF other; empty if unknown"),
     Column("x_px0", "number", "centre, to the right; NaN if unknown", "level-0 px", "slide"),
     Column("y_px0", "number", "centre, downwards; NaN if unknown", "level-0 px", "slide"),
     Column("mask_flag", "text", "ok, or why there is no mask: none (no provider), empty, border, ..."),
@@ -319,6 +320,8 @@ SAMPLES = (
 """The columns of a store's samples."""
 
 SAMPLE_COLUMNS = tuple(column.name for column in SAMPLES)
+SUBTYPE_SEPARATOR = "; "
+"""Between the names that the experts of a figure gave it in `subtypes`."""
 
 DetectionFormat = Literal[
     "auto",

@@ -45,10 +45,12 @@ TRAINED = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu")
-    recipe = tiny_recipe(selection={"training_domains": "all but test"}, optimiser={"epochs": 1})
+    recipe = tiny_recipe(
+        selection={"training_domains": "all but test"}, optimiser={"epochs": 1}, loss={"subtypes": 0.5}
+    )
     write_recipe(folder / "tiny.toml", recipe)
     (folder / "plan.toml").write_text(PLAN.format(recipe=folder / "tiny.toml"))
-    tiny_store(folder)
+    tiny_store(folder, subtypes=True)
     script("gpu.py", "pack", folder / "plan.toml", folder / "store.zarr", folder / "archive.npz")
     script("gpu.sh", folder / "plan.toml", folder / "archive.npz", folder / "trained", "cpu", "inf", 2)
     script("gpu.py", "collect", folder / "trained", folder / "back", "taught")
@@ -81,7 +83,7 @@ def test_what_travels_is_the_store(place: Path) -> None:
     travelled = functions()["figures_of"](archive)
     assert travelled.images.shape == whole.images.shape
     assert np.abs(travelled.images.astype(int) - whole.images).mean() < 3
-    for part in ("masks", "has_mask", "labels", "experts"):
+    for part in ("masks", "has_mask", "labels", "experts", "subtypes"):
         np.testing.assert_array_equal(getattr(travelled, part), getattr(whole, part))
     assert list(archive["domains"]) == list(store.samples["domain"])
 

@@ -252,13 +252,15 @@ def test_members_that_are_trained_further_have_no_teacher(
     folder = str(teacher.folder)
     with pytest.raises(SpecError, match="leave out --teacher"):
         train_spec(recipe, store, tmp_path / "b", parent=folder, teacher=folder)
-    further = tiny_recipe(**TAUGHT).further_from(teacher.manifest.ensemble)
-    assert further.loss.teacher_share == 0
+    recipe_of_bundle = tiny_recipe(**{**TAUGHT, "loss": {"teacher_share": 0.5, "subtypes": 0.5}})
+    further = recipe_of_bundle.further_from(teacher.manifest.ensemble)
+    assert (further.loss.teacher_share, further.loss.subtypes) == (0, 0)
 
 
-def test_a_recipe_without_a_teacher_has_the_digest_that_it_had() -> None:
+@pytest.mark.parametrize("key", ["teacher_share", "subtypes"])
+def test_a_recipe_without_a_later_key_has_the_digest_that_it_had(key: str) -> None:
     recipe = tiny_recipe()
     with_default = recipe.model_dump(mode="json")
-    assert with_default["loss"].pop("teacher_share") == 0
+    assert with_default["loss"].pop(key) == 0
     assert RecipeSpec.parse(with_default, "test").digest == recipe.digest
-    assert tiny_recipe(loss={"teacher_share": 0.5}).digest != recipe.digest
+    assert tiny_recipe(loss={key: 0.5}).digest != recipe.digest

@@ -728,6 +728,32 @@ def test_decoders_need_masks_and_a_single_task_does_not(tmp_path: Path, recipe: 
     assert result.exit_status == 0
 
 
+def test_subtypes_are_learnt_from_a_store_that_has_them(store: Store, recipe: Path, tmp_path: Path) -> None:
+    learns = tiny_recipe(decoders=None, optimiser={"epochs": 1}, loss={"subtypes": 0.5})
+    written = write_recipe(tmp_path / "subtypes.toml", learns)
+    with pytest.raises(InputError, match="training: has no subtypes, which recipe 'tiny' learns"):
+        trained(written, store, tmp_path / "b")
+    assert not (tmp_path / "b.training").exists()
+    named = tiny_store(tmp_path / "named", masks="none", subtypes=True)
+    result, _ = trained(written, named, tmp_path / "b")
+    assert result.exit_status == 0
+    metrics = FoldFolder(tmp_path / "b.training" / "alpha", "0" * 64).read_metrics()
+    assert metrics["training_subtypes"].iloc[-1] > 0.5
+    card = open_bundle(tmp_path / "b").read_card()
+    assert "classification, the subtypes that experts named; only the first is kept" in card
+
+
+def test_the_subtypes_of_figures_are_the_shares_of_their_experts(tmp_path: Path) -> None:
+    named = tiny_store(tmp_path, masks="none", subtypes=True)
+    rows = np.array([2, 0, 1, 40])
+    found = job.figures(named, rows).subtypes
+    assert found is not None
+    expected = {"": [0, 0, 0], "metaphase; anaphase": [0.5, 0.5, 0], "ring; ring": [0, 0, 1]}
+    assert found.tolist() == [expected[text] for text in named.samples["subtypes"].iloc[rows]]
+    assert len({tuple(row) for row in found.tolist()}) == 3
+    assert job.figures(tiny_store(tmp_path / "plain", masks="none"), rows).subtypes is None
+
+
 def test_an_output_folder_in_use_is_refused_before_the_first_epoch(
     store: Store, recipe: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,22 @@ def test_without_decoders_there_is_the_classification_alone() -> None:
     assert sum(p.numel() for p in alone.parameters()) == sum(p.numel() for p in alone.member.parameters())
 
 
+def test_the_head_for_subtypes_is_beside_the_others() -> None:
+    images = torch.rand(3, 3, 32, 32)
+    torch.manual_seed(0)
+    named = TrainedNetwork(Member(preact(2)), (8, 4, 2), subtypes=5, dropout=0.5).eval()
+    outputs, without = named(images), network().eval()(images)
+    assert outputs.subtypes is not None
+    assert outputs.subtypes.shape == (3, 5)
+    assert outputs.mask is not None
+    assert without.subtypes is None
+    assert torch.equal(outputs.logits, without.logits)
+    assert not [name for name in member_state(named.member) if "subtypes" in name]
+    torch.manual_seed(1)
+    shaken = [named.train()(images).subtypes for _ in range(2)]
+    assert not torch.equal(*shaken), "its features are dropped in training"
+
+
 def test_dropping_the_decoders_leaves_the_logits_as_they_are() -> None:
     trained = network().eval()
     images = torch.rand(3, 3, 32, 32)

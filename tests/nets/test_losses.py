@@ -19,6 +19,7 @@ from wsi_mitosis.nets.losses import (
     compute_losses,
     generalised_dice,
     hover_net_dice,
+    subtype_cross_entropy,
     weighted_cross_entropy,
 )
 
@@ -112,7 +113,8 @@ def outputs_and_targets(has_mask: list[bool]) -> tuple[Outputs, Targets]:
     )
     labels = torch.arange(number) % 2
     masks = torch.randint(2, (number, 8, 8), generator=generator)
-    return outputs, Targets(labels, labels.float(), masks, torch.tensor(has_mask))
+    nothing = torch.zeros((number, 0))
+    return outputs, Targets(labels, labels.float(), masks, torch.tensor(has_mask), nothing)
 
 
 def test_a_sample_without_a_mask_counts_for_the_classification_alone() -> None:
@@ -149,6 +151,36 @@ def test_what_has_no_mask_does_not_move_the_decoders(dice: DiceName) -> None:
         assert logits.grad is not None
         assert [bool(part.any()) for part in logits.grad] == moved
         assert torch.isfinite(logits.grad).all()
+
+
+def test_subtypes_are_what_experts_named() -> None:
+    outputs, targets = outputs_and_targets([True, False, False])
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0], [3.0, 0.0, 1.0]])
+    shares = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]])
+    found = compute_losses(
+        outputs._replace(subtypes=logits), targets._replace(subtypes=shares), torch.ones(2), "generalised"
+    )
+    first = functional.cross_entropy(logits[:1], torch.tensor([1]))
+    second = (
+        functional.cross_entropy(logits[1:2], torch.tensor([0]))
+        + functional.cross_entropy(logits[1:2], torch.tensor([2]))
+    ) / 2
+    assert found.subtypes.item() == pytest.approx(((first + second) / 2).item())
+    without = compute_losses(outputs, targets, torch.ones(2), "generalised")
+    assert without.subtypes.item() == 0
+    assert found[:3] == without[:3], "they change no other loss"
+    alone = Outputs(outputs.logits, subtypes=logits)
+    without_decoders = compute_losses(alone, targets._replace(subtypes=shares), torch.ones(2), "generalised")
+    assert without_decoders.subtypes.item() == found.subtypes.item()
+
+
+def test_figures_without_subtypes_move_nothing() -> None:
+    logits = torch.randn((2, 3), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = subtype_cross_entropy(logits, torch.zeros(2, 3))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_losses_are_float32_whatever_the_network_computes_in() -> None:

@@ -212,6 +212,34 @@ def test_a_single_task_has_no_other_losses(sides: tuple[Figures, Figures]) -> No
     assert metrics["training_total"] == metrics["training_classification"] > 0
 
 
+def named(side: Figures) -> Figures:
+    """The figures with subtypes that follow from their labels, and a third that none has."""
+    shares = np.zeros((len(side), 3), np.float32)
+    shares[np.arange(len(side)), 2 * side.labels] = 1
+    return dataclasses.replace(side, subtypes=shares)
+
+
+def test_subtypes_are_learnt_beside_the_labels(sides: tuple[Figures, Figures]) -> None:
+    both = named(sides[0]), named(sides[1])
+    sections: dict[str, Any] = {"decoders": None, "optimiser": {"epochs": 6, "learning_rate": 3e-3}}
+    epochs = run(both, loss={"subtypes": 0.5}, **sections)
+    first, last = epochs[0].metrics, epochs[-1].metrics
+    assert last["training_subtypes"] < 0.9 * first["training_subtypes"]
+    for side in ("training", "validation"):
+        parts = last[f"{side}_classification"] + 0.5 * last[f"{side}_subtypes"]
+        assert last[f"{side}_total"] == pytest.approx(parts, rel=1e-5)
+    load_member(epochs[-1].chosen, preact(2), "test")
+    without = run(both, **sections)
+    assert without[-1].metrics["training_subtypes"] == 0
+    for one, other in zip(without, run(sides, **sections), strict=True):
+        assert_same(one, other)
+
+
+def test_a_recipe_that_learns_subtypes_wants_some(sides: tuple[Figures, Figures]) -> None:
+    with pytest.raises(InputError, match="learns subtypes, and no figure has any"):
+        run(sides, loss={"subtypes": 0.5})
+
+
 def test_a_residual_unit_starts_as_the_identity() -> None:
     network = build_network(tiny_recipe()).eval()
     for block in (network.member.backbone.d0, network.member.backbone.d1):

@@ -275,7 +275,6 @@ def add_to_card(bundle: Bundle, report: EvaluationReport) -> None:
 
 def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
     spec = recipe.input
-    tasks = "classification, mask and pixel classes; the decoders are dropped"
     yield f"# {fields['name']}"
     yield ""
     yield f"**Research use only.** {fields['intended_use']}"
@@ -283,7 +282,7 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
     rows = {
         "input": _input(spec),
         "network": recipe.network.text,
-        "trained for": tasks if recipe.decoders else "classification alone",
+        "trained for": _tasks(recipe),
         "vote": _vote(recipe.ensemble),
         **_sharpness(fields.get("sharpness")),
         "recipe": fields["training"]["recipe"],
@@ -293,6 +292,16 @@ def _head(fields: Mapping[str, Any], recipe: RecipeSpec) -> Iterator[str]:
         "licence": fields["licence"],
     }
     yield from table(["", ""], rows.items())
+
+
+def _tasks(recipe: RecipeSpec) -> str:
+    """What the network learnt, in words."""
+    parts = ["classification"]
+    if recipe.decoders:
+        parts.append("mask and pixel classes")
+    if recipe.loss.subtypes:
+        parts.append("the subtypes that experts named")
+    return f"{', '.join(parts)}; only the first is kept" if len(parts) > 1 else "classification alone"
 
 
 def _teacher(origin: Mapping[str, Any]) -> dict[str, str]:

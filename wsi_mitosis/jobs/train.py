@@ -38,6 +38,7 @@ from wsi_mitosis.jobs.sharpness import sharpness_fields
 from wsi_mitosis.jobs.teachers import Teacher, taught, teachers
 from wsi_mitosis.recipes import FoldRecord, RecipeSpec
 from wsi_mitosis.specs import BundleManifest
+from wsi_mitosis.tables import SUBTYPE_SEPARATOR
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
@@ -557,6 +558,13 @@ def _check(spec: TrainSpec, recipe: RecipeSpec, store: Store, out: Path) -> None
             stage="training",
             remedy="Build it with --masks, or name a recipe without decoders",
         )
+    if recipe.loss.subtypes and not store.samples["subtypes"].ne("").any():
+        raise InputError(
+            f"has no subtypes, which recipe '{recipe.name}' learns",
+            subject=store.folder,
+            stage="training",
+            remedy="Build it anew from labels with subtypes, such as AMi-Br, or name another recipe",
+        )
     if (spec.encoder_weights is None) == (recipe.initial_weights == "given"):
         raise SpecError(
             f"recipe '{recipe.name}' starts from {recipe.initial_weights} weights",
@@ -748,7 +756,7 @@ def _joined(first: Figures, second: Figures) -> Figures:
 
     side = min(first.images.shape[1], second.images.shape[1])
     parts = [_centres(first, side), _centres(second, side)]
-    fields = (field.name for field in dataclasses.fields(Figures) if field.name != "taught")
+    fields = (field.name for field in dataclasses.fields(Figures) if field.name not in {"taught", "subtypes"})
     return Figures(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
 
@@ -820,7 +828,21 @@ def figures(store: Store, rows: NDArray[np.intp]) -> Figures:
         (samples["mask_flag"] == "ok").to_numpy(),
         labels.astype(np.int64),
         experts.astype(np.float32),
+        subtypes=_subtypes(store.samples["subtypes"], rows),
     )
+
+
+def _subtypes(named: pd.Series[str], rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    """Return the shares of the experts who named each subtype of a store, for some rows; None without any."""
+    given = [text.split(SUBTYPE_SEPARATOR) if text else [] for text in named]
+    places = {name: place for place, name in enumerate(sorted({name for names in given for name in names}))}
+    if not places:
+        return None
+    shares = np.zeros((len(rows), len(places)), np.float32)
+    for place, row in enumerate(rows):
+        for name in given[row]:
+            shares[place, places[name]] += 1 / len(given[row])
+    return shares
 
 
 def _failure(task: FoldTask, error: str, details: str | None = None) -> FoldProgress:

@@ -44,6 +44,8 @@ class Figures:
         labels: (N,) int64, 0 typical, 1 atypical.
         experts: (N,) float32, share of the experts whose label is atypical; the label if there were none.
         taught: (N,) float32, P(atypical) by a teacher; None without one.
+        subtypes: (N, K) float32, share of the experts who named each of K subtypes, the same K in the figures
+            of training and validation; zeros if none named any. None if no subtypes are known.
     """
 
     images: NDArray[np.uint8]
@@ -52,6 +54,7 @@ class Figures:
     labels: NDArray[np.int64]
     experts: NDArray[np.float32]
     taught: NDArray[np.float32] | None = None
+    subtypes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Number of figures."""
@@ -79,7 +82,8 @@ def whole_crops(figures: Figures, rows: NDArray[np.intp], recipe: RecipeSpec) ->
     if figures.taught is not None:
         p_atypical = torch.lerp(p_atypical, torch.from_numpy(figures.taught[rows]), recipe.loss.teacher_share)
     masks, has_mask = torch.from_numpy(figures.masks[rows]), torch.from_numpy(figures.has_mask[rows])
-    return Batch(images, Targets(labels, p_atypical, masks, has_mask))
+    subtypes = np.zeros((len(rows), 0), np.float32) if figures.subtypes is None else figures.subtypes[rows]
+    return Batch(images, Targets(labels, p_atypical, masks, has_mask, torch.from_numpy(subtypes)))
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:

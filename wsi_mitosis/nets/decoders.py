@@ -1,9 +1,9 @@
-"""The two auxiliary decoders, and the network as it is trained: a member with both on top of its encoder.
+"""The auxiliary parts of a network in training: two decoders and a head on top of a member's encoder.
 
 Source: Percannella et al., *A multi-task neural network for atypical mitosis recognition under domain shift*
 (MIDOG 2025): two U-Net-like decoders of three up-sampling blocks with skip connections, one for the mitosis's
 binary mask, one for the class of each pixel, dropped at inference. Concatenated skips and the widths are our
-choice.
+choice, and so is the head for the subtypes that experts named, which is dropped as well.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ class Outputs(NamedTuple):
         logits: (N, 2) typical, atypical.
         mask: (N, 2, F, F) logits of background and figure, F the side of the masks; None without decoders.
         pixels: (N, 3, F, F) logits of background, typical and atypical; None without decoders.
+        subtypes: (N, K) logits of the subtypes that experts named; None without a head for them.
     """
 
     logits: Tensor
     mask: Tensor | None = None
     pixels: Tensor | None = None
+    subtypes: Tensor | None = None
 
 
 class UpBlock(nn.Module):
@@ -87,32 +89,52 @@ class Decoder(nn.Module):
 
 
 class TrainedNetwork(nn.Module):
-    """A member in training: with both decoders, or alone.
+    """A member in training: with both decoders, with a head for subtypes, with all of them, or alone.
 
     Args:
-        member: The part that is kept when the decoders are dropped.
+        member: The part that is kept when everything else is dropped.
         channels: Output channels of the decoders' blocks, the deepest first; None trains the member alone.
         mask_px: Side of the masks; the decoders' results are interpolated to it if they have another.
+        subtypes: Number of subtypes; 0 trains no head for them.
+        dropout: Share of the features that training drops before that head.
     """
 
     def __init__(
-        self, member: Member, channels: tuple[int, int, int] | None, mask_px: int | None = None
+        self,
+        member: Member,
+        channels: tuple[int, int, int] | None,
+        mask_px: int | None = None,
+        *,
+        subtypes: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.member, self._mask_px = member, mask_px
         levels = member.backbone.level_channels
         self.mask = Decoder(levels, channels, MASK_CLASSES) if channels else None
         self.pixels = Decoder(levels, channels, PIXEL_CLASSES) if channels else None
+        self.subtypes = (
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Dropout(dropout),
+                nn.Linear(member.backbone.out_channels, subtypes),
+            )
+            if subtypes
+            else None
+        )
 
     def forward(self, images: Tensor) -> Outputs:
         """Encode (N, 3, P, P) images as `network_input` makes them once, for all heads."""
         encoded = self.member.backbone(images)
-        logits = self.member.head(encoded.last)
-        if self.mask is None or self.pixels is None:
-            return Outputs(logits)
-        return Outputs(
-            logits, *(self._sized(decoder(encoded.levels)) for decoder in (self.mask, self.pixels))
+        outputs = Outputs(
+            self.member.head(encoded.last),
+            subtypes=None if self.subtypes is None else self.subtypes(encoded.last),
         )
+        if self.mask is None or self.pixels is None:
+            return outputs
+        mask, pixels = (self._sized(decoder(encoded.levels)) for decoder in (self.mask, self.pixels))
+        return outputs._replace(mask=mask, pixels=pixels)
 
     def _sized(self, logits: Tensor) -> Tensor:
         """Interpolate (N, classes, h, w) to the side of the masks."""

@@ -1,4 +1,4 @@
-"""The recipe's three losses: weighted cross-entropy of the figure, and a Dice loss for each decoder."""
+"""The recipe's losses: cross-entropy of the figure and of its subtypes, and a Dice loss for each decoder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class Targets(NamedTuple):
             share of the experts.
         masks: (N, P, P) int64, 1 on the figure.
         has_mask: (N,) bool.
+        subtypes: (N, K) float32, share of the experts who named each subtype; zeros if none named any. K is 0
+            if no subtypes are learnt.
     """
 
     labels: Tensor
     p_atypical: Tensor
     masks: Tensor
     has_mask: Tensor
+    subtypes: Tensor
 
     @property
     def pixel_classes(self) -> Tensor:
@@ -41,11 +44,12 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars before weighting. A decoder's loss is 0 if it is not trained."""
+    """Scalars before weighting. The loss of a part that is not trained is 0."""
 
     classification: Tensor
     mask: Tensor
     pixels: Tensor
+    subtypes: Tensor
 
 
 def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, dice: DiceName) -> Losses:
@@ -63,16 +67,33 @@ def compute_losses(outputs: Outputs, targets: Targets, class_weights: Tensor, di
         outputs.logits.float(), targets.labels, targets.p_atypical, class_weights
     )
     nothing = torch.zeros((), device=classification.device)
+    subtypes = nothing
+    if outputs.subtypes is not None:
+        subtypes = subtype_cross_entropy(outputs.subtypes.float(), targets.subtypes)
     if outputs.mask is None or outputs.pixels is None:
-        return Losses(classification, nothing, nothing)
+        return Losses(classification, nothing, nothing, subtypes)
     # No shape depends on the number of masks, so that a CUDA graph can hold this.
     masked, measure = targets.has_mask, DICE[dice]
     mask = measure(outputs.mask.float(), targets.masks, masked)
     pixels = measure(outputs.pixels.float(), targets.pixel_classes, masked)
     any_mask = masked.any()
     return Losses(
-        classification, torch.where(any_mask, mask, nothing), torch.where(any_mask, pixels, nothing)
+        classification,
+        torch.where(any_mask, mask, nothing),
+        torch.where(any_mask, pixels, nothing),
+        subtypes,
     )
+
+
+def subtype_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
+    """Compute the cross-entropy of subtypes, a scalar: the mean over the figures of which subtypes are known.
+
+    Args:
+        logits: (N, K).
+        shares: (N, K) as `Targets.subtypes`.
+    """
+    known = shares.sum().clamp(min=1)  # the shares of a figure add up to 1, or are all 0
+    return -(shares * logits.log_softmax(dim=1)).sum() / known
 
 
 def balanced_weights(labels: Tensor) -> Tensor:

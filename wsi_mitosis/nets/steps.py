@@ -81,7 +81,7 @@ class Trainer:
             self._record(batch)
 
     def mean_losses(self) -> NDArray[np.float64]:
-        """Return (4,) means since the last call: the total, and each of `Losses`."""
+        """Return (5,) means since the last call: the total, and each of `Losses`."""
         means = (self._totals / max(self._steps, 1)).cpu().numpy()
         self._totals.zero_()
         self._steps = 0
@@ -136,7 +136,8 @@ def scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
 
 def total_loss(losses: Losses, recipe: RecipeSpec) -> Tensor:
     """Add the losses by the recipe's weights, to a scalar."""
-    weights = recipe.loss.classification, recipe.loss.mask, recipe.loss.pixels
+    loss = recipe.loss
+    weights = loss.classification, loss.mask, loss.pixels, loss.subtypes
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 

@@ -198,7 +198,8 @@ def _start(
     encoder: Mapping[str, Tensor] | None,
     member: Mapping[str, NDArray[np.floating]] | None,
 ) -> _State:
-    built = build_network(recipe, encoder)
+    known = training.subtypes
+    built = build_network(recipe, encoder, subtypes=0 if known is None else known.shape[1])
     if member is not None:
         load_weights(built.member, member)
     network = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -238,7 +239,9 @@ def _keep_statistics(network: nn.Module) -> None:
             module.eval()
 
 
-def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None) -> TrainedNetwork:
+def build_network(
+    recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = None, *, subtypes: int = 0
+) -> TrainedNetwork:
     """Build the network of a recipe. The same seed gives the same weights.
 
     Without initial weights, convolutions start after He et al. 2015 (normal, fan out). The last convolution
@@ -248,12 +251,16 @@ def build_network(recipe: RecipeSpec, encoder: Mapping[str, Tensor] | None = Non
     Args:
         recipe: The training recipe.
         encoder: Initial weights of the encoder by name, without batch norm's counters.
+        subtypes: Number of subtypes that figures have, for a recipe that learns them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         member = Member(recipe.network, recipe.dropout, recipe.drop_path)
         channels = recipe.decoders.channels if recipe.decoders else None
-        network = TrainedNetwork(member, channels, recipe.input.cut_px)
+        learnt = subtypes if recipe.loss.subtypes else 0
+        network = TrainedNetwork(
+            member, channels, recipe.input.cut_px, subtypes=learnt, dropout=recipe.dropout
+        )
         own = recipe.network.timm_name is None  # timm has started its own encoder
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d) and (own or not name.startswith("member.backbone.")):
@@ -276,10 +283,10 @@ def validate(
 
     Returns:
         `validation_total`, `validation_classification`, `validation_mask`, `validation_pixels`,
-        `validation_balanced_accuracy` and `validation_auroc`.
+        `validation_subtypes`, `validation_balanced_accuracy` and `validation_auroc`.
     """
     network.eval()
-    totals, probabilities = np.zeros(4), []
+    totals, probabilities = np.zeros(1 + len(Losses._fields)), []
     with torch.inference_mode():
         for start in range(0, len(figures), recipe.optimiser.batch):
             rows = np.arange(start, min(start + recipe.optimiser.batch, len(figures)))
@@ -351,6 +358,13 @@ def _check(
             subject=recipe.name,
             stage="training",
             remedy="Pass --teacher if, and only if, the recipe has a teacher_share above 0",
+        )
+    if recipe.loss.subtypes and training.subtypes is None:
+        raise InputError(
+            "the recipe learns subtypes, and no figure has any",
+            subject=recipe.name,
+            stage="training",
+            remedy="Train on a dataset with subtypes, such as AMi-Br, or set subtypes to 0",
         )
     if (member is None) == (recipe.initial_weights == "bundle"):
         raise InputError(

@@ -100,7 +100,7 @@ RELIABILITY = {
 
 
 def measured(names: tuple[str, ...], value: float) -> dict[str, Any]:
-    return {name: value for name in names} | {f"{name}_ci95": [value - 0.1, value + 0.1] for name in names}
+    return dict.fromkeys(names, value) | {f"{name}_ci95": [value - 0.1, value + 0.1] for name in names}
 
 
 RATES = ("balanced_accuracy", "sensitivity", "specificity")

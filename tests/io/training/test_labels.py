@@ -86,7 +86,7 @@ def amibr(tmp_path: Path) -> Path:
     rows = [
         amibr_row("TUPAC16", "24.tif", 12, "nna", 300, 41),
         amibr_row("MIDOG21", "002.tiff", 100, "aan", 4422, 216),
-        amibr_row("MIDOG21", "002.tiff", 20, "aaa", 17, 9),
+        amibr_row("MIDOG21", "002.tiff", 20, "aaa", 17, 9, "AMF segregation", " AMF other"),
     ]
     for name in ("MIDOG21_100", "TUPAC16_12", "MIDOG21_20", "MIDOG21_999"):
         crop(tmp_path / "crops" / ("Atypical" if "MIDOG" in name else "Normal") / f"{name}.png")
@@ -102,6 +102,7 @@ def test_amibr_is_read(amibr: Path) -> None:
     assert list(samples["label"]) == [1, 1, 0]
     assert list(samples["experts_atypical"]) == [3, 2, 1]
     assert set(samples["experts_asked"]) == {3}
+    assert list(samples["subtypes"]) == ["AMF segregation; AMF other", "", ""]
     assert set(samples["label_source"]) == {"majority"}
     assert samples[["x_px0", "y_px0"]].to_numpy().tolist() == [[17, 9], [4422, 216], [300, 41]]
     assert not listing.on_slides
@@ -283,6 +284,12 @@ def test_a_table_is_read(slides: Path, tmp_path: Path) -> None:
     assert set(listing.samples["label_source"]) == {"csv"}
     assert listing.samples[["x_px0", "y_px0"]].to_numpy().tolist() == [[1, 2], [10, 20.5]]
     assert listing.on_slides
+
+
+def test_a_table_may_name_subtypes(slides: Path, tmp_path: Path) -> None:
+    text = "slide,x,y,label,Subtypes\na,1,2,NMF,metaphase;  ring shape ;\nb,3,4,AMF,\n"
+    assert list(table(tmp_path, text).samples["subtypes"]) == ["metaphase; ring shape", ""]
+    assert set(table(tmp_path, "slide,x,y,label\na,1,2,NMF\n").samples["subtypes"]) == {""}
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

@@ -26,6 +26,7 @@ from wsi_mitosis.io.slides.patches import plan_patches, read_patch
 from wsi_mitosis.io.training import stores
 from wsi_mitosis.io.training.stores import (
     Store,
+    content_digest,
     open_checked_store,
     open_store,
     sample_digests,
@@ -48,7 +49,7 @@ def contents(draw: st.DrawFn) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dic
     texts = st.lists(TEXT, min_size=number, max_size=number)
     votes = st.lists(st.integers(0, 5), min_size=number, max_size=number)
     centres = st.lists(COORDINATE, min_size=number, max_size=number)
-    columns = {name: draw(texts) for name in ("source_id", "slide", "domain", "mask_flag")}
+    columns = {name: draw(texts) for name in ("source_id", "slide", "domain", "mask_flag", "subtypes")}
     columns |= {name: draw(votes) for name in ("experts_atypical", "experts_asked")}
     return images, masks, {**columns, "x_px0": draw(centres), "y_px0": draw(centres)}
 
@@ -92,6 +93,38 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @settings(max_examples=10)
 def test_rows_of_many_chunks_are_read_in_the_order_asked(many: Store, rows: list[int]) -> None:
     assert np.array_equal(many.images(np.array(rows, dtype=np.intp)), random_images(90, 8)[rows])
+
+
+# --- subtypes
+
+
+def test_a_store_without_subtypes_is_one_of_the_schema_before(tmp_path: Path) -> None:
+    plain = store(tmp_path / "plain.zarr", random_images(3))
+    empty = store(tmp_path / "empty.zarr", random_images(3), subtypes=["", "", ""])
+    assert plain.attributes.schema_ == empty.attributes.schema_ == 2
+    assert plain.attributes.digest == empty.attributes.digest
+    assert not (tmp_path / "empty.zarr/samples/subtypes").exists()
+    assert list(plain.samples["subtypes"]) == ["", "", ""]
+    assert open_checked_store(tmp_path / "plain.zarr").attributes.digest == content_digest(plain)
+
+
+def test_subtypes_are_part_of_the_digest(tmp_path: Path) -> None:
+    named = [
+        store(tmp_path / f"{number}.zarr", random_images(2), subtypes=names)
+        for number, names in enumerate((["", "NMF metaphase"], ["", "NMF anaphase"], ["NMF metaphase", ""]))
+    ]
+    assert {of.attributes.schema_ for of in named} == {3}
+    assert len({of.attributes.digest for of in named}) == 3
+    for of in named:
+        assert open_checked_store(of.folder).samples["subtypes"].tolist() == of.samples["subtypes"].tolist()
+
+
+def test_a_lost_column_of_subtypes_is_named(tmp_path: Path) -> None:
+    shutil.rmtree(
+        store(tmp_path / "s.zarr", random_images(2), subtypes=["a", ""]).folder / "samples/subtypes/c"
+    )
+    with pytest.raises(DatasetError, match="'subtypes'"):
+        open_store(tmp_path / "s.zarr")
 
 
 # --- the digest
@@ -206,7 +239,7 @@ def test_a_small_crop_is_digested_whole() -> None:
 
 
 def test_a_store_is_zarr_3_of_the_core_types_alone(tmp_path: Path) -> None:
-    folder = store(tmp_path / "s.zarr", random_images(3)).folder
+    folder = store(tmp_path / "s.zarr", random_images(3), subtypes=["a", "", "b"]).folder
     group = zarr.open_group(folder, mode="r")
     arrays = {name: group[name] for name in ["images", "masks", *(f"samples/{c}" for c in SAMPLE_COLUMNS)]}
     for name, array in arrays.items():
@@ -235,7 +268,7 @@ def alter(folder: Path, **attributes: object) -> None:
         ({"licence": "REMOVED"}, "'licence'"),
         ({"digest": "abc"}, "'digest'"),
         ({"mask_provider": "by hand"}, "'mask_provider'"),
-        ({"schema": 3}, "schema 3 is newer than the 2 that this version supports.*pip install --upgrade"),
+        ({"schema": 4}, "schema 4 is newer than the 3 that this version supports.*pip install --upgrade"),
         ({"patch_px": 17}, r"'images' is \(3, 16, 16, 3\) uint8, not \(3, 17, 17, 3\)"),
     ],
 )

@@ -1,8 +1,8 @@
 """Stores: labelled figures with their masks, as a Zarr v3 group.
 
 The group holds `images` (N, P, P, 3) and `masks` (N, P, P), both uint8 and sharded, and in `samples/` one
-array per column of tables.SAMPLE_COLUMNS. Text is kept as UTF-8 in (N, length) uint8, filled up with zeros:
-Zarr's specification has no text of its own yet.
+array per column of tables.SAMPLE_COLUMNS, without `subtypes` if no figure has any. Text is kept as UTF-8 in
+(N, length) uint8, filled up with zeros: Zarr's specification has no text of its own yet.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from wsi_mitosis.tables import SAMPLE_COLUMNS
 from wsi_mitosis.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import zarr
     from numpy.typing import NDArray
 
     Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-SCHEMA = 2
-"""In schema 1 a store's digest did not include its um/px."""
+SCHEMA = 3
+"""In schema 1 a store's digest did not include its um/px. In schema 2 there are no subtypes: it is still
+written for figures without any, so that their digests stay as they are."""
+WITHOUT_SUBTYPES = 2
 HALF_COVERED = 128
 """A resampled pixel is of a figure if half of it is, of 255."""
 DIGEST_PX = 64
@@ -167,16 +169,19 @@ class StoreDigest:
     Args:
         patch_px: Side of the crops.
         mpp: um/px; None if it is not known.
+        subtypes: Whether the store has subtypes.
     """
 
-    def __init__(self, patch_px: int, mpp: float | None = None) -> None:
+    def __init__(self, patch_px: int, mpp: float | None = None, *, subtypes: bool = False) -> None:
+        self._columns = _columns(subtypes=subtypes)
         scale = "" if mpp is None else f" at {mpp!r} um/px"
         self._hash = hashlib.sha256(f"samples of {patch_px} px{scale}\n".encode())
 
     @classmethod
     def of(cls, attributes: StoreAttributes) -> StoreDigest:
         """Begin the digest of a store as its schema has it."""
-        return cls(attributes.patch_px, attributes.mpp if attributes.schema_ > 1 else None)
+        mpp = attributes.mpp if attributes.schema_ > 1 else None
+        return cls(attributes.patch_px, mpp, subtypes=attributes.schema_ > WITHOUT_SUBTYPES)
 
     def add(self, samples: pd.DataFrame, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> None:
         """Feed the next samples.
@@ -186,7 +191,7 @@ class StoreDigest:
             images: (n, P, P, 3) uint8.
             masks: (n, P, P) uint8.
         """
-        for image, mask, row in zip(images, masks, _row_texts(samples), strict=True):
+        for image, mask, row in zip(images, masks, _row_texts(samples[self._columns]), strict=True):
             self._hash.update(image.tobytes())
             self._hash.update(mask.tobytes())
             self._hash.update(row)
@@ -197,10 +202,15 @@ class StoreDigest:
 
 
 def _row_texts(samples: pd.DataFrame) -> Iterator[bytes]:
-    """Each sample as one line of JSON: values in the order of SAMPLE_COLUMNS, null for NaN."""
-    for row in samples[list(SAMPLE_COLUMNS)].itertuples(index=False):
+    """Each sample as one line of JSON: values in the order of the columns, null for NaN."""
+    for row in samples.itertuples(index=False):
         values = [None if isinstance(value, float) and math.isnan(value) else value for value in row]
         yield (json.dumps(values, separators=(",", ":")) + "\n").encode()
+
+
+def _columns(*, subtypes: bool) -> list[str]:
+    """The columns of a store with or without subtypes, in the order of SAMPLE_COLUMNS."""
+    return [name for name in SAMPLE_COLUMNS if subtypes or name != "subtypes"]
 
 
 def sample_table(rows: Mapping[str, Any]) -> pd.DataFrame:
@@ -231,8 +241,11 @@ def open_store(folder: Path) -> Store:
     with _damage_named(folder, "opening a store"):
         group = _group(folder)
         attributes = _attributes(group.attrs.asdict(), folder)
-        samples = sample_table({name: _column(group, name) for name in SAMPLE_COLUMNS})
-        _check_arrays(group, len(samples), attributes.patch_px, folder)
+        names = _columns(subtypes=attributes.schema_ > WITHOUT_SUBTYPES)
+        columns = {name: _column(group, name) for name in names}
+        number = len(columns["label"])
+        samples = sample_table({"subtypes": [""] * number, **columns})
+        _check_arrays(group, names, number, attributes.patch_px, folder)
     return Store(folder, attributes, samples)
 
 
@@ -357,17 +370,18 @@ def _write_group(
     patch_px = int(fields["patch_px"])
     shape = (len(samples), patch_px, patch_px)
     arrays = _pixel_array(group, "images", (*shape, 3)), _pixel_array(group, "masks", shape)
-    digest, digests = StoreDigest(patch_px, fields["mpp"]), list[str]()
+    named = "subtypes" in samples and bool(samples["subtypes"].ne("").any())
+    digest, digests = StoreDigest(patch_px, fields["mpp"], subtypes=named), list[str]()
     for images, masks in _in_blocks(pixels, cast("tuple[int, ...]", arrays[0].shards)[0]):
         place = slice(len(digests), len(digests) + len(images))
         arrays[0][place], arrays[1][place] = images, masks
         digests += sample_digests(images)
         digest.add(samples.iloc[place].assign(digest=digests[place]), images, masks)
     table = sample_table({**samples, "digest": digests})
-    for name in SAMPLE_COLUMNS:
+    for name in _columns(subtypes=named):
         _write_column(group, name, table[name])
     attributes = {
-        "schema": SCHEMA,
+        "schema": SCHEMA if named else WITHOUT_SUBTYPES,
         **fields,
         "domains": sorted(table["domain"].unique()),
         "digest": digest.hexdigest(),
@@ -470,7 +484,9 @@ def _attributes(data: dict[str, Any], folder: Path) -> StoreAttributes:
     return StoreAttributes.parse(data, folder)
 
 
-def _check_arrays(group: zarr.Group, number: int, patch_px: int, folder: Path) -> None:
+def _check_arrays(
+    group: zarr.Group, columns: Sequence[str], number: int, patch_px: int, folder: Path
+) -> None:
     """Whether the arrays are of the shape that the samples ask for, and all of their files are there.
 
     Zarr reads a file that is not there as zeros.
@@ -482,7 +498,7 @@ def _check_arrays(group: zarr.Group, number: int, patch_px: int, folder: Path) -
         if array.shape != wanted or array.dtype != np.uint8:
             raise _malformed(f"'{name}' is {array.shape} {array.dtype}, not {wanted} uint8", folder)
         _check_files(folder / name, math.ceil(number / (array.shards or array.chunks)[0]), array.ndim, folder)
-    for column in SAMPLE_COLUMNS:
+    for column in columns:
         dimensions = cast("zarr.Array[Any]", group[f"samples/{column}"]).ndim
         _check_files(folder / "samples" / column, 1, dimensions, folder)
 

@@ -6,13 +6,22 @@ import re
 from typing import TYPE_CHECKING
 
 from wsi_mitosis.errors import DatasetError
-from wsi_mitosis.io.training.labels.common import STAGE, Listing, images_below, listing, missing
+from wsi_mitosis.io.training.labels.common import (
+    STAGE,
+    Listing,
+    images_below,
+    joined_subtypes,
+    listing,
+    missing,
+)
 from wsi_mitosis.io.training.labels.rows import coordinates, need_columns, read_label_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 EXPERTS = ("expert1_atypical", "expert2_atypical", "expert3_atypical")
+SUBTYPES = ("expert1_label", "expert2_label")
+"""Columns that the published table has; the third expert gave no subtypes."""
 COLUMNS = ("slide", "dataset", "uid", "x", "y", *EXPERTS, "majority_atypical")
 DOMAINS = {
     "MIDOG21": ((50, "Hamamatsu XR"), (100, "Hamamatsu S360"), (150, "Aperio CS2")),
@@ -46,6 +55,7 @@ def read_amibr(csv: Path, images: Path) -> Listing:
         "label_source": ["majority"] * len(rows),
         "experts_atypical": [sum(row.label(name) for name in EXPERTS) for row in rows],
         "experts_asked": [len(EXPERTS)] * len(rows),
+        "subtypes": [joined_subtypes(row.cells.get(name, "") for name in SUBTYPES) for row in rows],
         "x_px0": x,
         "y_px0": y,
     }

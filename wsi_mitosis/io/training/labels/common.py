@@ -10,10 +10,10 @@ import numpy as np
 
 from wsi_mitosis.errors import DatasetError, listed
 from wsi_mitosis.io.training.stores import sample_table
-from wsi_mitosis.tables import SAMPLE_COLUMNS
+from wsi_mitosis.tables import SAMPLE_COLUMNS, SUBTYPE_SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -55,12 +55,13 @@ def listing(
     """Samples in the store's order.
 
     Args:
-        columns: A value per sample for each of tables.SAMPLE_COLUMNS but `mask_flag` and `digest`.
+        columns: A value per sample for each of tables.SAMPLE_COLUMNS but `mask_flag` and `digest`;
+            `subtypes` may be missing.
         files: The image of each sample.
         on_slides: Whether the files are slides.
         notes: What the user should know about them.
     """
-    samples = sample_table(columns)
+    samples = sample_table({"subtypes": [""] * len(files), **columns})
     order = store_order(samples)
     return Listing(
         samples.iloc[order].reset_index(drop=True), tuple(files[i] for i in order), on_slides, tuple(notes)
@@ -103,6 +104,12 @@ def unknown(number: int) -> dict[str, Any]:
         "x_px0": np.full(number, np.nan),
         "y_px0": np.full(number, np.nan),
     }
+
+
+def joined_subtypes(cells: Iterable[str]) -> str:
+    """Return what experts called a figure, from cells with a name each or several with semicolons."""
+    names = (name.strip() for cell in cells for name in cell.split(";"))
+    return SUBTYPE_SEPARATOR.join(filter(None, names))
 
 
 def images_below(folder: Path) -> dict[str, Path]:

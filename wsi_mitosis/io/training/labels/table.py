@@ -10,7 +10,14 @@ from wsi_mitosis.errors import DatasetError, DetectionsError
 from wsi_mitosis.io.detections import read_detections
 from wsi_mitosis.io.detections.columns import alias_key, names_classes
 from wsi_mitosis.io.slides import find_slides
-from wsi_mitosis.io.training.labels.common import STAGE, Listing, listing, missing, unknown
+from wsi_mitosis.io.training.labels.common import (
+    STAGE,
+    Listing,
+    joined_subtypes,
+    listing,
+    missing,
+    unknown,
+)
 from wsi_mitosis.io.training.labels.rows import LABELS, LabelRow, coordinates, read_label_rows
 from wsi_mitosis.tables import ALIASES
 
@@ -36,12 +43,13 @@ ROLES = {
     "label": ("label", *map(alias_key, ALIASES["detector_class"])),
     "domain": ("domain",),
     "id": tuple(map(alias_key, ALIASES["id"])),
+    "subtypes": ("subtypes", "subtype"),
 }
 """What a column may be called, best first; coordinates are level-0 px in the slide frame."""
 
 
 def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
-    """Read a table `slide, x, y, label[, domain][, id]`.
+    """Read a table `slide, x, y, label[, domain][, id][, subtypes]`.
 
     Args:
         csv: The table.
@@ -83,6 +91,9 @@ def read_table(csv: Path, images: Path, domain: str | None) -> Listing:
         "domain": [row.text(roles["domain"]) if "domain" in roles else domain or csv.stem for row in rows],
         "label": [row.label(roles["label"]) for row in rows],
         "label_source": ["csv"] * len(rows),
+        "subtypes": [joined_subtypes([row.cells[roles["subtypes"]]]) for row in rows]
+        if "subtypes" in roles
+        else [""] * len(rows),
         "x_px0": x,
         "y_px0": y,
     }
