@@ -136,7 +136,11 @@ def test_the_unseen_figures_are_those_of_the_evaluation() -> None:
 
 @pytest.mark.parametrize(
     ("lines", "page"),
-    [(compare.bundle_lines, "docs/models.md"), (compare.lines, "train/README.md")],
+    [
+        (compare.bundle_lines, "docs/models.md"),
+        (compare.expert_lines, "docs/models.md"),
+        (compare.lines, "train/README.md"),
+    ],
 )
 def test_the_tables_are_in_the_pages(lines: Callable[[], list[str]], page: str) -> None:
     assert "\n".join(lines()) in (ROOT / page).read_text(encoding="utf-8")
