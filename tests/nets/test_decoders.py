@@ -63,6 +63,11 @@ def test_the_head_for_subtypes_is_beside_the_others() -> None:
     assert without.subtypes is None
     assert torch.equal(outputs.logits, without.logits)
     assert not [name for name in member_state(named.member) if "subtypes" in name]
+    outputs.subtypes.square().sum().backward()
+    gradients = [parameter.grad for parameter in named.member.backbone.parameters()]
+    assert any(gradient is not None and gradient.any() for gradient in gradients), (
+        "the encoder learns from it"
+    )
     torch.manual_seed(1)
     shaken = [named.train()(images).subtypes for _ in range(2)]
     assert not torch.equal(*shaken), "its features are dropped in training"
