@@ -27,7 +27,7 @@ from wsi_mitosis.io.bundles import Bundle, open_bundle
 from wsi_mitosis.io.training.stores import Store
 from wsi_mitosis.jobs import train as job
 from wsi_mitosis.jobs.evaluate import evaluate
-from wsi_mitosis.jobs.known import lines_with, sample_lines
+from wsi_mitosis.jobs.known import as_lines, known_with, sample_lines
 from wsi_mitosis.jobs.teachers import Teacher, taught, teachers
 from wsi_mitosis.jobs.train import FoldProgress, TrainResult
 from wsi_mitosis.nets.ensembles import Ensemble
@@ -209,7 +209,7 @@ def test_the_bundle_names_its_teacher_and_knows_what_that_one_knew(
 def test_what_a_teacher_knows_without_a_domain_stays_without_one(store: Store, tmp_path: Path) -> None:
     line, *others = sample_lines(store)
     teacher = tiny_bundle(tmp_path / "t", samples=[line.split()[0], ELSEWHERE])
-    assert set(lines_with(teacher, store)) == {line.split()[0], ELSEWHERE, *others}
+    assert set(as_lines(known_with(teacher, store))) == {line.split()[0], ELSEWHERE, *others}
 
 
 def test_each_member_is_still_scored_on_the_domain_that_it_has_not_seen(

@@ -54,6 +54,15 @@ class Notes:
         self.events.append(event)
 
 
+class OnceOnly(Notes):
+    """Refuses a task that has begun before."""
+
+    @property
+    def hooks(self) -> Hooks[Any, Any, Any]:
+        refuse = lambda task: "once" if task in self.starts else None  # noqa: E731
+        return replace(super().hooks, refuse=refuse)
+
+
 @dataclass(frozen=True)
 class Lost:
     task: str
@@ -439,6 +448,14 @@ def test_a_transient_failure_that_stays_is_named_with_its_cause_and_remedy(run: 
         "memory",
     )
     assert len(processes(tmp_path, "b")) == 2
+
+
+def test_a_task_that_is_refused_after_its_failure_is_not_said_to_be_tried_again(
+    run: Run, tmp_path: Path
+) -> None:
+    notes = OnceOnly()
+    assert run("b", trying(partial(lose, tmp_path, "memory", 9)), notes) == ["once"]
+    assert (notes.starts, notes.warnings) == (["b"], [])
 
 
 def test_a_single_try_is_not_repeated(run: Run, tmp_path: Path) -> None:

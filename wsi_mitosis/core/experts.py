@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from wsi_mitosis.core.metrics import MEASURES, intervals, rate_draws, score
+from wsi_mitosis.core.metrics import MEASURES, defined, intervals, percentiles, rate_draws, score
 from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ def beside_experts(figures: Labelled) -> BesideExperts | None:
         divided=_part(figures.where(~unanimous)),
         classifier=_agreement(values[0], draws[:, 0]),
         another_expert=_agreement(values[1], draws[:, 1]),
-        difference=_number(gain),
+        difference=defined(gain),
         difference_ci95=_bounds(draws[:, 0, 0] - draws[:, 1, 0]),
-        sensitivity_at_their_specificity=_number(_sensitivity_at(values[1, 2], figures)),
+        sensitivity_at_their_specificity=defined(_sensitivity_at(values[1, 2], figures)),
     )
 
 
@@ -179,19 +179,12 @@ def _agreement(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Agree
     """From (3,) rates and (R, 3) of draws."""
     names = MEASURES[:3]
     return Agreement(
-        **{name: _number(value) for name, value in zip(names, values, strict=True)},
+        **{name: defined(value) for name, value in zip(names, values, strict=True)},
         **{f"{name}_ci95": _bounds(of) for name, of in zip(names, draws.T, strict=True)},
     )
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _bounds(draws: NDArray[np.float64]) -> Bounds:
-    """The 95 % percentile interval of (R,) draws without those in which the value is undefined."""
-    defined = draws[~np.isnan(draws)]
-    if not len(defined):
-        return None
-    low, high = np.quantile(defined, (0.025, 0.975))
-    return float(low), float(high)
+    """The interval of (R,) draws without those in which the value is undefined."""
+    draws = draws[~np.isnan(draws)]
+    return percentiles(draws) if len(draws) else None

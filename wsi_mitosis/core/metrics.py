@@ -115,9 +115,9 @@ def score(labels: NDArray[np.int64], called: NDArray[np.bool_], p_atypical: NDAr
         p_atypical: (N,) mean P(atypical), for `auroc` and `brier`.
     """
     counts = _counts(labels, called).sum(axis=0)
-    balanced, sensitivity, specificity = (_number(value) for value in _rates(counts[None]))
+    balanced, sensitivity, specificity = (defined(value[0]) for value in _rates(counts[None]))
     each_once = np.ones((1, len(labels)))
-    auroc = _number(_Ranks(labels, p_atypical, np.arange(len(labels))).auroc(each_once))
+    auroc = defined(_Ranks(labels, p_atypical, np.arange(len(labels))).auroc(each_once)[0])
     brier = float(np.mean((p_atypical - labels) ** 2)) if len(labels) else None
     confusion = Confusion(*(int(number) for number in counts))
     return Scores(len(labels), balanced, sensitivity, specificity, auroc, brier, confusion)
@@ -155,10 +155,10 @@ def intervals(
     values = np.concatenate([np.stack([*_rates(w @ by_unit), ranks.auroc(w)], axis=1) for w in draws])
     has_atypical, has_typical = bool((labels == 1).any()), bool((labels == 0).any())
     both = has_atypical and has_typical
-    defined = np.array([both, has_atypical, has_typical, both])  # in the order of MEASURES
-    whole = ~np.isnan(values[:, defined]).any(axis=1)
+    present = np.array([both, has_atypical, has_typical, both])  # in the order of MEASURES
+    whole = ~np.isnan(values[:, present]).any(axis=1)
     bounds = dict.fromkeys(MEASURES, None) | {
-        MEASURES[index]: _bounds(values[whole, index]) for index in np.flatnonzero(defined) if whole.any()
+        MEASURES[index]: percentiles(values[whole, index]) for index in np.flatnonzero(present) if whole.any()
     }
     return Intervals(bounds, Resampling(unit, units, int(whole.sum()), int((~whole).sum())))
 
@@ -183,7 +183,7 @@ def gain_interval(
         np.add.at(by_unit[way], cluster, _counts(labels, called))
     draws = _paired_draws(cluster)
     gains = np.concatenate([_rates(w @ by_unit[1])[0] - _rates(w @ by_unit[0])[0] for w in draws])
-    return _bounds(gains[~np.isnan(gains)])
+    return percentiles(gains[~np.isnan(gains)])
 
 
 def auroc_gain_interval(
@@ -206,7 +206,7 @@ def auroc_gain_interval(
     _, cluster = _clusters(slides)
     first, second = (_Ranks(labels, p_atypical, cluster) for p_atypical in (before, after))
     gains = np.concatenate([second.auroc(w) - first.auroc(w) for w in _paired_draws(cluster)])
-    return _bounds(gains[~np.isnan(gains)])
+    return percentiles(gains[~np.isnan(gains)])
 
 
 def rate_draws(
@@ -353,11 +353,12 @@ def _draws(
         yield counted.reshape(number, units).astype(np.float64)
 
 
-def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
+def percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile interval, (low, high), of (R,) values of draws."""
+    low, high = np.quantile(draws, (0.025, 0.975))
     return float(low), float(high)
 
 
-def _number(value: NDArray[np.float64]) -> float | None:
-    """Return the single value of an array; None for NaN."""
-    return None if np.isnan(value[0]) else float(value[0])
+def defined(value: float) -> float | None:
+    """Return a value; None for NaN."""
+    return None if np.isnan(value) else float(value)

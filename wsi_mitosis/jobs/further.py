@@ -31,7 +31,7 @@ from wsi_mitosis.jobs.cards import further_card
 from wsi_mitosis.jobs.dataset.verify import overlap_with
 from wsi_mitosis.jobs.doubts import tell_doubts
 from wsi_mitosis.jobs.evaluate import member_probabilities
-from wsi_mitosis.jobs.known import all_identifiers, as_lines
+from wsi_mitosis.jobs.known import all_identifiers, as_lines, known_with
 from wsi_mitosis.jobs.train import (
     ALGORITHM,
     STAGE,
@@ -378,13 +378,8 @@ def known_lines(parent: Bundle, store: Store, beside: Store | None) -> list[str]
         store: The laboratory's figures.
         beside: The store beside it; None for none.
     """
-    before = parent.read_samples()
-    known: dict[str, set[str]] = {key: set(domains) for key, domains in before.items()}
-    for key, domain in () if beside is None else all_identifiers(beside):
-        if key not in before or before[key]:
-            known.setdefault(key, set()).add(domain)
-    known |= {key: set[str]() for key, _ in all_identifiers(store)}
-    return as_lines(known)
+    of_the_laboratory = {key: set[str]() for key, _ in all_identifiers(store)}
+    return as_lines(known_with(parent, beside) | of_the_laboratory)
 
 
 def measured_gain(

@@ -31,20 +31,20 @@ def sample_lines(store: Store) -> list[str]:
     return sorted({f"{key} {domain}" for key, domain in all_identifiers(store)})
 
 
-def lines_with(teacher: Bundle, store: Store) -> list[str]:
-    """Return the lines of a list of samples that has those of a bundle, too.
+def known_with(bundle: Bundle, store: Store | None) -> dict[str, set[str]]:
+    """Return the domains of each identifier that a bundle lists, or that a store has.
 
     What the bundle lists without a domain stays without one: all members may have seen it.
 
     Args:
-        teacher: The bundle.
-        store: What the new bundle was trained on, at its scale.
+        bundle: The bundle whose members or answers a new bundle is trained from.
+        store: What the new bundle was trained on beside it, at its scale; None for nothing.
     """
-    known = {key: set(domains) for key, domains in teacher.read_samples().items()}
-    for key, domain in all_identifiers(store):
+    known = {key: set(domains) for key, domains in bundle.read_samples().items()}
+    for key, domain in () if store is None else all_identifiers(store):
         if key not in known or known[key]:
             known.setdefault(key, set()).add(domain)
-    return as_lines(known)
+    return known
 
 
 def as_lines(known: Mapping[str, Iterable[str]]) -> list[str]:

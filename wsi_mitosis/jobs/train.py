@@ -31,7 +31,7 @@ from wsi_mitosis.io.training.stores import Store, open_checked_store
 from wsi_mitosis.jobs.calibrate import calibrate_and_score, check_trained
 from wsi_mitosis.jobs.cards import training_card
 from wsi_mitosis.jobs.doubts import tell_doubts
-from wsi_mitosis.jobs.known import lines_with, sample_lines
+from wsi_mitosis.jobs.known import as_lines, known_with, sample_lines
 from wsi_mitosis.jobs.predict import predict_crops
 from wsi_mitosis.jobs.scale import at_scale
 from wsi_mitosis.jobs.sharpness import sharpness_fields
@@ -432,7 +432,7 @@ def export(
         for record in chosen
     ]
     card = training_card(fields, recipe, store, records, chosen)
-    samples = sample_lines(store) if teacher is None else lines_with(teacher, store)
+    samples = sample_lines(store) if teacher is None else as_lines(known_with(teacher, store))
     return write_bundle(out, {**fields, "member": members}, states, card, samples=samples)
 
 

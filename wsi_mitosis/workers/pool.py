@@ -331,9 +331,13 @@ class Pool(Generic[Task, Event, Result]):
         return max(stall_seconds, BUILD_SECONDS)
 
     def _lose(self, worker: Any, attempt: _Attempt[Task], loss: Loss) -> None:
-        """Put the task back at the end of the queue, or give it up after the last attempt."""
-        if not self._try_again(attempt, loss):
+        """Put the task back at the end of the queue, or end it if it was the last attempt or is refused."""
+        if attempt.number >= self._retries.tries:
             self._give_up(attempt.task, loss, tries=attempt.number)
+        elif (refused := self._hooks.refuse(attempt.task)) is not None:
+            self._results.append(refused)
+        else:
+            self._try_again(attempt, loss)
         self._replace(worker)
 
     def _give_up(self, task: Task, loss: Loss, *, tries: int) -> None:
@@ -344,11 +348,8 @@ class Pool(Generic[Task, Event, Result]):
         self._hooks.on_end(task, result)
         self._results.append(result)
 
-    def _try_again(self, attempt: _Attempt[Task], loss: Loss) -> bool:
-        """Put a task back at the end of the queue, unless this was its last attempt."""
+    def _try_again(self, attempt: _Attempt[Task], loss: Loss) -> None:
         tries, number = self._retries.tries, attempt.number + 1
-        if number > tries:
-            return False
         last_of_unknown_death = loss.cause == "death" and number == tries
         smaller = self._work.smaller
         if smaller is None or attempt.smaller or not (loss.cause == "memory" or last_of_unknown_death):
@@ -363,7 +364,6 @@ class Pool(Generic[Task, Event, Result]):
                 f"(attempt {number} of {tries})."
             )
         )
-        return True
 
     def _replace(self, worker: Any) -> None:
         self._retire(worker)
