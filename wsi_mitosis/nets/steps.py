@@ -136,8 +136,8 @@ def scaled(images: Tensor, recipe: RecipeSpec) -> Tensor:
 
 def total_loss(losses: Losses, recipe: RecipeSpec) -> Tensor:
     """Add the losses by the recipe's weights, to a scalar."""
-    loss = recipe.loss
-    weights = loss.classification, loss.mask, loss.pixels, loss.subtypes
+    spec = recipe.loss
+    weights = spec.classification, spec.mask, spec.pixels, spec.subtypes
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
