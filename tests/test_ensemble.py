@@ -51,7 +51,7 @@ def test_the_members_of_nano_are_the_folds_weights() -> None:
 def test_the_default_leaves_out_each_domain_once() -> None:
     manifest, recipe = shipped_bundle(DEFAULT_BUNDLE).manifest, read_recipe("lite2")
     assert manifest.trained
-    assert [member.test_domain for member in manifest.member] == sorted(folds("lite0"))
+    assert [member.test_domain for member in manifest.member] == sorted(folds("lite0_taught"))
     assert manifest.ensemble == recipe.ensemble
     assert manifest.calibration is not None
     assert manifest.sharpness is not None
@@ -63,7 +63,7 @@ def test_the_default_leaves_out_each_domain_once() -> None:
 
 
 def test_the_members_of_the_fast_bundle_are_the_folds_weights() -> None:
-    recipe, records = read_recipe("lite0"), folds("lite0")
+    recipe, records = read_recipe("lite0_taught"), folds("lite0_taught")
     manifest = shipped_bundle(ALIASES["fast"]).manifest
     assert manifest.networks == {recipe.network: 3}
     for member in manifest.member:

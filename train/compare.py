@@ -27,7 +27,7 @@ RECIPES = {"multi-task": "nano", "single task": "nano_single_task"}
 LODO, EXTERNAL = "amibr", "atnorm"
 BUNDLES = {"amibr-lite2": "amibr-lite2", "amibr-lite0 (fast)": "amibr-lite0", "amibr-nano": "nano"}
 """The folders of the bundles' evaluations, by the heads of their columns."""
-MEMBERS = {"amibr-lite0": "lite0"}
+MEMBERS = {"amibr-lite0": "lite0_taught"}
 """Where all members of a recipe were scored of which a bundle has some."""
 # Percannella et al. 2025, the published network and data of seven tumour types, multi-task / single task.
 PAPER = {"validation": ".847 ± .046 / .840 ± .051", "test": ".833 ± .051 / .826 ± .060"}
