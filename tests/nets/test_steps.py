@@ -69,7 +69,7 @@ def test_means_are_of_the_steps_since_the_last_ones(batches: list[Batch]) -> Non
     first = trainer.mean_losses()
     trainer.step(batches[1])
     assert trainer.mean_losses()[0] not in (first[0], 0)
-    assert trainer.mean_losses().tolist() == [0, 0, 0, 0]
+    assert not trainer.mean_losses().any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
