@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from wsi_mitosis.core.metrics import MEASURES, defined, intervals, percentiles, rate_draws, score
+from wsi_mitosis.core.metrics import (
+    MEASURES,
+    Bounds,
+    defined,
+    intervals,
+    percentiles,
+    rate_draws,
+    roc_points,
+    score,
+)
 from wsi_mitosis.schema import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Bounds = tuple[float, float] | None
 FEWEST = 2
 """Experts of a figure without which nothing can be said of their agreement."""
 
@@ -153,15 +161,12 @@ def _another_experts(votes: NDArray[np.int64], experts: NDArray[np.int64]) -> ND
 
 def _sensitivity_at(specificity: float, figures: Labelled) -> float:
     """Sensitivity at a specificity, both against single votes; between two thresholds it is interpolated."""
-    order = np.argsort(-figures.p_atypical, kind="stable")
-    ranked = figures.p_atypical[order]
-    last_of_ties = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
-    votes = np.cumsum(figures.atypical_votes[order])[last_of_ties]
-    against = np.cumsum((figures.experts - figures.atypical_votes)[order])[last_of_ties]
-    if not votes[-1] or not against[-1]:
+    votes, against = figures.atypical_votes, figures.experts - figures.atypical_votes
+    truth = np.repeat([1, 0], [votes.sum(), against.sum()])
+    called = np.concatenate([np.repeat(figures.p_atypical, number) for number in (votes, against)])
+    if (corners := roc_points(truth, called)) is None:
         return float("nan")
-    false_alarms, found = np.r_[0.0, against / against[-1]], np.r_[0.0, votes / votes[-1]]
-    return float(np.interp(1 - specificity, false_alarms, found))
+    return float(np.interp(1 - specificity, *corners))
 
 
 def _part(figures: Labelled) -> Part:

@@ -20,6 +20,8 @@ BINS = 10
 _CHUNK = 2_000_000
 """Number of weights in memory while resampling: 16 MB per array."""
 
+Bounds = tuple[float, float] | None
+"""A 95 % interval, (low, high); None if the measure is undefined."""
 Unit = Literal["slides", "slides and single samples", "samples"]
 
 

@@ -12,6 +12,7 @@ from wsi_mitosis.core.experts import BesideExperts, Labelled, beside_experts
 from wsi_mitosis.core.metrics import (
     MEASURES,
     Bin,
+    Bounds,
     Confusion,
     Resampling,
     Spread,
@@ -41,7 +42,6 @@ OWN_DOMAINS: Final = "own test domains"
 WITH_TRAINING_DATA: Final = "all samples, training data among them"
 LEFT_OUT: Final = "members on domains left out"
 Scope = Literal["all samples", "own test domains", "all samples, training data among them"]
-Bounds = tuple[float, float] | None
 LABELS = np.array(["typical", "atypical"], dtype=object)
 
 

@@ -111,8 +111,8 @@ class Hooks(Generic[Task, Event, Result]):
         on_start: Takes a task each time that it is begun, also when it is tried again.
         on_event: Takes a task and its next event, in the task's order and before its result.
         warn: Takes a sentence for the user about each task that is tried again.
-        refuse: Called before a task is begun, also before it is tried again. If it returns a result, the
-            task is not begun, and this is its result.
+        refuse: Called before a task is begun, and after an attempt that failed, before the next one is
+            announced. If it returns a result, the task is not begun, and this is its result.
         on_end: Takes a task and its result, before its worker gets another task; not if it was refused.
     """
 

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wsi_mitosis.core.experts import Agreement, BesideExperts, Part
-    from wsi_mitosis.core.metrics import Spread
+    from wsi_mitosis.core.metrics import Bounds, Spread
     from wsi_mitosis.core.reliability import Errors, Reliability
     from wsi_mitosis.core.scoring import (
-        Bounds,
         Curve,
         DistinctScores,
         EvaluationReport,
